@@ -1,0 +1,1 @@
+"""An LLM inference server with its own engine: one command serves a model on any machine."""

@@ -1,0 +1,1 @@
+"""Configuration: flags, files and environment become a frozen tree; nothing reads them after start-up."""

@@ -1,0 +1,102 @@
+"""Concrete, frozen configuration of one engine: what `resolve()` makes of the user's intent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from vllm_mxext.config.model_spec import ModelSpec
+
+DType = Literal["bfloat16", "float16", "float32"]
+SchedulingPolicy = Literal["fcfs", "priority"]
+LoadFormat = Literal["auto", "safetensors", "dummy"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which model runs and how its weights are held.
+
+    Attributes:
+        path: folder with `config.json`, tokenizer and safetensors files.
+        tokenizer_path: folder or file of the tokenizer.
+        spec: what `config.json` says.
+        dtype: element type of weights, activations and KV cache.
+        max_model_len: tokens of prompt plus output at most.
+        load_format: `dummy` fills weights with seeded noise instead of reading them.
+        seed: seed of dummy weights, and of request seeds that the user leaves open (offline only).
+        max_logprobs: largest `SamplingParams.logprobs`; -1 = no limit.
+        served_model_names: names the API answers to; the first is reported.
+    """
+
+    path: Path
+    tokenizer_path: Path
+    spec: ModelSpec
+    dtype: DType
+    max_model_len: int
+    load_format: LoadFormat = "auto"
+    seed: int = 0
+    max_logprobs: int = 20
+    served_model_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """KV cache.
+
+    Attributes:
+        block_size: token positions per KV block.
+        enable_prefix_caching: reuse blocks of equal prefixes.
+        kv_cache_memory_bytes: size of the KV cache; None = chosen by the memory plan.
+        memory_utilization: share of the device's memory the engine may use in all.
+        num_blocks_override: exact number of KV blocks (tests); None = from bytes.
+    """
+
+    block_size: int = 16
+    enable_prefix_caching: bool = True
+    kv_cache_memory_bytes: int | None = None
+    memory_utilization: float = 0.92
+    num_blocks_override: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Batching limits.
+
+    Attributes:
+        max_num_batched_tokens: token budget of one step.
+        max_num_seqs: requests running at once.
+        enable_chunked_prefill: prompts longer than what is left of the budget are cut; otherwise they wait for a step
+            with room, and the budget is at least `max_model_len`.
+        long_prefill_token_threshold: tokens of one prompt per step at most; 0 = no limit.
+        policy: order of the waiting queue.
+    """
+
+    max_num_batched_tokens: int = 2048
+    max_num_seqs: int = 128
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0
+    policy: SchedulingPolicy = "fcfs"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """Where the model runs.
+
+    Attributes:
+        device: `cpu`, `cuda` or `cuda:N`.
+        num_threads: CPU threads of the compute kernels.
+    """
+
+    device: str = "cpu"
+    num_threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Everything the engine core needs, and nothing else."""
+
+    model: ModelConfig
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)

@@ -1,0 +1,1 @@
+"""Engines behind one interface: clients, text frontend and backends."""

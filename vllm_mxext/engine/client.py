@@ -1,0 +1,142 @@
+"""`EngineClient`: the one interface through which servers and tools reach an engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from vllm_mxext.outputs import RequestOutput
+from vllm_mxext.requests import GenerateRequest
+from vllm_mxext.tokenizer.interface import Tokenizer
+
+
+class EnginePhase(str, Enum):
+    """Where an engine stands in its life."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    WARMING_UP = "warming up"
+    READY = "ready"
+    RESTARTING = "restarting"
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """What an engine says of itself.
+
+    Attributes:
+        phase: where it stands.
+        progress: 0 to 1 within start-up; 1 when ready.
+        detail: one sentence, for example the root cause when dead.
+        phase_seconds: finished start-up phases and how long each took, for logs and `/health`.
+    """
+
+    phase: EnginePhase
+    progress: float = 0.0
+    detail: str = ""
+    phase_seconds: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def accepts_requests(self) -> bool:
+        """Whether `generate()` takes requests; while restarting, they wait and are served after."""
+        return self.phase in (EnginePhase.READY, EnginePhase.RESTARTING)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The served model, known before the engine is ready.
+
+    Attributes:
+        served_names: names the API answers to; the first is reported.
+        root: path or identifier of the checkpoint.
+        max_model_len: tokens of prompt plus output at most.
+        vocab_size: ids the model can read and write.
+        max_logprobs: largest number of log probabilities per token; -1 = no limit.
+        default_sampling: defaults from `generation_config.json` for fields the user leaves open.
+        created_s: Unix time at which serving began.
+    """
+
+    served_names: tuple[str, ...]
+    root: str
+    max_model_len: int
+    vocab_size: int
+    max_logprobs: int
+    default_sampling: dict[str, float | int]
+    created_s: int
+
+
+class EngineClient(Protocol):
+    """An engine that turns requests into token streams.
+
+    A request that `generate()` has accepted (validation and admission passed, which happens before the first item is
+    awaited) always ends with exactly one finish reason, also when the engine process dies in between.
+    """
+
+    @property
+    def status(self) -> EngineStatus:
+        """Where the engine stands now."""
+        ...
+
+    @property
+    def model(self) -> ModelInfo:
+        """The served model."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer with its chat template."""
+        ...
+
+    async def start(self) -> None:
+        """Begins loading in the background and returns at once; `status` tells how it goes."""
+        ...
+
+    async def wait_until_ready(self) -> None:
+        """Returns when requests are accepted.
+
+        Raises:
+            EngineDeadError: start-up failed; the text is the root cause.
+        """
+        ...
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
+        """Validates and admits `request`, then returns its output stream.
+
+        Closing the generator (or cancelling the task that reads it) aborts the request within one engine step.
+
+        Raises:
+            InvalidRequestError: the request cannot be served as it is.
+            QueueFullError: too many requests are waiting.
+            EngineNotReadyError: loading or draining.
+            EngineDeadError: the engine is gone for good.
+            GenerationError: raised by the stream when this request failed in the engine.
+        """
+        ...
+
+    async def abort(self, request_ids: Sequence[str]) -> None:
+        """Ends open requests with finish reason `abort`; unknown ids are ignored."""
+        ...
+
+    async def check_health(self) -> None:
+        """Returns if the engine answers.
+
+        Raises:
+            EngineDeadError: it does not.
+        """
+        ...
+
+    async def reset_prefix_cache(self) -> bool:
+        """Forgets cached blocks; False when running requests hold some."""
+        ...
+
+    def begin_drain(self) -> None:
+        """Refuses new requests from now on; open ones go on."""
+        ...
+
+    async def shutdown(self, timeout_s: float = 0.0) -> None:
+        """Waits up to `timeout_s` seconds for open requests, aborts the rest, and stops the engine process."""
+        ...

@@ -1,0 +1,88 @@
+"""The exception tree of the project.
+
+    MxError
+    ├── ConfigError                    wrong flag, file, environment or checkpoint; nothing has started
+    │   └── MissingDependencyError     an optional package is needed
+    ├── RequestError                   this request cannot be served; others are not affected
+    │   ├── InvalidRequestError
+    │   │   ├── ContextLengthExceededError
+    │   │   └── UnsupportedFeatureError
+    │   ├── ModelNotFoundError
+    │   └── QueueFullError
+    └── EngineError                    the engine could not do what it accepted
+        ├── EngineNotReadyError
+        ├── GenerationError
+        └── EngineDeadError
+
+HTTP statuses for these live only in `server/errors.py`.
+"""
+
+from __future__ import annotations
+
+
+class MxError(Exception):
+    """Root of every error the project raises on purpose; its text is one clear sentence that says what to do."""
+
+
+class ConfigError(MxError):
+    """A flag, file, environment variable or checkpoint is wrong."""
+
+
+class MissingDependencyError(ConfigError):
+    """An optional package is needed for what was asked."""
+
+
+class RequestError(MxError):
+    """This request cannot be served; nothing else is affected.
+
+    Attributes:
+        param: name of the offending request field, if one is to blame.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidRequestError(RequestError):
+    """A field's value is missing, malformed or out of range."""
+
+
+class ContextLengthExceededError(InvalidRequestError):
+    """The prompt, or prompt plus `max_tokens`, is longer than the model's context."""
+
+
+class UnsupportedFeatureError(InvalidRequestError):
+    """A known feature that this server, model or backend does not offer."""
+
+
+class ModelNotFoundError(RequestError):
+    """The named model is not served here."""
+
+
+class QueueFullError(RequestError):
+    """The bounded request queue is full.
+
+    Attributes:
+        retry_after_s: when a retry is likely to be admitted, in seconds.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineError(MxError):
+    """The engine could not do what it had accepted."""
+
+
+class EngineNotReadyError(EngineError):
+    """The model is still loading, or the server is draining."""
+
+
+class GenerationError(EngineError):
+    """One request failed inside the engine; others go on."""
+
+
+class EngineDeadError(EngineError):
+    """The engine process is gone and could not be brought back."""

@@ -1,0 +1,1 @@
+"""The native engine: scheduler, KV cache, kernels and models; it knows token ids only, never text."""

@@ -1,0 +1,204 @@
+"""The operations a model forward is made of, as one interface with several implementations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKVCache:
+    """Key and value blocks of one layer; only the kernel set that allocated them knows their layout."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class KVCacheSpec:
+    """Geometry of a paged KV cache.
+
+    Attributes:
+        num_layers: decoder layers that keep keys and values.
+        num_blocks: KV blocks per layer, the null block 0 included.
+        block_size: token positions per block.
+        num_kv_heads: key/value heads per layer.
+        head_dim: elements per head.
+        dtype: element type of keys and values.
+        device: where the blocks live.
+    """
+
+    num_layers: int
+    num_blocks: int
+    block_size: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block over all layers, keys and values together."""
+        per_layer = 2 * self.block_size * self.num_kv_heads * self.head_dim
+        return per_layer * self.dtype.itemsize * self.num_layers
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMetadata:
+    """Where the tokens of one step stand; all tensors are on the model's device.
+
+    Attributes:
+        positions: `[num_tokens]` int32, position of each token in its request.
+        slot_mapping: `[num_tokens]` int64, KV slot (`block_id * block_size + offset`) each token is written to.
+        block_tables: `[num_reqs, max_blocks_per_req]` int32, contiguous rows; entries past a request's end are 0.
+        query_start_loc: `[num_reqs + 1]` int32, first token of each request in the flattened batch.
+        seq_lens: `[num_reqs]` int32, tokens of each request with keys after this step (computed + scheduled).
+        max_query_len: largest number of scheduled tokens of one request.
+        max_seq_len: largest entry of `seq_lens`.
+    """
+
+    positions: torch.Tensor
+    slot_mapping: torch.Tensor
+    block_tables: torch.Tensor
+    query_start_loc: torch.Tensor
+    seq_lens: torch.Tensor
+    max_query_len: int
+    max_seq_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGeometry:
+    """Constants of one attention layer.
+
+    Attributes:
+        num_heads: query heads.
+        num_kv_heads: key/value heads; `num_heads` is a multiple of it (MHA, GQA, MQA).
+        head_dim: elements per head.
+        scale: factor on `q @ k`.
+        sliding_window: a token sees itself and the `sliding_window - 1` tokens before it; None = all.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    sliding_window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLinear:
+    """A linear layer's weights in the layout its kernel set reads.
+
+    Attributes:
+        data: the weights, layout private to the kernel set.
+        bias: `[out_features]` float32, or None.
+        in_features: K.
+        out_features: N.
+    """
+
+    data: torch.Tensor
+    bias: torch.Tensor | None
+    in_features: int
+    out_features: int
+
+
+class Kernels(Protocol):
+    """One implementation of the model's operations.
+
+    Activations, weights and KV cache of one model share one floating dtype (`bfloat16`, `float16` or `float32`) except
+    where a method says otherwise. Two-dimensional activations are row-major with unit stride in the last dimension;
+    rows may be strided. Outputs are written in place and must not alias inputs unless a method says so.
+    """
+
+    name: str
+    """For logs and `collect-env`, for example `avx512_bf16` or `torch`."""
+
+    is_batch_invariant: bool
+    """Whether a row's result is bit-identical whatever else is in the batch and however prefill was chunked."""
+
+    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
+        """Packs `weight: [N, K]` (any N, K >= 1) and `bias: [N]`; the arguments may be freed afterwards."""
+        ...
+
+    def linear(self, x: torch.Tensor, layer: PackedLinear, out: torch.Tensor) -> None:
+        """Writes `x @ weight.T + bias`: `x: [M, K]`, `out: [M, N]` in x's dtype or float32; sums are float32."""
+        ...
+
+    def embedding(self, token_ids: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+        """Gathers rows: `token_ids: [M]` int32, `weight: [V, H]`, `out: [M, H]`."""
+        ...
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+        """Writes `x / sqrt(mean(x^2) + eps) * weight` per row (float32 statistics): `x, out: [M, H]`, `weight: [H]`."""
+        ...
+
+    def add_rms_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
+    ) -> None:
+        """`residual += x` in place, rounded to the dtype, then the RMS norm of `residual` to `out`; all `[M, H]`."""
+        ...
+
+    def silu_mul(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:
+        """Writes `silu(gate) * up`: `gate_up: [M, 2 * I]` (gate first), `out: [M, I]`."""
+        ...
+
+    def rope_kv_write(
+        self,
+        qkv: torch.Tensor,
+        q_norm: torch.Tensor | None,
+        k_norm: torch.Tensor | None,
+        eps: float,
+        cos_sin: torch.Tensor,
+        geometry: AttentionGeometry,
+        metadata: AttentionMetadata,
+        cache: LayerKVCache,
+    ) -> None:
+        """Normalises and rotates queries and keys, then stores keys and values in the cache.
+
+        Args:
+            qkv: `[num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]`, heads in order q, k, v. The query part is
+                overwritten with rotated queries; the key part is unspecified afterwards.
+            q_norm: `[head_dim]` weight of the per-head RMS norm of queries (Qwen3), or None.
+            k_norm: the same for keys.
+            eps: epsilon of these norms.
+            cos_sin: `[max_positions, head_dim]` float32; row p holds cos then sin of p's angles, `head_dim / 2` each
+                (rotate-half convention, as in transformers' Llama).
+            geometry: the layer's heads.
+            metadata: positions and slots of the tokens.
+            cache: the layer's blocks.
+        """
+        ...
+
+    def paged_attention(
+        self,
+        qkv: torch.Tensor,
+        geometry: AttentionGeometry,
+        metadata: AttentionMetadata,
+        cache: LayerKVCache,
+        out: torch.Tensor,
+    ) -> None:
+        """Causal attention of every scheduled token over its request's keys in the cache.
+
+        Args:
+            qkv: as left by `rope_kv_write`; only the leading query part of each row is read.
+            geometry: heads, scale and window.
+            metadata: the step's block tables and lengths. The queries of request r are its last
+                `query_start_loc[r + 1] - query_start_loc[r]` positions.
+            cache: the layer's blocks, already holding this step's keys and values.
+            out: `[num_tokens, num_heads * head_dim]`.
+        """
+        ...
+
+    def allocate_kv_cache(self, spec: KVCacheSpec) -> list[LayerKVCache]:
+        """Allocates zeroed blocks for every layer, `spec.block_bytes * spec.num_blocks` bytes in all.
+
+        Raises:
+            ConfigError: block size or head size not supported by this kernel set.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for logs and `collect-env`: name, instruction set, library path, threads."""
+        ...

@@ -1,0 +1,200 @@
+"""Data passed between the parts of the native engine (no torch, no text).
+
+Structs cross a process boundary as msgpack; frozen dataclasses stay inside the core process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import msgspec
+
+from vllm_mxext.sampling_params import SamplingParams
+
+
+class FinishReason(IntEnum):
+    """Why a request ended."""
+
+    STOP = 0
+    LENGTH = 1
+    ABORT = 2
+    ERROR = 3
+
+
+class EngineCoreRequest(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
+    """One sample to generate; every limit has been checked, past here nothing can be invalid.
+
+    Attributes:
+        request_id: unique among open requests; `n > 1` is n requests `{id}/{index}` made by the frontend.
+        prompt_token_ids: at least one id.
+        params: sampling parameters with `max_tokens` set to an integer that fits the context.
+        seed: 64-bit seed of the sampling noise, always set (drawn by the frontend if the user gave none).
+        eos_token_ids: ids that end the output unless `params.ignore_eos`.
+        priority: lower first under the priority policy.
+        arrival_s: the frontend's monotonic clock; orders requests.
+        output_token_ids: tokens already delivered before the engine process was replaced; they count as output.
+        adapter_id: LoRA adapter, 0 = none.
+        adapter_generation: grows when an adapter of the same id is reloaded.
+        cache_salt: part of the block hash.
+        group_id: request whose samples share prompt blocks even when prefix caching is off.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    seed: int
+    eos_token_ids: list[int] = msgspec.field(default_factory=list)
+    priority: int = 0
+    arrival_s: float = 0.0
+    output_token_ids: list[int] = msgspec.field(default_factory=list)
+    adapter_id: int = 0
+    adapter_generation: int = 0
+    cache_salt: str | None = None
+    group_id: str | None = None
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Log probabilities at one position, the chosen token first, then the most likely ones in order.
+
+    Attributes:
+        token_ids: `[1 + k]` ids.
+        logprobs: `[1 + k]` natural logarithms.
+        rank: rank of the chosen token, 1 = most likely; the others' ranks are 1, 2, ... k.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    rank: int
+
+
+class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """What one step brought for one request.
+
+    Attributes:
+        request_id: whose.
+        new_token_ids: tokens sampled in this step; empty for an abort or error.
+        logprobs: one entry per new token when asked for.
+        finish_reason: set exactly once, in the request's last output.
+        stop_reason: the stop token id that ended it, None for end-of-text.
+        num_cached_tokens: prompt tokens found in the prefix cache; set in the first output.
+        scheduled_after_s: seconds from arrival in the core to the first scheduled step; set in the first output.
+        num_preemptions: so far.
+        error: why the request failed, with `FinishReason.ERROR`.
+    """
+
+    request_id: str
+    new_token_ids: list[int] = msgspec.field(default_factory=list)
+    logprobs: list[TokenLogprobs] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | None = None
+    num_cached_tokens: int | None = None
+    scheduled_after_s: float | None = None
+    num_preemptions: int = 0
+    error: str | None = None
+
+
+class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
+    """Gauges and per-step counts for metrics.
+
+    Attributes:
+        num_running: requests with blocks.
+        num_waiting: queued requests.
+        num_blocks: KV blocks that can be used.
+        num_free_blocks: of these, free (cached but unreferenced blocks count as free).
+        num_scheduled_tokens: tokens of this step.
+        num_preempted: requests preempted in this step.
+        prefix_cache_queries: prompt tokens looked up since the last stats.
+        prefix_cache_hits: of these, found.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_blocks: int = 0
+    num_free_blocks: int = 0
+    num_scheduled_tokens: int = 0
+    num_preempted: int = 0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+
+
+class EngineCoreOutputs(msgspec.Struct, array_like=True, gc=False):
+    """Everything one engine step has to say, in one message."""
+
+    outputs: list[EngineCoreOutput] = msgspec.field(default_factory=list)
+    stats: SchedulerStats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequestData:
+    """A request the runner does not know: sent whole when first scheduled, and again when resumed after preemption.
+
+    Attributes:
+        request_id: key of the runner's row.
+        token_ids: prompt and output tokens so far.
+        num_prompt_tokens: how many of `token_ids` are prompt.
+        params: sampling parameters.
+        seed: seed of the sampling noise.
+        eos_token_ids: ids suppressed below `params.min_tokens` (together with stop token ids).
+        block_ids: all blocks of the request, leading prefix hits included.
+        num_computed_tokens: leading tokens whose keys are in the cache already.
+        adapter_id: LoRA adapter, 0 = none.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    num_prompt_tokens: int
+    params: SamplingParams
+    seed: int
+    eos_token_ids: list[int]
+    block_ids: list[int]
+    num_computed_tokens: int
+    adapter_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CachedRequestData:
+    """A request the runner knows: only what changed. The runner appends its own sampled tokens to its row.
+
+    Attributes:
+        request_id: key of the runner's row.
+        new_block_ids: blocks appended to its block table.
+        num_computed_tokens: leading tokens whose keys are in the cache.
+    """
+
+    request_id: str
+    new_block_ids: list[int]
+    num_computed_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOutput:
+    """One step's work.
+
+    Attributes:
+        new_requests: requests sent whole.
+        cached_requests: requests known to the runner.
+        num_scheduled_tokens: request id -> tokens to compute, every value >= 1. A request samples a token in this step
+            exactly when `num_computed_tokens + num_scheduled_tokens` reaches its number of tokens.
+        total_num_scheduled_tokens: their sum, within the token budget.
+        finished_request_ids: requests whose rows the runner drops (finished or preempted since the last step).
+    """
+
+    new_requests: list[NewRequestData] = field(default_factory=list)
+    cached_requests: list[CachedRequestData] = field(default_factory=list)
+    num_scheduled_tokens: dict[str, int] = field(default_factory=dict)
+    total_num_scheduled_tokens: int = 0
+    finished_request_ids: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRunnerOutput:
+    """What the forward pass sampled.
+
+    Attributes:
+        sampled_token_ids: request id -> new tokens (one each today); only requests that sampled in this step.
+        logprobs: request id -> one entry per new token, for requests that asked.
+    """
+
+    sampled_token_ids: dict[str, list[int]]
+    logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
