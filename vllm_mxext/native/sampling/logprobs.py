@@ -1,0 +1,32 @@
+"""Log probabilities of raw logits, before temperature, penalties and filters."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_mxext.native.protocol import TokenLogprobs
+from vllm_mxext.native.sampling.filters import top_k_ids
+
+
+def token_logprobs(row: npt.NDArray[np.float32], token_id: int, num_logprobs: int) -> TokenLogprobs:
+    """Reports the chosen token and the `num_logprobs` most likely ones (-1: the whole vocabulary).
+
+    Equally likely tokens are ranked by id, lowest first.
+
+    Args:
+        row: `[vocab_size]` raw logits without NaN and +inf.
+        token_id: the chosen token.
+        num_logprobs: at least -1.
+    """
+    maximum = row.max()
+    log_sum = float(maximum) + float(np.log(np.exp(row - maximum).sum(dtype=np.float64)))
+    count = len(row) if num_logprobs < 0 else min(num_logprobs, len(row))
+    top = np.empty(0, dtype=np.int64)
+    if count:
+        top = top_k_ids(row, count)
+        top = top[np.argsort(-row[top], kind="stable")]
+    token_ids = [token_id, *top.tolist()]
+    chosen = row[token_id]
+    rank = 1 + int(np.count_nonzero(row > chosen)) + int(np.count_nonzero(row[:token_id] == chosen))
+    return TokenLogprobs(token_ids, (row[token_ids].astype(np.float64) - log_sum).tolist(), rank)

@@ -1,0 +1,180 @@
+"""What the sampler is told about its rows (`SamplingColumns`, `SamplingMetadata`) and answers (`SamplerOutput`).
+
+Use by the model runner:
+
+    columns = SamplingColumns(max_num_reqs)                 # once
+    columns.set_row(row, params, seed, eos_token_ids)       # when a request gets its persistent row
+    columns.move_row(source, target)                        # when rows are compacted
+    metadata = columns.select(rows, ...)                    # every step: the rows that sample, in logits order
+    output = sampler.sample(logits, metadata)               # logits: [len(rows), vocab_size]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_mxext.native.protocol import TokenLogprobs
+from vllm_mxext.sampling_params import SamplingParams
+
+FAILED_TOKEN_ID = -1
+"""Stands for the token of a row whose logits were unusable (NaN, +inf or nothing left); the request must fail."""
+
+NO_LOGPROBS = -2
+"""Value of `num_logprobs` for rows that did not ask; -1 asks for the whole vocabulary."""
+
+_MASK_64 = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class RowTokens:
+    """Tokens so far of one row with penalties.
+
+    Attributes:
+        token_ids: `[num_tokens]` prompt and output ids; may be a view into the runner's buffer.
+        num_prompt_tokens: how many of them are prompt.
+    """
+
+    token_ids: npt.NDArray[Any]
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingMetadata:
+    """Sampling inputs of one step, row `i` belonging to logits row `i` (`n` rows).
+
+    Attributes:
+        temperature: `[n]` float32, 0 = greedy.
+        top_k: `[n]` int32, 0 = off.
+        top_p: `[n]` float32, 1 = off.
+        min_p: `[n]` float32, 0 = off.
+        presence_penalty: `[n]` float32, 0 = off.
+        frequency_penalty: `[n]` float32, 0 = off.
+        repetition_penalty: `[n]` float32, 1 = off.
+        seed: `[n]` uint64, seed of the request's noise.
+        position: `[n]` int64, index within prompt + output of the token being sampled (= number of tokens so far).
+        num_logprobs: `[n]` int32, `NO_LOGPROBS`, -1 for the whole vocabulary, or how many most likely tokens to report.
+        tokens: row -> its tokens so far; only rows with penalties.
+        suppressed: row -> ids that must not be sampled; only rows below their `min_tokens`.
+    """
+
+    temperature: npt.NDArray[np.float32]
+    top_k: npt.NDArray[np.int32]
+    top_p: npt.NDArray[np.float32]
+    min_p: npt.NDArray[np.float32]
+    presence_penalty: npt.NDArray[np.float32]
+    frequency_penalty: npt.NDArray[np.float32]
+    repetition_penalty: npt.NDArray[np.float32]
+    seed: npt.NDArray[np.uint64]
+    position: npt.NDArray[np.int64]
+    num_logprobs: npt.NDArray[np.int32]
+    tokens: dict[int, RowTokens] = field(default_factory=dict)
+    suppressed: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows, equal to the number of logits rows."""
+        return len(self.temperature)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerOutput:
+    """Sampled tokens of one step.
+
+    Attributes:
+        token_ids: `[n]` int64 on the host; `FAILED_TOKEN_ID` marks a row that has to fail, the others are not affected.
+        logprobs: row -> log probabilities, for rows that asked and did not fail.
+    """
+
+    token_ids: npt.NDArray[np.int64]
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+
+
+class SamplingColumns:
+    """Sampling parameters of the runner's persistent rows, one array per parameter.
+
+    Args:
+        max_num_rows: rows of the persistent batch.
+    """
+
+    def __init__(self, max_num_rows: int) -> None:
+        self.temperature = np.zeros(max_num_rows, dtype=np.float32)
+        self.top_k = np.zeros(max_num_rows, dtype=np.int32)
+        self.top_p = np.ones(max_num_rows, dtype=np.float32)
+        self.min_p = np.zeros(max_num_rows, dtype=np.float32)
+        self.presence_penalty = np.zeros(max_num_rows, dtype=np.float32)
+        self.frequency_penalty = np.zeros(max_num_rows, dtype=np.float32)
+        self.repetition_penalty = np.ones(max_num_rows, dtype=np.float32)
+        self.seed = np.zeros(max_num_rows, dtype=np.uint64)
+        self.num_logprobs = np.full(max_num_rows, NO_LOGPROBS, dtype=np.int32)
+        self.min_tokens = np.zeros(max_num_rows, dtype=np.int64)
+        self._stop_ids: list[npt.NDArray[np.int64] | None] = [None] * max_num_rows
+        self._arrays: tuple[npt.NDArray[Any], ...] = tuple(
+            value for value in vars(self).values() if isinstance(value, np.ndarray)
+        )
+
+    def set_row(self, row: int, params: SamplingParams, seed: int, eos_token_ids: Sequence[int] = ()) -> None:
+        """Overwrites a row with the parameters of a request; `seed` may be any 64-bit integer, signed or not."""
+        self.temperature[row] = 0.0 if params.is_greedy else params.temperature
+        self.top_k[row] = min(params.top_k, np.iinfo(np.int32).max)
+        self.top_p[row] = params.top_p
+        self.min_p[row] = params.min_p
+        self.presence_penalty[row] = params.presence_penalty
+        self.frequency_penalty[row] = params.frequency_penalty
+        self.repetition_penalty[row] = params.repetition_penalty
+        self.seed[row] = seed & _MASK_64
+        self.num_logprobs[row] = NO_LOGPROBS if params.logprobs is None else min(params.logprobs, 2**31 - 1)
+        stop_ids = sorted({*eos_token_ids, *params.stop_token_ids}) if params.min_tokens else []
+        self.min_tokens[row] = params.min_tokens if stop_ids else 0
+        self._stop_ids[row] = np.array(stop_ids, dtype=np.int64) if stop_ids else None
+
+    def move_row(self, source: int, target: int) -> None:
+        """Copies a row over another one; `source` is free afterwards."""
+        for array in self._arrays:
+            array[target] = array[source]
+        self._stop_ids[target] = self._stop_ids[source]
+        self._stop_ids[source] = None
+
+    def select(
+        self,
+        rows: npt.NDArray[np.integer[Any]],
+        num_tokens: npt.NDArray[np.integer[Any]],
+        num_prompt_tokens: npt.NDArray[np.integer[Any]],
+        token_ids: npt.NDArray[Any],
+    ) -> SamplingMetadata:
+        """Gathers the rows that sample in this step.
+
+        Args:
+            rows: `[n]` persistent rows in the order of the logits.
+            num_tokens: `[n]` prompt + output tokens so far of each of these.
+            num_prompt_tokens: `[n]` how many of these are prompt.
+            token_ids: `[max_num_rows, max_model_len]` the runner's token buffer, indexed by persistent row.
+        """
+        presence, frequency = self.presence_penalty[rows], self.frequency_penalty[rows]
+        repetition = self.repetition_penalty[rows]
+        tokens: dict[int, RowTokens] = {}
+        for i in np.flatnonzero((presence != 0) | (frequency != 0) | (repetition != 1)).tolist():
+            tokens[i] = RowTokens(token_ids[rows[i], : num_tokens[i]], int(num_prompt_tokens[i]))
+        suppressed: dict[int, npt.NDArray[np.int64]] = {}
+        for i in np.flatnonzero(self.min_tokens[rows] > num_tokens - num_prompt_tokens).tolist():
+            stop_ids = self._stop_ids[rows[i]]
+            if stop_ids is not None:
+                suppressed[i] = stop_ids
+        return SamplingMetadata(
+            temperature=self.temperature[rows],
+            top_k=self.top_k[rows],
+            top_p=self.top_p[rows],
+            min_p=self.min_p[rows],
+            presence_penalty=presence,
+            frequency_penalty=frequency,
+            repetition_penalty=repetition,
+            seed=self.seed[rows],
+            position=np.asarray(num_tokens, dtype=np.int64),
+            num_logprobs=self.num_logprobs[rows],
+            tokens=tokens,
+            suppressed=suppressed,
+        )

@@ -1,0 +1,152 @@
+"""Sampling one token per row of logits: `Sampler`.
+
+Order per row: raw log probabilities -> `min_tokens` suppression and penalties -> temperature -> min-p -> top-k -> top-p
+-> inverse cumulative distribution at a uniform number drawn from (seed, position).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vllm_mxext.native.protocol import TokenLogprobs
+from vllm_mxext.native.sampling import penalties
+from vllm_mxext.native.sampling.filters import filtered_weights, unnormalised
+from vllm_mxext.native.sampling.logprobs import token_logprobs
+from vllm_mxext.native.sampling.metadata import FAILED_TOKEN_ID, NO_LOGPROBS, SamplerOutput, SamplingMetadata
+from vllm_mxext.native.sampling.noise import uniforms
+
+_BLOCK_SIZE = 512
+_MAX_GROUP_ELEMENTS = 1 << 17
+
+_F32 = npt.NDArray[np.float32]
+_F64 = npt.NDArray[np.float64]
+_Ids = npt.NDArray[np.int64]
+
+
+class Sampler:
+    """Samples one token per row.
+
+    A row's token and log probabilities are bit for bit the same whatever the other rows are: everything is computed
+    with reductions over single rows. The work runs on one CPU core, except that the most likely tokens of rows on an
+    accelerator are found there when no row needs anything else.
+    """
+
+    def __init__(self) -> None:
+        self._scratch = np.zeros((0, 0), dtype=np.float32)
+
+    def sample(self, logits: torch.Tensor, metadata: SamplingMetadata) -> SamplerOutput:
+        """Samples every row.
+
+        Args:
+            logits: `[n, vocab_size]` float32 on any device; rows with penalties or suppressed ids are changed in place.
+            metadata: one entry per row.
+        """
+        changed = penalties.changed_rows(metadata)
+        asked = np.flatnonzero(metadata.num_logprobs != NO_LOGPROBS).tolist()
+        is_greedy = metadata.temperature == 0
+        if logits.device.type != "cpu" and not changed and not asked and is_greedy.all():
+            return SamplerOutput(_argmax_on_device(logits))
+        rows: _F32 = logits.detach().to(device="cpu", dtype=torch.float32).numpy()
+        raw = {row: rows[row].copy() if row in changed else rows[row] for row in asked}
+        penalties.apply(rows, metadata)
+        token_ids = _argmax(rows) if is_greedy.all() else self._sample_mixed(rows, metadata, is_greedy)
+        return SamplerOutput(token_ids, _report(raw, token_ids, metadata))
+
+    def _sample_mixed(self, rows: _F32, metadata: SamplingMetadata, is_greedy: npt.NDArray[np.bool_]) -> _Ids:
+        token_ids = np.empty(len(rows), dtype=np.int64)
+        for i in np.flatnonzero(is_greedy).tolist():
+            token_ids[i : i + 1] = _argmax(rows[i : i + 1])
+        noise = uniforms(metadata.seed, metadata.position)
+        is_filtered = (metadata.top_k > 0) | (metadata.top_p < 1)
+        for i in np.flatnonzero(~is_greedy & is_filtered).tolist():
+            token_ids[i] = _sample_filtered(rows[i], metadata, i, noise[i])
+        dense = np.flatnonzero(~is_greedy & ~is_filtered)
+        group_size = max(1, _MAX_GROUP_ELEMENTS // rows.shape[1])
+        for start in range(0, len(dense), group_size):
+            group = dense[start : start + group_size]
+            token_ids[group] = self._sample_dense(rows, metadata, group, noise[group])
+        return token_ids
+
+    def _sample_dense(self, rows: _F32, metadata: SamplingMetadata, group: _Ids, noise: _F64) -> _Ids:
+        """Samples rows without top-k and top-p, a few at a time so that they stay in the processor's cache."""
+        vocab_size = rows.shape[1]
+        padded_size = -(-vocab_size // _BLOCK_SIZE) * _BLOCK_SIZE
+        if self._scratch.shape[0] < len(group) or self._scratch.shape[1] != padded_size:
+            self._scratch = np.zeros((len(group), padded_size), dtype=np.float32)
+        padded = self._scratch[: len(group)]
+        logits = rows[group[0] : group[0] + 1] if len(group) == 1 else rows[group]
+        maximum = logits.max(axis=1, keepdims=True)
+        failed = ~np.isfinite(maximum[:, 0])
+        maximum[failed] = 0
+        weights = padded[:, :vocab_size]
+        padded[:, vocab_size:] = 0
+        with np.errstate(over="ignore", invalid="ignore"):
+            unnormalised(logits, maximum, metadata.temperature[group, None], out=weights)
+        weights[failed] = 1
+        min_p = metadata.min_p[group, None]
+        if min_p.any():
+            weights[weights < min_p] = 0
+        token_ids = _inverse_cdf(padded, noise)
+        token_ids[failed] = FAILED_TOKEN_ID
+        return token_ids
+
+
+def _argmax_on_device(logits: torch.Tensor) -> _Ids:
+    values, token_ids = logits.max(dim=1)
+    return np.asarray(torch.where(torch.isfinite(values), token_ids, FAILED_TOKEN_ID).cpu().numpy(), dtype=np.int64)
+
+
+def _argmax(rows: _F32) -> _Ids:
+    """The most likely id of each row, the lowest of equals."""
+    token_ids = np.asarray(rows.argmax(axis=1), dtype=np.int64)
+    failed = ~np.isfinite(rows[np.arange(len(rows)), token_ids])
+    token_ids[failed] = FAILED_TOKEN_ID
+    return token_ids
+
+
+def _sample_filtered(row: _F32, metadata: SamplingMetadata, i: int, uniform: float) -> int:
+    if not np.isfinite(row.max()):
+        return FAILED_TOKEN_ID
+    ids, weights = filtered_weights(
+        row,
+        temperature=metadata.temperature[i],
+        top_k=int(metadata.top_k[i]),
+        top_p=float(metadata.top_p[i]),
+        min_p=float(metadata.min_p[i]),
+    )
+    cumulative = np.cumsum(weights, dtype=np.float64)
+    total = cumulative[-1]
+    target = min(uniform * total, np.nextafter(total, 0))
+    return int(ids[np.searchsorted(cumulative, target, side="right")])
+
+
+def _inverse_cdf(weights: _F32, uniform: _F64) -> _Ids:
+    """Index in each row of `weights` at which the cumulative distribution passes `uniform`.
+
+    Two levels: first the block of `_BLOCK_SIZE` tokens, then the token within it.
+
+    Args:
+        weights: `[n, num_blocks * _BLOCK_SIZE]`, not negative, every row with a positive sum.
+        uniform: `[n]` in [0, 1).
+    """
+    each = np.arange(len(weights))
+    blocks = weights.reshape(len(weights), -1, _BLOCK_SIZE)
+    ends = np.cumsum(blocks.sum(axis=2), axis=1, dtype=np.float64)
+    target = np.minimum(uniform * ends[:, -1], np.nextafter(ends[:, -1], 0))
+    block = (ends <= target[:, None]).sum(axis=1)
+    start = np.where(block > 0, ends[each, block - 1], 0.0)
+    share = (target - start) / (ends[each, block] - start)
+    inner = np.cumsum(blocks[each, block], axis=1, dtype=np.float64)
+    inner_target = np.minimum(share * inner[:, -1], np.nextafter(inner[:, -1], 0))
+    result: _Ids = block * _BLOCK_SIZE + (inner <= inner_target[:, None]).sum(axis=1)
+    return result
+
+
+def _report(raw: dict[int, _F32], token_ids: _Ids, metadata: SamplingMetadata) -> dict[int, TokenLogprobs]:
+    return {
+        row: token_logprobs(logits, int(token_ids[row]), int(metadata.num_logprobs[row]))
+        for row, logits in raw.items()
+        if token_ids[row] != FAILED_TOKEN_ID
+    }
