@@ -1,0 +1,184 @@
+"""Drives the real scheduler and model runner over chosen requests and records every sampled row's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from vllm_mxext import envs
+from vllm_mxext.config.engine import CacheConfig, DType, EngineConfig, ModelConfig, SchedulerConfig
+from vllm_mxext.config.model_spec import read_model_spec
+from vllm_mxext.native.core.scheduler import Scheduler
+from vllm_mxext.native.kernels.library import TORCH_ISA, runnable_isas
+from vllm_mxext.native.protocol import EngineCoreRequest
+from vllm_mxext.native.sampling.metadata import SamplerOutput, SamplingMetadata
+from vllm_mxext.native.sampling.sampler import Sampler
+from vllm_mxext.native.worker.model_runner import ModelRunner
+from vllm_mxext.sampling_params import SamplingParams
+
+MAX_MODEL_LEN = 128
+BLOCK_SIZE = 16
+_MAX_STEPS = 2_000
+
+
+def kernel_sets() -> list[str]:
+    """Kernel sets this machine runs: plain PyTorch and the fastest compiled one, if there is one."""
+    return [TORCH_ISA, *runnable_isas()[:1]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request.
+
+    Attributes:
+        token_ids: the prompt.
+        num_tokens: output tokens.
+        arrives_at: engine step at which it is added.
+        temperature: 0 is greedy.
+        seed: of its sampling noise.
+    """
+
+    token_ids: tuple[int, ...]
+    num_tokens: int = 12
+    arrives_at: int = 0
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the work is cut.
+
+    Attributes:
+        name: for test ids.
+        budget: tokens per step.
+        max_num_seqs: requests at once.
+        num_blocks: KV blocks, the null block included; few of them force preemption.
+        enable_prefix_caching: share blocks of equal prefixes.
+        runs: how often the requests are served; a second time finds its prefixes cached.
+    """
+
+    name: str
+    budget: int = 512
+    max_num_seqs: int = 16
+    num_blocks: int = 200
+    enable_prefix_caching: bool = False
+    runs: int = 1
+
+
+WHOLE = Schedule("whole")
+"""Every prompt in one piece."""
+
+
+@dataclass
+class Answer:
+    """What one request got.
+
+    Attributes:
+        token_ids: sampled tokens.
+        logits: one `[vocab_size]` float32 row per token.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    logits: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def stacked(self) -> torch.Tensor:
+        """`[num_tokens, vocab_size]`."""
+        return torch.stack(self.logits)
+
+
+@dataclass
+class Served:
+    """Answers in the order of the prompts (of the last run), and what the scheduler did."""
+
+    answers: list[Answer]
+    num_steps: int = 0
+    num_preempted: int = 0
+    num_prefix_hits: int = 0
+
+
+def engine_config(folder: Path, dtype: DType, schedule: Schedule) -> EngineConfig:
+    """Configuration of a small engine."""
+    model = ModelConfig(folder, folder, read_model_spec(folder), dtype, MAX_MODEL_LEN)
+    return EngineConfig(
+        model,
+        CacheConfig(
+            block_size=BLOCK_SIZE,
+            enable_prefix_caching=schedule.enable_prefix_caching,
+            num_blocks_override=schedule.num_blocks,
+        ),
+        SchedulerConfig(max_num_batched_tokens=schedule.budget, max_num_seqs=schedule.max_num_seqs),
+    )
+
+
+def serve(folder: Path, dtype: DType, prompts: Sequence[Prompt], schedule: Schedule = WHOLE, *, kernels: str) -> Served:
+    """Serves the prompts to the end and checks that every block came back."""
+    with mock.patch.dict("os.environ", {envs.CPU_ISA.name: kernels}):
+        runner = ModelRunner(engine_config(folder, dtype, schedule))
+        runner.load()
+    scheduler = Scheduler(
+        SchedulerConfig(max_num_batched_tokens=schedule.budget, max_num_seqs=schedule.max_num_seqs),
+        num_blocks=runner.num_blocks,
+        block_size=BLOCK_SIZE,
+        enable_prefix_caching=schedule.enable_prefix_caching,
+        max_model_len=MAX_MODEL_LEN,
+    )
+    served = Served([])
+    for _ in range(schedule.runs):
+        answers: dict[str, Answer] = {}
+        _serve_once(runner, scheduler, prompts, answers, served)
+        served.answers = [answers[str(index)] for index in range(len(prompts))]
+    scheduler.check_integrity()
+    return served
+
+
+def _serve_once(
+    runner: ModelRunner, scheduler: Scheduler, prompts: Sequence[Prompt], answers: dict[str, Answer], served: Served
+) -> None:
+    waiting = dict(enumerate(prompts))
+    with recorded_logits() as rows:
+        for step in range(_MAX_STEPS):
+            for index in [index for index, prompt in waiting.items() if prompt.arrives_at <= step]:
+                _add(scheduler, str(index), waiting.pop(index))
+                answers[str(index)] = Answer()
+            if not scheduler.has_work:
+                if not waiting:
+                    return
+                continue
+            scheduled = scheduler.schedule()
+            rows.clear()
+            result = runner.execute(scheduled)
+            outputs = scheduler.update_from_output(scheduled, result)
+            for (request_id, token_ids), logits in zip(result.sampled_token_ids.items(), rows, strict=True):
+                answers[request_id].token_ids += token_ids
+                answers[request_id].logits.append(logits)
+            served.num_steps += 1
+            if outputs.stats:
+                served.num_preempted += outputs.stats.num_preempted
+                served.num_prefix_hits += outputs.stats.prefix_cache_hits
+    raise AssertionError(f"The requests did not finish in {_MAX_STEPS} steps.")
+
+
+def _add(scheduler: Scheduler, request_id: str, prompt: Prompt) -> None:
+    params = SamplingParams(temperature=prompt.temperature, max_tokens=prompt.num_tokens, ignore_eos=True)
+    scheduler.add_request(EngineCoreRequest(request_id, list(prompt.token_ids), params, seed=prompt.seed))
+
+
+@contextmanager
+def recorded_logits() -> Iterator[list[torch.Tensor]]:
+    """Collects copies of the logits rows that the sampler is given, in order."""
+    rows: list[torch.Tensor] = []
+    sample = Sampler.sample
+
+    def recording(self: Sampler, logits: torch.Tensor, metadata: SamplingMetadata) -> SamplerOutput:
+        rows.extend(logits.clone())
+        return sample(self, logits, metadata)
+
+    with mock.patch.object(Sampler, "sample", recording):
+        yield rows

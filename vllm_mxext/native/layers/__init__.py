@@ -1,0 +1,1 @@
+"""Layers a decoder is made of, over the `Kernels` interface."""

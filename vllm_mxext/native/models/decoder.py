@@ -1,0 +1,133 @@
+"""`Decoder`: the forward pass shared by all Llama-like families."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vllm_mxext.native.kernels.interface import AttentionMetadata, Kernels, LayerKVCache
+from vllm_mxext.native.layers.activations import Activations
+from vllm_mxext.native.layers.attention import Attention
+from vllm_mxext.native.layers.linear import Linear
+from vllm_mxext.native.layers.mlp import GatedMLP
+from vllm_mxext.native.layers.norm import RMSNorm
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBatch:
+    """Input of one forward pass.
+
+    Attributes:
+        token_ids: `[num_tokens]` int32.
+        attention: where these tokens stand.
+        sample_indices: `[num_samples]` int32, ascending rows of `token_ids` whose logits are wanted.
+    """
+
+    token_ids: torch.Tensor
+    attention: AttentionMetadata
+    sample_indices: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """One transformer layer."""
+
+    attention_norm: RMSNorm
+    attention: Attention
+    mlp_norm: RMSNorm
+    mlp: GatedMLP
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """All weights of a decoder, ready to run.
+
+    Attributes:
+        embedding: `[vocab_size, H]`.
+        layers: from input to output.
+        final_norm: norm before the head.
+        head: output head; a tied one is packed from the embedding.
+    """
+
+    embedding: torch.Tensor
+    layers: tuple[DecoderLayer, ...]
+    final_norm: RMSNorm
+    head: Linear
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all weights and of the rotary table."""
+        linears = [self.head]
+        tensors = [self.embedding, self.final_norm.weight, self.layers[0].attention.cos_sin]
+        for layer in self.layers:
+            attention = layer.attention
+            linears += [attention.qkv, attention.output, layer.mlp.gate_up, layer.mlp.down]
+            tensors += [layer.attention_norm.weight, layer.mlp_norm.weight]
+            if attention.head_norms:
+                tensors += [attention.head_norms.query, attention.head_norms.key]
+        return sum(linear.num_bytes for linear in linears) + sum(tensor.nbytes for tensor in tensors)
+
+
+class Decoder:
+    """Runs flattened batches of tokens, of any mix of prompts and single tokens, through all layers.
+
+    Args:
+        kernels: kernel set to run on.
+        weights: packed by the same kernel set.
+        buffers: activations, large enough for the token budget.
+    """
+
+    def __init__(self, kernels: Kernels, weights: DecoderWeights, buffers: Activations) -> None:
+        self._kernels = kernels
+        self._weights = weights
+        self._buffers = buffers
+
+    def forward(self, batch: ForwardBatch, caches: Sequence[LayerKVCache]) -> torch.Tensor:
+        """Computes the logits of the rows that sample and stores the keys and values of all rows.
+
+        Args:
+            batch: the step's tokens.
+            caches: KV blocks of every layer.
+
+        Returns:
+            `[num_samples, vocab_size]` float32, valid until the next call; may be changed in place.
+        """
+        buffers, layers = self._buffers, self._weights.layers
+        num_tokens = batch.token_ids.shape[0]
+        residual = buffers.residual[:num_tokens]
+        normed, projected = buffers.normed[:num_tokens], buffers.projected[:num_tokens]
+        self._kernels.embedding(batch.token_ids, self._weights.embedding, residual)
+        for index, layer in enumerate(layers):
+            if index == 0:
+                layer.attention_norm(residual, normed)
+            else:
+                layer.attention_norm.add(projected, residual, normed)
+            attended = layer.attention.attend(normed, buffers, batch.attention, caches[index])
+            if index == len(layers) - 1:
+                # Keys and values are stored: from here on only rows that sample are worth computing.
+                attended, residual = self._keep_samples(attended, residual, batch.sample_indices)
+                normed, projected = normed[: len(residual)], projected[: len(residual)]
+            if len(residual):
+                layer.attention.output(attended, projected)
+                layer.mlp_norm.add(projected, residual, normed)
+                layer.mlp(normed, buffers, projected)
+        logits = buffers.logits[: len(residual)]
+        if len(residual):
+            self._weights.final_norm.add(projected, residual, normed)
+            self._weights.head(normed, logits)
+        return logits
+
+    def _keep_samples(
+        self, attended: torch.Tensor, residual: torch.Tensor, indices: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        num_samples = indices.shape[0]
+        if num_samples == attended.shape[0]:
+            return attended, residual
+        kept_attended = self._buffers.sampled_attended[:num_samples]
+        kept_residual = self._buffers.sampled_residual[:num_samples]
+        if num_samples:
+            self._kernels.embedding(indices, attended, kept_attended)
+            self._kernels.embedding(indices, residual, kept_residual)
+        return kept_attended, kept_residual

@@ -1,0 +1,191 @@
+"""Building a decoder from a checkpoint, packed layer by layer as it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from vllm_mxext.config.engine import ModelConfig
+from vllm_mxext.config.model_spec import ModelSpec
+from vllm_mxext.native.kernels.interface import AttentionGeometry, Kernels
+from vllm_mxext.native.layers.attention import Attention, HeadNorms
+from vllm_mxext.native.layers.linear import Linear
+from vllm_mxext.native.layers.mlp import GatedMLP
+from vllm_mxext.native.layers.norm import RMSNorm
+from vllm_mxext.native.layers.rotary import cos_sin_table
+from vllm_mxext.native.models.checkpoint import NoiseSource, SafetensorsSource, Shape, WeightSource
+from vllm_mxext.native.models.decoder import DecoderLayer, DecoderWeights
+from vllm_mxext.native.models.registry import CheckpointLayout, checkpoint_layout
+
+Progress = Callable[[float], None]
+
+
+def load_weights(
+    config: ModelConfig, kernels: Kernels, dtype: torch.dtype, device: torch.device, progress: Progress
+) -> DecoderWeights:
+    """Reads and packs a model's weights.
+
+    Args:
+        config: model folder, specification, load format and seed.
+        kernels: kernel set that packs and will run them.
+        dtype: element type to convert to.
+        device: where they go.
+        progress: called with the share done, from 0 to 1.
+
+    Raises:
+        ConfigError: files are missing, broken or do not fit the specification.
+    """
+    source: WeightSource
+    source = NoiseSource(config.seed) if config.load_format == "dummy" else SafetensorsSource(config.path)
+    layout = checkpoint_layout(config.spec.architecture)
+    ignored = (*layout.ignored_suffixes, layout.head) if config.spec.has_tied_embeddings else layout.ignored_suffixes
+    source.check(expected_tensors(config.spec, layout), ignored)
+    cos_sin = cos_sin_table(config.spec.rope, config.spec.head_dim, config.max_model_len, device)
+    return _WeightLoader(config.spec, layout, source, kernels, dtype, device).load(cos_sin, progress)
+
+
+def expected_tensors(spec: ModelSpec, layout: CheckpointLayout) -> dict[str, Shape]:
+    """Name and shape of every tensor a checkpoint of this model has."""
+    shapes: dict[str, Shape] = {
+        layout.embedding: (spec.vocab_size, spec.hidden_size),
+        layout.final_norm: (spec.hidden_size,),
+    }
+    if not spec.has_tied_embeddings:
+        shapes[layout.head] = (spec.vocab_size, spec.hidden_size)
+    for layer in range(spec.num_layers):
+        prefix = layout.layer_prefix.format(layer=layer)
+        shapes |= {prefix + name: shape for name, shape in _layer_tensors(spec, layout).items()}
+    return shapes
+
+
+def _layer_tensors(spec: ModelSpec, layout: CheckpointLayout) -> dict[str, Shape]:
+    q_width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    linears = (
+        (layout.q_proj, q_width, spec.hidden_size, spec.has_qkv_bias),
+        (layout.k_proj, kv_width, spec.hidden_size, spec.has_qkv_bias),
+        (layout.v_proj, kv_width, spec.hidden_size, spec.has_qkv_bias),
+        (layout.o_proj, spec.hidden_size, q_width, spec.has_o_bias),
+        (layout.gate_proj, spec.intermediate_size, spec.hidden_size, spec.has_mlp_bias),
+        (layout.up_proj, spec.intermediate_size, spec.hidden_size, spec.has_mlp_bias),
+        (layout.down_proj, spec.hidden_size, spec.intermediate_size, spec.has_mlp_bias),
+    )
+    shapes: dict[str, Shape] = {layout.attention_norm: (spec.hidden_size,), layout.mlp_norm: (spec.hidden_size,)}
+    if spec.has_qk_norm:
+        shapes |= {layout.q_norm: (spec.head_dim,), layout.k_norm: (spec.head_dim,)}
+    for name, out_features, in_features, has_bias in linears:
+        shapes[f"{name}.weight"] = (out_features, in_features)
+        if has_bias:
+            shapes[f"{name}.bias"] = (out_features,)
+    return shapes
+
+
+class _WeightLoader:
+    """Reads tensors from a source and packs them.
+
+    Matrices pass through staging buffers that are kept between layers: memory fresh from the operating system would
+    cost a page fault every 4 KiB.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        layout: CheckpointLayout,
+        source: WeightSource,
+        kernels: Kernels,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._spec = spec
+        self._layout = layout
+        self._source = source
+        self._kernels = kernels
+        self._dtype = dtype
+        self._device = device
+        self._layer_shapes = _layer_tensors(spec, layout)
+        self._geometries: dict[int | None, AttentionGeometry] = {}
+        self._staging = torch.empty(0, dtype=dtype)
+
+    def load(self, cos_sin: torch.Tensor, progress: Progress) -> DecoderWeights:
+        spec, layout = self._spec, self._layout
+        num_groups = spec.num_layers + 1
+        embedding = self._own(layout.embedding, (spec.vocab_size, spec.hidden_size))
+        final_norm = RMSNorm(self._kernels, self._own(layout.final_norm, (spec.hidden_size,)), spec.rms_norm_eps)
+        # The head needs the largest staging buffer, so it comes first, while little else is in memory.
+        head = self._head(embedding)
+        self._staging = torch.empty(0, dtype=self._dtype)
+        progress(1 / num_groups)
+        layers = []
+        for layer in range(spec.num_layers):
+            layers.append(self._layer(layer, cos_sin))
+            progress((layer + 2) / num_groups)
+        return DecoderWeights(embedding, tuple(layers), final_norm, head)
+
+    def _head(self, embedding: torch.Tensor) -> Linear:
+        if self._spec.has_tied_embeddings:
+            return Linear(self._kernels, self._kernels.pack_linear(embedding))
+        weight = self._stage(embedding.shape[0], embedding.shape[1])
+        self._source.read(self._layout.head, weight)
+        return Linear(self._kernels, self._kernels.pack_linear(weight))
+
+    def _layer(self, layer: int, cos_sin: torch.Tensor) -> DecoderLayer:
+        spec, layout, kernels = self._spec, self._layout, self._kernels
+        prefix = layout.layer_prefix.format(layer=layer)
+
+        def norm(name: str) -> RMSNorm:
+            return RMSNorm(kernels, self._own(prefix + name, self._layer_shapes[name]), spec.rms_norm_eps)
+
+        def linear(*names: str) -> Linear:
+            return self._linear(prefix, names)
+
+        head_norms = None
+        if spec.has_qk_norm:
+            query, key = (self._own(prefix + name, (spec.head_dim,)) for name in (layout.q_norm, layout.k_norm))
+            head_norms = HeadNorms(query, key, spec.rms_norm_eps)
+        attention = Attention(
+            kernels,
+            self._geometry(spec.sliding_windows[layer]),
+            linear(layout.q_proj, layout.k_proj, layout.v_proj),
+            linear(layout.o_proj),
+            head_norms,
+            cos_sin,
+        )
+        mlp = GatedMLP(kernels, linear(layout.gate_proj, layout.up_proj), linear(layout.down_proj))
+        return DecoderLayer(norm(layout.attention_norm), attention, norm(layout.mlp_norm), mlp)
+
+    def _geometry(self, window: int | None) -> AttentionGeometry:
+        spec = self._spec
+        if window not in self._geometries:
+            self._geometries[window] = AttentionGeometry(
+                spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.head_dim**-0.5, window
+            )
+        return self._geometries[window]
+
+    def _linear(self, prefix: str, names: Sequence[str]) -> Linear:
+        """Packs projections stacked along their outputs."""
+        shapes = [self._layer_shapes[f"{name}.weight"] for name in names]
+        out_features, in_features = sum(shape[0] for shape in shapes), shapes[0][1]
+        weight = self._stage(out_features, in_features)
+        bias = None
+        if f"{names[0]}.bias" in self._layer_shapes:
+            bias = torch.empty(out_features, dtype=torch.float32)
+        first = 0
+        for name, shape in zip(names, shapes, strict=True):
+            last = first + shape[0]
+            self._source.read(f"{prefix}{name}.weight", weight[first:last])
+            if bias is not None:
+                self._source.read(f"{prefix}{name}.bias", bias[first:last])
+            first = last
+        return Linear(self._kernels, self._kernels.pack_linear(weight, bias))
+
+    def _own(self, name: str, shape: Shape) -> torch.Tensor:
+        target = torch.empty(shape, dtype=self._dtype)
+        self._source.read(name, target)
+        return target.to(self._device)
+
+    def _stage(self, out_features: int, in_features: int) -> torch.Tensor:
+        """A `[out_features, in_features]` buffer, overwritten by the next call; `pack_linear` copies out of it."""
+        num_elements = out_features * in_features
+        if self._staging.numel() < num_elements:
+            self._staging = torch.empty(num_elements, dtype=self._dtype)
+        return self._staging[:num_elements].view(out_features, in_features)

@@ -1,0 +1,227 @@
+"""The memory plan: what weights, activations and KV cache will take, by arithmetic and before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.config.model_spec import ModelSpec
+from vllm_mxext.errors import ConfigError
+from vllm_mxext.native.worker.device_memory import DeviceMemory
+
+DEFAULT_CPU_KV_BYTES = 4 * 2**30
+"""KV cache on a CPU unless the user says otherwise; a single longest request may need more."""
+
+_DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+_PANEL_COLUMNS = 64
+_PANEL_DEPTH = 2
+_NUM_NULL_BLOCKS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """How an engine's memory is divided, all in bytes.
+
+    Attributes:
+        device_total_bytes: memory of the device, or of the container if that is less.
+        device_available_bytes: of these, not in use by others now.
+        budget_bytes: what the engine may take in all.
+        weights_bytes: packed weights with their padding, embedding, norms and rotary table.
+        activation_bytes: forward buffers, logits and the persistent batch.
+        block_bytes: one KV block over all layers.
+        block_size: token positions per KV block.
+        num_blocks: KV blocks, the null block included.
+        max_model_len: tokens of the longest request.
+        max_num_seqs: requests running at once.
+    """
+
+    device_total_bytes: int
+    device_available_bytes: int
+    budget_bytes: int
+    weights_bytes: int
+    activation_bytes: int
+    block_bytes: int
+    block_size: int
+    num_blocks: int
+    max_model_len: int
+    max_num_seqs: int
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """Bytes of all KV blocks."""
+        return self.num_blocks * self.block_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of everything planned."""
+        return self.weights_bytes + self.activation_bytes + self.kv_cache_bytes
+
+    @property
+    def max_cached_tokens(self) -> int:
+        """Token positions that requests can hold at once."""
+        return (self.num_blocks - _NUM_NULL_BLOCKS) * self.block_size
+
+    def table(self) -> str:
+        """The plan as a small text table for the log."""
+        requests = self.max_cached_tokens / self.max_model_len
+        rows = (
+            ("weights", self.weights_bytes, ""),
+            ("activations", self.activation_bytes, f"{self.max_num_seqs} requests at once"),
+            (
+                "KV cache",
+                self.kv_cache_bytes,
+                f"{self.num_blocks} blocks of {self.block_size}; {requests:.1f} x {self.max_model_len} tokens",
+            ),
+            ("total", self.total_bytes, f"may take {format_bytes(self.budget_bytes)}"),
+            ("device", self.device_total_bytes, f"{format_bytes(self.device_available_bytes)} available"),
+        )
+        return "\n".join(f"{name:<12}{format_bytes(size):>12}  {note}".rstrip() for name, size, note in rows)
+
+
+def plan_memory(config: EngineConfig, memory: DeviceMemory) -> MemoryPlan:
+    """Divides the device's memory.
+
+    Raises:
+        ConfigError: weights, or one request of `max_model_len` tokens, cannot fit; the text has the numbers and what to
+            change.
+    """
+    weights = weights_bytes(config)
+    activations = activation_bytes(config)
+    block_bytes = kv_block_bytes(config.model.spec, config.model.dtype, config.cache.block_size)
+    share = int(memory.total_bytes * config.cache.memory_utilization)
+    budget = min(share, memory.available_bytes)
+    room = budget - weights - activations
+    min_blocks = num_request_blocks(config.model.max_model_len, config.cache.block_size) + _NUM_NULL_BLOCKS
+    num_blocks = _num_blocks(config, room, block_bytes, min_blocks)
+    if num_blocks < min_blocks or num_blocks * block_bytes > room:
+        raise ConfigError(_refusal(config, memory, budget, room, num_blocks, min_blocks * block_bytes))
+    return MemoryPlan(
+        device_total_bytes=memory.total_bytes,
+        device_available_bytes=memory.available_bytes,
+        budget_bytes=budget,
+        weights_bytes=weights,
+        activation_bytes=activations,
+        block_bytes=block_bytes,
+        block_size=config.cache.block_size,
+        num_blocks=num_blocks,
+        max_model_len=config.model.max_model_len,
+        max_num_seqs=config.scheduler.max_num_seqs,
+    )
+
+
+def weights_bytes(config: EngineConfig) -> int:
+    """Bytes of all weights and the rotary table, an upper bound that is exact for the compiled kernels."""
+    spec, itemsize = config.model.spec, _DTYPE_BYTES[config.model.dtype]
+    q_width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    layer = (
+        _linear_bytes(q_width + 2 * kv_width, spec.hidden_size, itemsize, spec.has_qkv_bias)
+        + _linear_bytes(spec.hidden_size, q_width, itemsize, spec.has_o_bias)
+        + _linear_bytes(2 * spec.intermediate_size, spec.hidden_size, itemsize, spec.has_mlp_bias)
+        + _linear_bytes(spec.hidden_size, spec.intermediate_size, itemsize, spec.has_mlp_bias)
+        + 2 * spec.hidden_size * itemsize
+        + (2 * spec.head_dim * itemsize if spec.has_qk_norm else 0)
+    )
+    embedding = spec.vocab_size * spec.hidden_size * itemsize
+    head = _linear_bytes(spec.vocab_size, spec.hidden_size, itemsize, has_bias=False)
+    final_norm = spec.hidden_size * itemsize
+    rotary = config.model.max_model_len * spec.head_dim * 4
+    return spec.num_layers * layer + embedding + head + final_norm + rotary
+
+
+def activation_bytes(config: EngineConfig) -> int:
+    """Bytes of the forward buffers, the logits and the persistent batch."""
+    spec, itemsize = config.model.spec, _DTYPE_BYTES[config.model.dtype]
+    max_num_tokens, max_num_seqs = config.scheduler.max_num_batched_tokens, config.scheduler.max_num_seqs
+    q_width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    per_token = 3 * spec.hidden_size + 2 * q_width + 2 * kv_width + 3 * spec.intermediate_size
+    num_samples = min(max_num_seqs, max_num_tokens)
+    per_sample = (spec.hidden_size + q_width) * itemsize + spec.vocab_size * 4
+    max_blocks = num_request_blocks(config.model.max_model_len, config.cache.block_size)
+    # Token ids of every row, block tables of the rows and of the step; a step's requests; its tokens.
+    batch = max_num_seqs * 4 * (config.model.max_model_len + 2 * max_blocks) + (max_num_seqs * 3 + 1) * 4
+    batch += max_num_tokens * (3 * 4 + 8)
+    return max_num_tokens * per_token * itemsize + num_samples * per_sample + batch
+
+
+def kv_block_bytes(spec: ModelSpec, dtype: str, block_size: int) -> int:
+    """Bytes of one KV block over all layers."""
+    return 2 * block_size * spec.num_kv_heads * spec.head_dim * _DTYPE_BYTES[dtype] * spec.num_layers
+
+
+def num_request_blocks(num_tokens: int, block_size: int) -> int:
+    """Blocks that hold so many tokens."""
+    return -(-num_tokens // block_size)
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Bytes as text in binary units, for example `1.50 GiB`."""
+    size = float(num_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.2f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def _linear_bytes(out_features: int, in_features: int, itemsize: int, has_bias: bool) -> int:
+    """Bytes of a packed linear layer (csrc/panels.h: panels of 64 columns, depth in pairs)."""
+    columns = -(-out_features // _PANEL_COLUMNS) * _PANEL_COLUMNS
+    depth = -(-in_features // _PANEL_DEPTH) * _PANEL_DEPTH
+    return columns * depth * itemsize + (4 * out_features if has_bias else 0)
+
+
+def _num_blocks(config: EngineConfig, room: int, block_bytes: int, min_blocks: int) -> int:
+    cache = config.cache
+    if cache.num_blocks_override is not None:
+        return cache.num_blocks_override
+    if cache.kv_cache_memory_bytes is not None:
+        return cache.kv_cache_memory_bytes // block_bytes
+    affordable = max(room, 0) // block_bytes
+    if config.device.device != "cpu":
+        return affordable
+    per_request = num_request_blocks(config.model.max_model_len, cache.block_size)
+    enough_for_all = config.scheduler.max_num_seqs * per_request + _NUM_NULL_BLOCKS
+    default = max(DEFAULT_CPU_KV_BYTES // block_bytes, min_blocks)
+    return min(affordable, enough_for_all, default)
+
+
+def _refusal(
+    config: EngineConfig, memory: DeviceMemory, budget: int, room: int, num_blocks: int, needed_bytes: int
+) -> str:
+    block_bytes = kv_block_bytes(config.model.spec, config.model.dtype, config.cache.block_size)
+    numbers = (
+        f"weights {format_bytes(weights_bytes(config))} + activations {format_bytes(activation_bytes(config))} "
+        f"+ KV cache {format_bytes(needed_bytes)} for one request of {config.model.max_model_len} tokens, with "
+        f"{format_bytes(budget)} to take ({config.cache.memory_utilization:.0%} of {format_bytes(memory.total_bytes)}, "
+        f"{format_bytes(memory.available_bytes)} available)"
+    )
+    is_fixed_by_user = config.cache.kv_cache_memory_bytes is not None or config.cache.num_blocks_override is not None
+    if is_fixed_by_user and num_blocks * block_bytes > room >= needed_bytes:
+        return f"The KV cache asked for does not fit: {numbers}; use --kv-cache-memory-bytes {room}."
+    if is_fixed_by_user and room >= needed_bytes:
+        return f"The KV cache asked for is too small: {numbers}; use --kv-cache-memory-bytes {needed_bytes}."
+    return f"The model does not fit: {numbers}; {_suggestion(config, room)}."
+
+
+def _suggestion(config: EngineConfig, room: int) -> str:
+    max_model_len = _longest_that_fits(config, room)
+    if max_model_len >= config.cache.block_size:
+        remedy = f"use --max-model-len {max_model_len}"
+        if config.cache.kv_cache_memory_bytes is not None or config.cache.num_blocks_override is not None:
+            remedy += " and leave out --kv-cache-memory-bytes"
+        return remedy
+    if config.model.dtype == "float32":
+        return "use --dtype bfloat16, a smaller model, or a machine with more memory"
+    return "use a smaller model, free memory, or use a machine with more"
+
+
+def _longest_that_fits(config: EngineConfig, room: int) -> int:
+    """Largest multiple of the block size that could be `max_model_len`; what a shorter context frees counts too."""
+    spec, size, max_num_seqs = config.model.spec, config.cache.block_size, config.scheduler.max_num_seqs
+    block_bytes = kv_block_bytes(spec, config.model.dtype, size)
+    token_bytes = spec.head_dim * 4 + max_num_seqs * 4  # rotary table, token ids
+    table_bytes = max_num_seqs * 4 * 2  # two block tables
+    num_now = num_request_blocks(config.model.max_model_len, size)
+    without_context = room + config.model.max_model_len * token_bytes + num_now * table_bytes
+    num_fitting = (without_context - block_bytes) // (block_bytes + size * token_bytes + table_bytes)
+    return min(num_fitting, num_now) * size

@@ -1,0 +1,191 @@
+"""`ModelRunner`: owns weights, KV cache and rows on one device, and executes what the scheduler chose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.errors import EngineNotReadyError
+from vllm_mxext.logger import init_logger
+from vllm_mxext.native.kernels.interface import Kernels
+from vllm_mxext.native.kernels.selection import select_kernels
+from vllm_mxext.native.layers.activations import Activations
+from vllm_mxext.native.models.decoder import Decoder
+from vllm_mxext.native.models.weights import load_weights
+from vllm_mxext.native.protocol import ModelRunnerOutput, SchedulerOutput
+from vllm_mxext.native.sampling.sampler import Sampler
+from vllm_mxext.native.worker.device_memory import device_memory
+from vllm_mxext.native.worker.input_batch import InputBatch, StepInputs
+from vllm_mxext.native.worker.kv_cache import KVCache, allocate_kv_cache
+from vllm_mxext.native.worker.memory import MemoryPlan, plan_memory
+from vllm_mxext.native.worker.step_buffers import StepBuffers
+
+logger = init_logger(__name__)
+
+LoadProgress = Callable[[str, float], None]
+
+_LOADING = "loading"
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def _ignore_progress(phase: str, fraction: float) -> None:
+    """Reports to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """Plan and reality after loading, in bytes.
+
+    Attributes:
+        plan: what was planned.
+        weights_bytes: tensors of the weights and the rotary table.
+        activation_bytes: forward buffers and persistent batch.
+        kv_cache_bytes: KV blocks.
+    """
+
+    plan: MemoryPlan
+    weights_bytes: int
+    activation_bytes: int
+    kv_cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    kernels: Kernels
+    plan: MemoryPlan
+    weights_bytes: int
+    buffers: Activations
+    decoder: Decoder
+    cache: KVCache
+    batch: InputBatch
+    sampler: Sampler
+
+
+class ModelRunner:
+    """Runs one model on one device.
+
+    `load()` comes first, then one `execute()` per engine step; not thread-safe.
+
+    Args:
+        config: the engine's configuration.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._device = torch.device(config.device.device)
+        self._dtype = _DTYPES[config.model.dtype]
+        self._loaded: _Loaded | None = None
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks, the null block included; a result of `load()`."""
+        return self._require_loaded().plan.num_blocks
+
+    @property
+    def kernels(self) -> Kernels:
+        """The kernel set in use; a result of `load()`."""
+        return self._require_loaded().kernels
+
+    def load(self, progress: LoadProgress = _ignore_progress) -> None:
+        """Plans memory, loads weights and allocates everything `execute()` uses.
+
+        Args:
+            progress: called with the phase and the share of it done, 0 to 1.
+
+        Raises:
+            ConfigError: the model does not fit, or its files are missing or broken.
+        """
+        config, started_s = self._config, time.monotonic()
+        progress(_LOADING, 0.0)
+        plan = plan_memory(config, device_memory(config.device.device))
+        logger.info("Memory plan for %s on %s:\n%s", config.model.path.name, self._device, plan.table())
+        if self._device.type == "cpu":
+            torch.set_num_threads(config.device.num_threads)
+        kernels = select_kernels(self._device, self._dtype)
+        # The KV cache comes before the weights: a block or head size that cannot run is told at once.
+        cache = allocate_kv_cache(
+            config.model.spec,
+            kernels,
+            num_blocks=plan.num_blocks,
+            block_size=config.cache.block_size,
+            dtype=self._dtype,
+            device=self._device,
+        )
+        weights = load_weights(
+            config.model, kernels, self._dtype, self._device, lambda fraction: progress(_LOADING, fraction)
+        )
+        limits = config.scheduler
+        buffers = Activations(
+            config.model.spec, limits.max_num_batched_tokens, limits.max_num_seqs, self._dtype, self._device
+        )
+        self._loaded = _Loaded(
+            kernels=kernels,
+            plan=plan,
+            weights_bytes=weights.num_bytes,
+            buffers=buffers,
+            decoder=Decoder(kernels, weights, buffers),
+            cache=cache,
+            batch=self._make_batch(),
+            sampler=Sampler(),
+        )
+        logger.info(
+            "Loaded %s with %s kernels in %.1f s", config.model.path.name, kernels.name, time.monotonic() - started_s
+        )
+
+    def memory_report(self) -> MemoryReport:
+        """Planned and actual bytes; a result of `load()`."""
+        loaded = self._require_loaded()
+        activation_bytes = loaded.buffers.num_bytes + loaded.batch.num_bytes
+        return MemoryReport(loaded.plan, loaded.weights_bytes, activation_bytes, loaded.cache.num_bytes)
+
+    @torch.inference_mode()
+    def execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput:
+        """Computes one step and samples a token for every request that has caught up.
+
+        A negative token says that a request's logits were not usable (`FAILED_TOKEN_ID`): it has to be ended.
+        """
+        loaded = self._require_loaded()
+        loaded.batch.update(scheduled)
+        if not scheduled.num_scheduled_tokens:
+            return ModelRunnerOutput({})
+        inputs = loaded.batch.gather(scheduled.num_scheduled_tokens)
+        logits = loaded.decoder.forward(inputs.forward, loaded.cache.layers)
+        if not inputs.sampled_request_ids:
+            self._wait_for_device()
+            return ModelRunnerOutput({})
+        return self._sample(loaded, inputs, logits)
+
+    def _sample(self, loaded: _Loaded, inputs: StepInputs, logits: torch.Tensor) -> ModelRunnerOutput:
+        rows, names = inputs.sampled_rows, inputs.sampled_request_ids
+        output = loaded.sampler.sample(logits, loaded.batch.sampling_metadata(rows))
+        loaded.batch.append_sampled(rows, output.token_ids)
+        return ModelRunnerOutput(
+            sampled_token_ids={
+                name: [token_id] for name, token_id in zip(names, output.token_ids.tolist(), strict=True)
+            },
+            logprobs={names[row]: [logprobs] for row, logprobs in output.logprobs.items()},
+        )
+
+    def _wait_for_device(self) -> None:
+        """Keeps the next step from overwriting host buffers that are still being copied."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+
+    def _make_batch(self) -> InputBatch:
+        model, limits, block_size = self._config.model, self._config.scheduler, self._config.cache.block_size
+        max_blocks = -(-model.max_model_len // block_size)
+        return InputBatch(
+            max_num_seqs=limits.max_num_seqs,
+            max_model_len=model.max_model_len,
+            block_size=block_size,
+            buffers=StepBuffers(limits.max_num_batched_tokens, limits.max_num_seqs, max_blocks, self._device),
+        )
+
+    def _require_loaded(self) -> _Loaded:
+        if self._loaded is None:
+            raise EngineNotReadyError("The model is not loaded yet; call load() first.")
+        return self._loaded
