@@ -1,0 +1,399 @@
+"""`Scheduler`: decides which tokens of which requests each step computes, and when requests end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from bisect import insort
+from collections.abc import Callable, Iterable, Sequence
+
+from vllm_mxext.config.engine import SchedulerConfig
+from vllm_mxext.errors import InvalidRequestError
+from vllm_mxext.logger import init_logger
+from vllm_mxext.native.core.admission import AdmissionControl, check_limits
+from vllm_mxext.native.core.kv_cache_manager import KVCacheManager
+from vllm_mxext.native.core.queue import make_queue
+from vllm_mxext.native.core.request import Request, RequestStatus, order_key
+from vllm_mxext.native.core.step import Step
+from vllm_mxext.native.core.stop import Stop, find_stop
+from vllm_mxext.native.protocol import (
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    FinishReason,
+    ModelRunnerOutput,
+    SchedulerOutput,
+    SchedulerStats,
+    TokenLogprobs,
+)
+
+logger = init_logger(__name__)
+
+Clock = Callable[[], float]
+
+
+class Scheduler:
+    """Lets each request's `num_computed_tokens` catch up with its `num_tokens` within one token budget per step.
+
+    One step of the engine is
+
+        scheduled = scheduler.schedule()
+        result = runner.execute(scheduled) if scheduled.total_num_scheduled_tokens else ModelRunnerOutput({})
+        outputs = scheduler.update_from_output(scheduled, result)
+
+    while `has_work`. If `execute()` raises, `fail_step()` takes the place of `update_from_output()`.
+
+    Requests are served in the order of their `order_key`: arrival under `fcfs`, (priority, arrival) under `priority`.
+    Running requests come first, those that need a single token before the others; waiting ones follow while budget,
+    `max_num_seqs` and blocks allow, and never one past another. When blocks run out, the last running request is
+    preempted; if that is the one in need, it keeps its blocks and sits the step out. The first running request is
+    therefore never held up, which is why everything finishes. A request that runs is a request that has blocks.
+
+    Args:
+        config: batching limits.
+        num_blocks: blocks of the KV tensor, the null block included.
+        block_size: token positions per block.
+        enable_prefix_caching: share blocks between unrelated requests.
+        max_model_len: tokens of prompt plus output at most.
+        clock: monotonic seconds.
+
+    Raises:
+        ConfigError: a request of `max_model_len` tokens could never run.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        *,
+        num_blocks: int,
+        block_size: int,
+        enable_prefix_caching: bool,
+        max_model_len: int,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        check_limits(config, num_blocks=num_blocks, block_size=block_size, max_model_len=max_model_len)
+        self._config = config
+        self._max_model_len = max_model_len
+        self._clock = clock
+        self._kv = KVCacheManager(
+            num_blocks=num_blocks, block_size=block_size, enable_prefix_caching=enable_prefix_caching
+        )
+        self._admission = AdmissionControl(config, self._kv)
+        self._requests: dict[str, Request] = {}
+        self._waiting = make_queue(config.policy)
+        self._running: list[Request] = []
+        """Sorted by `order_key`."""
+        self._num_added = 0
+        self._dropped_request_ids: list[str] = []
+        """Requests the runner still knows although they run no more."""
+        self._unsent_outputs: list[EngineCoreOutput] = []
+        self._num_preempted = 0
+        self._total_preempted = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything: a request is open, or an output has not been handed out."""
+        return bool(self._requests or self._unsent_outputs)
+
+    @property
+    def num_running(self) -> int:
+        """Requests with blocks."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Queued requests."""
+        return len(self._waiting)
+
+    @property
+    def num_usable_blocks(self) -> int:
+        """KV blocks that requests can hold."""
+        return self._kv.num_usable_blocks
+
+    @property
+    def num_free_blocks(self) -> int:
+        """KV blocks nobody holds, cached ones included."""
+        return self._kv.num_free_blocks
+
+    @property
+    def open_request_ids(self) -> list[str]:
+        """Ids of all requests that have not ended."""
+        return list(self._requests)
+
+    def add_request(self, source: EngineCoreRequest) -> None:
+        """Takes a request into the waiting queue.
+
+        One whose `output_token_ids` already reach a stop condition ends with the next `update_from_output()`.
+
+        Raises:
+            InvalidRequestError: the id is open already, or the prompt is empty or leaves no room for a token.
+        """
+        self._check_request(source)
+        key = self._next_order_key(source)
+        request = Request(source, order_key=key, max_model_len=self._max_model_len, added_s=self._clock())
+        self._requests[request.request_id] = request
+        stop = self._find_stop(request) if source.output_token_ids else None
+        if stop is None:
+            self._waiting.add(request)
+        else:
+            self._unsent_outputs.append(self._end(request, stop.finish_reason, stop_reason=stop.stop_reason))
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Ends requests at once; unknown ids are ignored.
+
+        Their blocks are free on return; their outputs come with the next `update_from_output()`.
+        """
+        for request_id in request_ids:
+            request = self._requests.get(request_id)
+            if request is not None:
+                self._withdraw(request)
+                self._unsent_outputs.append(self._end(request, FinishReason.ABORT))
+
+    def schedule(self) -> SchedulerOutput:
+        """Chooses the work of the next step.
+
+        An output without scheduled tokens need not be executed; rows that the runner is to drop come with the next
+        one that has some.
+        """
+        step = Step(self._config.max_num_batched_tokens)
+        self._schedule_running(step)
+        self._register_running(step)
+        if step.num_preempted == 0 and not step.has_stalled:
+            self._admit_waiting(step)
+        self._num_preempted = step.num_preempted
+        dropped: list[str] = []
+        if step.num_scheduled_tokens:
+            dropped, self._dropped_request_ids = self._dropped_request_ids, dropped
+        return step.finish(dropped)
+
+    def update_from_output(self, scheduled: SchedulerOutput, result: ModelRunnerOutput) -> EngineCoreOutputs:
+        """Takes in what a step computed and returns everything there is to tell since the last call."""
+        outputs, self._unsent_outputs = self._unsent_outputs, []
+        sampled = result.sampled_token_ids
+        has_ended = False
+        for request_id, num_tokens in scheduled.num_scheduled_tokens.items():
+            request = self._requests.get(request_id)
+            if request is None or request.status is not RequestStatus.RUNNING:
+                continue  # aborted since schedule(); a new request may have taken its id
+            request.num_computed_tokens += num_tokens
+            token_ids = sampled.get(request_id)
+            is_caught_up = request.num_computed_tokens == len(request.token_ids)
+            assert bool(token_ids) == is_caught_up, f"The runner sampled {token_ids} for {request}."
+            if token_ids:
+                outputs.append(self._append_tokens(request, token_ids, result.logprobs.get(request_id)))
+                has_ended = has_ended or request.is_finished
+        if has_ended:
+            self._running = [request for request in self._running if not request.is_finished]
+        return EngineCoreOutputs(outputs, self._make_stats(scheduled))
+
+    def fail_step(self, scheduled: SchedulerOutput, message: str) -> EngineCoreOutputs:
+        """Ends every request of a step whose forward pass failed with `FinishReason.ERROR`; the others go on.
+
+        The prefix cache is emptied, since it may know blocks that were never written. The next step's
+        `finished_request_ids` cover every row of the failed one, whether or not the runner got to know it.
+        """
+        self._kv.reset_prefix_cache()
+        outputs, self._unsent_outputs = self._unsent_outputs, []
+        for request_id in scheduled.num_scheduled_tokens:
+            request = self._requests.get(request_id)
+            if request is not None and request.status is RequestStatus.RUNNING:
+                self._withdraw(request)
+                outputs.append(self._end(request, FinishReason.ERROR, error=message))
+        dropped = [*scheduled.finished_request_ids, *self._dropped_request_ids]
+        self._dropped_request_ids = list(dict.fromkeys(dropped))
+        return EngineCoreOutputs(outputs, self._make_stats(scheduled))
+
+    def reset_prefix_cache(self) -> None:
+        """Forgets all cached blocks, at any moment; nothing computed before is found by requests admitted later."""
+        self._kv.reset_prefix_cache()
+
+    def check_integrity(self) -> None:
+        """Checks blocks and requests against each other; O(blocks), meant for tests and idle moments.
+
+        Raises:
+            AssertionError: they contradict each other.
+        """
+        self._kv.check_integrity(self._running)
+        assert len(self._running) + len(self._waiting) == len(self._requests), "A request is in no queue or in two."
+        if not self._requests:
+            assert self._kv.num_free_blocks == self._kv.num_usable_blocks, "Blocks are held while nothing is open."
+
+    # --- running requests ---
+
+    def _schedule_running(self, step: Step) -> None:
+        """Serves requests in need of one token before longer ones, both in order."""
+        prefills: list[Request] = []
+        for request in self._running.copy():
+            if len(request.token_ids) - request.num_computed_tokens > 1:
+                prefills.append(request)
+            elif request.status is RequestStatus.RUNNING:
+                self._schedule_request(step, request, 1)
+        for request in prefills:
+            if step.num_free_tokens == 0:
+                break
+            if request.status is RequestStatus.RUNNING:
+                num_missing = request.num_tokens - request.num_computed_tokens
+                self._schedule_request(
+                    step, request, min(num_missing, self._admission.prefill_limit, step.num_free_tokens)
+                )
+
+    def _schedule_request(self, step: Step, request: Request, num_new_tokens: int) -> None:
+        """Schedules tokens of a running request, preempting requests behind it if it needs their blocks."""
+        while (block_ids := self._kv.allocate(request, num_new_tokens)) is None:
+            if self._running[-1] is request:
+                step.has_stalled = True
+                return
+            self._preempt(step, self._running[-1])
+        step.add_running(request, num_new_tokens, block_ids)
+
+    def _preempt(self, step: Step, request: Request) -> None:
+        """Takes the last running request's blocks and queues it again, also if this step had scheduled it already."""
+        self._running.pop()
+        step.preempt(request)
+        request.num_preemptions += 1
+        self._log_preemption(request)
+        self._release(request)
+        request.status = RequestStatus.PREEMPTED
+        self._waiting.prepend(request)
+
+    def _register_running(self, step: Step) -> None:
+        """Makes the blocks this step fills findable, now that no scheduled request can be preempted any more."""
+        block_size = self._kv.block_size
+        for request in self._running:
+            num_new_tokens = step.num_scheduled_tokens.get(request.request_id, 0)
+            num_tokens = request.num_computed_tokens + num_new_tokens
+            if num_new_tokens and num_tokens // block_size > request.num_registered_blocks:
+                self._kv.register_full_blocks(request, num_tokens)
+
+    # --- waiting requests ---
+
+    def _admit_waiting(self, step: Step) -> None:
+        while self._waiting and len(self._running) < self._admission.max_running and step.num_free_tokens > 0:
+            if not self._admit(step, self._waiting.peek()):
+                break
+            self._waiting.pop()
+
+    def _admit(self, step: Step, request: Request) -> bool:
+        """Starts the request at the head of the waiting queue, unless budget or blocks are short."""
+        prefix_block_ids = self._kv.find_prefix(request)
+        num_prefix_tokens = len(prefix_block_ids) * self._kv.block_size
+        num_new_tokens = request.num_tokens - num_prefix_tokens
+        if self._config.enable_chunked_prefill:
+            num_new_tokens = min(num_new_tokens, self._admission.prefill_limit, step.num_free_tokens)
+        elif num_new_tokens > step.num_free_tokens:
+            return False
+        if not self._admission.has_blocks_for(request, prefix_block_ids, self._running):
+            return False
+        allocated = self._kv.allocate(request, num_new_tokens, prefix_block_ids)
+        assert allocated is not None, f"Blocks are missing for {request} although it was let in."
+        self._kv.register_full_blocks(request, num_prefix_tokens + num_new_tokens)
+        self._start(request)
+        step.add_admitted(request, num_new_tokens)
+        return True
+
+    def _start(self, request: Request) -> None:
+        """Moves a waiting request that has got its first blocks to the running ones."""
+        if request.scheduled_s is None:
+            request.scheduled_s = self._clock()
+            request.num_cached_tokens = min(request.num_computed_tokens, request.num_prompt_tokens)
+            self._kv.count_prefix_query(request.num_prompt_tokens, request.num_cached_tokens)
+        request.status = RequestStatus.RUNNING
+        insort(self._running, request, key=order_key)
+
+    # --- ends and outputs ---
+
+    def _append_tokens(
+        self, request: Request, token_ids: Sequence[int], logprobs: list[TokenLogprobs] | None
+    ) -> EngineCoreOutput:
+        """Appends sampled tokens up to the one that ends the request."""
+        for num_taken, token_id in enumerate(token_ids, 1):
+            request.token_ids.append(token_id)
+            stop = self._find_stop(request)
+            if stop is not None:
+                self._release(request)
+                logprobs = logprobs[:num_taken] if logprobs else logprobs
+                taken = list(token_ids[:num_taken])
+                return self._end(request, stop.finish_reason, taken, logprobs, stop_reason=stop.stop_reason)
+        return request.report(list(token_ids), logprobs)
+
+    def _find_stop(self, request: Request) -> Stop | None:
+        return find_stop(
+            request.token_ids[-1],
+            params=request.params,
+            eos_token_ids=request.source.eos_token_ids,
+            num_output_tokens=request.num_output_tokens,
+            num_remaining_tokens=request.max_total_tokens - request.num_tokens,
+        )
+
+    def _withdraw(self, request: Request) -> None:
+        """Takes an open request out of wherever it is."""
+        if request.status is RequestStatus.RUNNING:
+            self._running.remove(request)
+            self._release(request)
+        else:
+            self._waiting.remove(request)
+
+    def _release(self, request: Request) -> None:
+        self._kv.free(request)
+        self._dropped_request_ids.append(request.request_id)
+
+    def _end(
+        self,
+        request: Request,
+        finish_reason: FinishReason,
+        new_token_ids: list[int] | None = None,
+        logprobs: list[TokenLogprobs] | None = None,
+        *,
+        stop_reason: int | None = None,
+        error: str | None = None,
+    ) -> EngineCoreOutput:
+        """Closes a request that is in no queue any more; returns its last output."""
+        request.status = RequestStatus.FINISHED
+        request.finish_reason = finish_reason
+        del self._requests[request.request_id]
+        output = request.report(new_token_ids or [], logprobs)
+        output.finish_reason = finish_reason
+        output.stop_reason = stop_reason
+        output.error = error
+        return output
+
+    def _log_preemption(self, request: Request) -> None:
+        """Warns of every preemption whose number is a power of two: the first, and then ever more rarely."""
+        self._total_preempted += 1
+        is_warning = self._total_preempted & (self._total_preempted - 1) == 0
+        logger.log(
+            logging.WARNING if is_warning else logging.DEBUG,
+            "Request %s is preempted because KV blocks ran out; up to %d tokens are computed again. "
+            "Preemptions so far: %d; a larger KV cache or a smaller max_num_seqs avoids them.",
+            request.request_id,
+            request.num_computed_tokens,
+            self._total_preempted,
+        )
+
+    def _make_stats(self, scheduled: SchedulerOutput) -> SchedulerStats:
+        num_queries, num_hits = self._kv.take_prefix_counts()
+        return SchedulerStats(
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            num_blocks=self._kv.num_usable_blocks,
+            num_free_blocks=self._kv.num_free_blocks,
+            num_scheduled_tokens=scheduled.total_num_scheduled_tokens,
+            num_preempted=self._num_preempted,
+            prefix_cache_queries=num_queries,
+            prefix_cache_hits=num_hits,
+        )
+
+    def _next_order_key(self, source: EngineCoreRequest) -> tuple[float, ...]:
+        self._num_added += 1
+        if self._config.policy == "priority":
+            return (source.priority, source.arrival_s, self._num_added)
+        return (self._num_added,)
+
+    def _check_request(self, source: EngineCoreRequest) -> None:
+        if source.request_id in self._requests:
+            raise InvalidRequestError(f"Request id '{source.request_id}' is in use; choose another.")
+        num_tokens = len(source.prompt_token_ids)
+        if not 1 <= num_tokens < self._max_model_len:
+            raise InvalidRequestError(
+                f"The prompt must have 1 to {self._max_model_len - 1} tokens, got {num_tokens}.", param="prompt"
+            )
