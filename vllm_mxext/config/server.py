@@ -1,0 +1,85 @@
+"""Concrete, frozen configuration of the HTTP server: what `resolve()` makes of the user's intent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class CorsConfig:
+    """What browsers of other origins may do.
+
+    Attributes:
+        allowed_origins: origins let in; `*` is any, an empty tuple switches CORS off.
+        allowed_methods: methods let in.
+        allowed_headers: request headers let in.
+        allow_credentials: let browsers send cookies and authorization.
+    """
+
+    allowed_origins: tuple[str, ...] = ("*",)
+    allowed_methods: tuple[str, ...] = ("*",)
+    allowed_headers: tuple[str, ...] = ("*",)
+    allow_credentials: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Files for HTTPS.
+
+    Attributes:
+        certfile: certificate chain, PEM.
+        keyfile: private key, PEM; None when `certfile` holds it.
+        ca_certs: CA certificates that client certificates are checked with.
+        cert_reqs: client certificates: 0 = not asked for, 1 = optional, 2 = required.
+    """
+
+    certfile: Path
+    keyfile: Path | None = None
+    ca_certs: Path | None = None
+    cert_reqs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """How the server listens, answers, guards and logs.
+
+    Attributes:
+        host: address to listen on.
+        port: port to listen on; 0 lets the system choose.
+        uds: Unix domain socket to listen on instead of host and port.
+        tls: HTTPS files, or None for plain HTTP.
+        api_keys: keys of which clients must present one; none = open to everybody.
+        metrics_need_key: `/metrics` asks for a key too when there are keys.
+        root_path: path prefix under which a proxy publishes the server.
+        cors: what browsers of other origins may do.
+        is_docs_enabled: serve `/docs`, `/redoc` and `/openapi.json`.
+        max_request_body_bytes: largest request body.
+        sse_keep_alive_s: silence in seconds after which a stream sends a comment; 0 = never.
+        shutdown_timeout_s: seconds that open requests may go on after the first signal.
+        health_timeout_s: seconds within which the engine must answer a health check.
+        trust_request_chat_template: let requests bring their own chat template.
+        response_role: role of the messages the model writes.
+        log_requests: log each request's id and parameters at INFO.
+        max_log_len: characters of a prompt in the log at most (prompts appear at DEBUG only); None = no limit.
+        quiet_endpoints: paths that the access log leaves out.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    uds: Path | None = None
+    tls: TlsConfig | None = None
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    metrics_need_key: bool = True
+    root_path: str = ""
+    cors: CorsConfig = field(default_factory=CorsConfig)
+    is_docs_enabled: bool = True
+    max_request_body_bytes: int = 32 * 2**20
+    sse_keep_alive_s: float = 15.0
+    shutdown_timeout_s: float = 30.0
+    health_timeout_s: float = 5.0
+    trust_request_chat_template: bool = False
+    response_role: str = "assistant"
+    log_requests: bool = False
+    max_log_len: int | None = None
+    quiet_endpoints: tuple[str, ...] = ()

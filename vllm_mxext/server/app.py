@@ -1,0 +1,138 @@
+"""`create_app()`: the HTTP application over an engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Lifespan
+
+from vllm_mxext.config.server import CorsConfig, ServerConfig
+from vllm_mxext.engine.client import EngineClient
+from vllm_mxext.errors import MxError
+from vllm_mxext.observability.metrics import PrometheusMetrics
+from vllm_mxext.server.clock import Clock, SystemClock
+from vllm_mxext.server.context import ServerContext, package_version, system_fingerprint
+from vllm_mxext.server.errors import describe, describe_http
+from vllm_mxext.server.middleware.auth import ApiKeyMiddleware
+from vllm_mxext.server.middleware.body_limit import BodyLimitMiddleware
+from vllm_mxext.server.middleware.paths import HEALTH_PATH, LIVE_PATH, METRICS_PATH, READY_PATH, RootPathMiddleware
+from vllm_mxext.server.middleware.readiness import ReadinessMiddleware
+from vllm_mxext.server.middleware.telemetry import TelemetryMiddleware
+from vllm_mxext.server.routes.openai import BODY_MODELS, openai_router
+from vllm_mxext.server.routes.operations import operations_router
+
+NUM_THREADS = 2
+"""Threads for chat templates and `/tokenize`."""
+
+_EXPOSED_HEADERS = ("X-Request-Id", "openai-processing-ms", "Retry-After")
+
+
+def create_app(
+    client: EngineClient,
+    config: ServerConfig,
+    metrics: PrometheusMetrics | None = None,
+    *,
+    clock: Clock | None = None,
+) -> FastAPI:
+    """Builds the application; it neither starts nor stops the engine.
+
+    Args:
+        client: the engine.
+        config: how to answer and guard.
+        metrics: figures to show; the engine should be feeding the same ones.
+        clock: time for keep-alive and durations.
+    """
+    context = ServerContext(
+        client,
+        config,
+        metrics or PrometheusMetrics(client.model.served_names[0], client.model.max_model_len),
+        clock or SystemClock(),
+        ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="server"),
+        system_fingerprint(client.model),
+    )
+    docs = config.is_docs_enabled
+    app = FastAPI(
+        title="vllm_mxext",
+        version=package_version(),
+        docs_url="/docs" if docs else None,
+        redoc_url="/redoc" if docs else None,
+        openapi_url="/openapi.json" if docs else None,
+        redirect_slashes=False,
+        lifespan=_lifespan(context),
+        middleware=_middlewares(context),
+    )
+    app.include_router(openai_router(context))
+    app.include_router(operations_router(context))
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        del request
+        return describe(error).response()
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return describe_http(request, error).response()
+
+    app.add_exception_handler(MxError, on_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    return app
+
+
+def _lifespan(context: ServerContext) -> Lifespan[FastAPI]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        del app
+        yield
+        context.executor.shutdown(wait=False, cancel_futures=True)
+
+    return lifespan
+
+
+def _middlewares(context: ServerContext) -> list[Middleware]:
+    """Returns the layers around the routes, the outermost first."""
+    config = context.config
+    layers = [Middleware(RootPathMiddleware, config.root_path)] if config.root_path else []
+    layers.append(Middleware(TelemetryMiddleware, context.metrics, context.clock, config.quiet_endpoints))
+    if config.cors.allowed_origins:
+        layers.append(_cors(config.cors))
+    if config.api_keys:
+        open_paths = [HEALTH_PATH, LIVE_PATH, READY_PATH]
+        if not config.metrics_need_key:
+            open_paths.append(METRICS_PATH)
+        layers.append(Middleware(ApiKeyMiddleware, config.api_keys, open_paths))
+    layers.append(Middleware(ReadinessMiddleware, context.client))
+    layers.append(Middleware(BodyLimitMiddleware, config.max_request_body_bytes))
+    return layers
+
+
+def _cors(cors: CorsConfig) -> Middleware:
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=cors.allowed_origins,
+        allow_methods=cors.allowed_methods,
+        allow_headers=cors.allowed_headers,
+        allow_credentials=cors.allow_credentials,
+        expose_headers=_EXPOSED_HEADERS,
+    )
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        _, definitions = models_json_schema(
+            [(model, "validation") for model in BODY_MODELS], ref_template="#/components/schemas/{model}"
+        )
+        schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,0 +1,72 @@
+"""`ServerContext`: what every route can reach."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
+
+from vllm_mxext.config.server import ServerConfig
+from vllm_mxext.engine.client import EngineClient, ModelInfo
+from vllm_mxext.errors import ModelNotFoundError
+from vllm_mxext.observability.metrics import PrometheusMetrics
+from vllm_mxext.server.clock import Clock
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerContext:
+    """The server's parts; one per application.
+
+    Attributes:
+        client: the engine.
+        config: how to answer.
+        metrics: figures for `/metrics`.
+        clock: time.
+        executor: threads for work that would block the event loop: templates, tokenizing.
+        fingerprint: `system_fingerprint` of every response.
+    """
+
+    client: EngineClient
+    config: ServerConfig
+    metrics: PrometheusMetrics
+    clock: Clock
+    executor: ThreadPoolExecutor
+    fingerprint: str
+
+    async def run_in_thread(self, work: Callable[[], T]) -> T:
+        """Runs blocking work and returns its result."""
+        return await asyncio.get_running_loop().run_in_executor(self.executor, work)
+
+    def served_name(self, asked: str | None) -> str:
+        """Returns the name to report for the model that a request asked for; none asked for means the first.
+
+        Raises:
+            ModelNotFoundError: it is not served here.
+        """
+        names = self.client.model.served_names
+        if not asked:
+            return names[0]
+        if asked not in names:
+            served = ", ".join(f"`{name}`" for name in names)
+            raise ModelNotFoundError(f"The model `{asked[:200]}` does not exist. Served here: {served}.", param="model")
+        return asked
+
+
+def package_version() -> str:
+    """Returns the installed version, or `0+unknown` when run from a bare source tree."""
+    try:
+        return version("vllm_mxext")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def system_fingerprint(model: ModelInfo) -> str:
+    """Returns what OpenAI calls the fingerprint: program, version, parallelism, and a hash of the served model."""
+    facts = f"{model.root}\0{model.max_model_len}\0{model.vocab_size}"
+    return f"vllm_mxext-{package_version()}-tp1-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"

@@ -1,0 +1,1 @@
+"""Pure ASGI middlewares: telemetry, API keys, readiness gate, body limit."""

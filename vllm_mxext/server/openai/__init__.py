@@ -1,0 +1,1 @@
+"""The OpenAI API: request models, and what each endpoint does with them."""

@@ -1,0 +1,96 @@
+"""Serves `POST /v1/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.responses import Response
+
+from vllm_mxext.outputs import CompletionOutput, RequestOutput
+from vllm_mxext.requests import Prompt, TextPrompt, TokensPrompt
+from vllm_mxext.server.context import ServerContext
+from vllm_mxext.server.openai.exchange import Exchange, finish_fields, respond
+from vllm_mxext.server.openai.logprobs import LogprobsFormatter
+from vllm_mxext.server.openai.protocol import CompletionRequest
+from vllm_mxext.server.openai.sampling import completion_sampling
+from vllm_mxext.tokenizer.interface import Tokenizer
+
+_KINDS = ("text_completion", "text_completion")
+
+
+async def create_completion(context: ServerContext, request: CompletionRequest, priority: int) -> Response:
+    """Continues one or several prompts.
+
+    Raises:
+        RequestError: the request was refused.
+        EngineError: the engine could not do it.
+    """
+    params = completion_sampling(request, context.client.model.default_sampling)
+    exchange = Exchange.begin(context, request, params, "cmpl")
+    generation = await exchange.admit(_prompts(request), priority)
+    writer = _CompletionWriter(context.client.tokenizer, request, params.n)
+    return await respond(exchange, generation, writer, _KINDS)
+
+
+def _prompts(request: CompletionRequest) -> list[Prompt]:
+    prompt = request.prompt
+    if isinstance(prompt, str) or isinstance(prompt[0], int):
+        prompt = [prompt]
+    adds_special_tokens = request.add_special_tokens is not False
+    return [
+        TextPrompt(one, add_special_tokens=adds_special_tokens) if isinstance(one, str) else TokensPrompt(tuple(one))
+        for one in prompt
+    ]
+
+
+class _CompletionWriter:
+    """Shapes one completion request's outputs; choice index = prompt position * n + sample index."""
+
+    def __init__(self, tokenizer: Tokenizer, request: CompletionRequest, num_samples: int) -> None:
+        self._tokenizer = tokenizer
+        self._request = request
+        self._num_samples = num_samples
+        self._offsets: dict[int, int] = {}
+        self._logprobs = LogprobsFormatter(
+            tokenizer, request.logprobs or 0, is_token_ids=bool(request.return_tokens_as_token_ids)
+        )
+
+    def chunks(self, position: int, output: RequestOutput) -> list[dict[str, Any]]:
+        chunks = []
+        for sample in output.outputs:
+            index = position * self._num_samples + sample.index
+            is_first = index not in self._offsets
+            if is_first or sample.text or sample.is_finished or (sample.token_ids and self._reports_tokens):
+                chunks.append({"choices": [self._choice(index, output, sample, is_first=is_first)]})
+        return chunks
+
+    def complete(self, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
+        choices = [
+            self._choice(position * self._num_samples + sample.index, output, sample, is_first=True)
+            for position, output in enumerate(outputs)
+            for sample in output.outputs
+        ]
+        return {"choices": choices}
+
+    @property
+    def _reports_tokens(self) -> bool:
+        return bool(self._request.return_token_ids or self._request.logprobs is not None)
+
+    def _choice(self, index: int, output: RequestOutput, sample: CompletionOutput, *, is_first: bool) -> dict[str, Any]:
+        echoed = self._prompt_text(output) if is_first and self._request.echo else ""
+        choice = {"index": index, "text": echoed + sample.text, "logprobs": None, **finish_fields(sample)}
+        offset = self._offsets.setdefault(index, len(echoed))
+        if sample.logprobs is not None:
+            choice["logprobs"] = self._logprobs.completion(sample.token_ids, sample.logprobs, offset)
+            self._offsets[index] = offset + self._logprobs.text_length(sample.token_ids, sample.logprobs)
+        if self._request.return_token_ids:
+            choice["token_ids"] = sample.token_ids
+            if is_first:
+                choice["prompt_token_ids"] = output.prompt_token_ids
+        return choice
+
+    def _prompt_text(self, output: RequestOutput) -> str:
+        if output.prompt is not None:
+            return output.prompt
+        return self._tokenizer.decode(output.prompt_token_ids)

@@ -1,0 +1,277 @@
+"""Request models: the one place where JSON is trusted.
+
+Every field may be null, which means its default. Ranges of sampling fields are checked by `SamplingParams`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, StringConstraints, model_validator
+
+MAX_STOP_STRINGS = 64
+MAX_PROMPTS = 1024
+
+
+class _StopAtFirst(FailFast):
+    """`FailFast` that may stand inside a union, which needs hashable members."""
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+STOP_AT_FIRST = _StopAtFirst()
+"""A list of a million wrong items is one finding, not a million."""
+
+Role = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+RequestId = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")]
+
+
+def _check_prompt(value: Any) -> Any:
+    rule = "must be a string, a list of strings, a list of token ids, or a list of lists of token ids"
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError(rule)  # noqa: TRY004 - pydantic turns ValueError into a finding
+    if not value:
+        raise ValueError("must not be an empty list")
+    if _all_of(value, str) or _all_of(value, list):
+        if len(value) > MAX_PROMPTS:
+            raise ValueError(f"holds {len(value)} prompts; send at most {MAX_PROMPTS} in one request")
+        if isinstance(value[0], list) and not all(_all_of(ids, int) for ids in value):
+            raise ValueError(rule)
+    elif not _all_of(value, int):
+        raise ValueError(rule)
+    return value
+
+
+def _all_of(values: list[Any], kind: type) -> bool:
+    return all(type(value) is kind for value in values)  # bool is not int here
+
+
+def _check_token_ids(value: Any) -> Any:
+    if value is not None and not (isinstance(value, list) and _all_of(value, int)):
+        raise ValueError("must be a list of token ids")
+    return value
+
+
+def _check_stop(value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not _all_of(value, str):
+        raise ValueError("must be a string or a list of strings")
+    if len(value) > MAX_STOP_STRINGS:
+        raise ValueError(f"holds {len(value)} strings; send at most {MAX_STOP_STRINGS}")
+    return value
+
+
+TokenIds = Annotated[Any, BeforeValidator(_check_token_ids), Field(json_schema_extra={"type": "array"})]
+PromptField = Annotated[
+    Any,
+    BeforeValidator(_check_prompt),
+    Field(description="A string, a list of strings, a list of token ids, or a list of lists of token ids."),
+]
+StopField = Annotated[Any, BeforeValidator(_check_stop), Field(description="A string or a list of strings.")]
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells besides its text."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class ModelRequest(BaseModel):
+    """Anything that names a model. Unknown fields are ignored, as other servers do."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str | None = None
+
+
+class GenerationRequest(ModelRequest):
+    """Fields that chat and plain completions share."""
+
+    # what and how much
+    n: int | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    # sampling
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    # when it ends, and how it reads
+    stop: StopField = None
+    stop_token_ids: TokenIds = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    echo: bool | None = None
+    # how it is delivered
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    # how it is served
+    priority: int | None = None
+    request_id: RequestId | None = None
+    cache_salt: str | None = None
+    # taken for OpenAI's clients; nothing depends on them
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> GenerationRequest:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream: true")
+        return self
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether the stream ends with a usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def includes_usage_in_chunks(self) -> bool:
+        """Whether every chunk carries the usage so far."""
+        return self.includes_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+
+class CompletionRequest(GenerationRequest):
+    """Body of `POST /v1/completions`."""
+
+    prompt: PromptField
+    logprobs: int | None = None
+    add_special_tokens: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_prompt_and_logprobs(self) -> CompletionRequest:
+        if self.logprobs is not None and self.logprobs < -1:
+            raise ValueError("logprobs must be at least 0, or -1 for the whole vocabulary")
+        if self.echo and self.logprobs is not None:
+            raise ValueError(
+                "echo cannot be combined with logprobs: this server reports no log probabilities of prompts"
+            )
+        return self
+
+
+class ContentPart(BaseModel):
+    """One part of a message's content."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class FunctionCall(BaseModel):
+    """The function part of a tool call in a conversation's history."""
+
+    name: str
+    arguments: str | dict[str, Any] | None = None
+
+
+class ToolCall(BaseModel):
+    """A tool call in a conversation's history."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(BaseModel):
+    """One message of a conversation."""
+
+    role: Role
+    content: str | Annotated[list[ContentPart], STOP_AT_FIRST] | None = None
+    name: str | None = None
+    tool_calls: Annotated[list[ToolCall], STOP_AT_FIRST] | None = None
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one text."""
+        if isinstance(self.content, list):
+            return "\n".join(part.text or part.refusal or "" for part in self.content)
+        return self.content or ""
+
+
+class TemplateFields(BaseModel):
+    """Fields that steer how a conversation becomes a prompt."""
+
+    messages: Annotated[list[ChatMessage], STOP_AT_FIRST, Field(min_length=1)]
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    documents: Annotated[list[dict[str, str]], STOP_AT_FIRST] | None = None
+    reasoning_effort: str | None = None
+
+    @model_validator(mode="after")
+    def _check_ending(self) -> TemplateFields:
+        if self.continue_final_message and self.add_generation_prompt:
+            raise ValueError("continue_final_message and add_generation_prompt exclude each other; set one of them")
+        for forbidden in ("chat_template", "tokenize"):
+            if forbidden in (self.chat_template_kwargs or {}):
+                raise ValueError(f"chat_template_kwargs must not contain {forbidden}")
+        return self
+
+    @property
+    def begins_answer(self) -> bool:
+        """Whether the prompt ends with the opening of a new message; the default unless one is continued."""
+        if self.add_generation_prompt is None:
+            return not self.continue_final_message
+        return self.add_generation_prompt
+
+
+class ChatCompletionRequest(GenerationRequest, TemplateFields):
+    """Body of `POST /v1/chat/completions`."""
+
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+    @model_validator(mode="after")
+    def _check_logprobs(self) -> ChatCompletionRequest:
+        if self.top_logprobs is not None:
+            if self.top_logprobs < -1:
+                raise ValueError("top_logprobs must be at least 0, or -1 for the whole vocabulary")
+            if self.top_logprobs != 0 and not self.logprobs:
+                raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+
+class TokenizeTextRequest(ModelRequest):
+    """Body of `POST /tokenize` with a text."""
+
+    prompt: str
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class TokenizeChatRequest(ModelRequest, TemplateFields):
+    """Body of `POST /tokenize` with a conversation."""
+
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(ModelRequest):
+    """Body of `POST /detokenize`."""
+
+    tokens: TokenIds
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> DetokenizeRequest:
+        if self.tokens is None:
+            raise ValueError("tokens must be a list of token ids")
+        return self

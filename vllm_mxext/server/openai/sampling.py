@@ -1,0 +1,85 @@
+"""From request fields and the model's defaults to `SamplingParams`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vllm_mxext.errors import InvalidRequestError
+from vllm_mxext.sampling_params import OutputKind, SamplingParams
+from vllm_mxext.server.openai.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest
+
+COMPLETION_MAX_TOKENS = 16
+
+_FIELDS_WITH_MODEL_DEFAULTS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+_FIELDS = (
+    "n",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "include_stop_str_in_output",
+    "ignore_eos",
+    "min_tokens",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+)
+
+
+def chat_sampling(request: ChatCompletionRequest, defaults: Mapping[str, float | int]) -> SamplingParams:
+    """Returns the parameters of a chat completion; without a limit it may fill the context.
+
+    Raises:
+        InvalidRequestError: a value is out of range; `param` is the request's field.
+    """
+    max_tokens = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+    logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    return _build(request, defaults, max_tokens, None, logprobs)
+
+
+def completion_sampling(request: CompletionRequest, defaults: Mapping[str, float | int]) -> SamplingParams:
+    """Returns the parameters of a plain completion; without a limit it has 16 tokens.
+
+    Raises:
+        InvalidRequestError: a value is out of range; `param` is the request's field.
+    """
+    return _build(request, defaults, request.max_tokens, COMPLETION_MAX_TOKENS, request.logprobs)
+
+
+def _build(
+    request: GenerationRequest,
+    defaults: Mapping[str, float | int],
+    max_tokens: int | None,
+    default_max_tokens: int | None,
+    logprobs: int | None,
+) -> SamplingParams:
+    values = {field: getattr(request, field) for field in _FIELDS}
+    for field in _FIELDS_WITH_MODEL_DEFAULTS:
+        value = getattr(request, field)
+        values[field] = defaults.get(field) if value is None else value
+    if max_tokens is None:
+        limit = defaults.get("max_tokens", default_max_tokens)
+        max_tokens = None if limit is None else int(limit)
+    return SamplingParams.from_optional(
+        **values,
+        max_tokens=max_tokens,
+        logprobs=logprobs,
+        output_kind=OutputKind.DELTA if request.stream else OutputKind.FINAL_ONLY,
+    )
+
+
+def name_chat_fields(error: InvalidRequestError, request: ChatCompletionRequest) -> None:
+    """Renames the field an error blames to what a chat request calls it."""
+    names = {"prompt": "messages"}
+    if request.max_completion_tokens is not None:
+        names["max_tokens"] = "max_completion_tokens"
+    if request.top_logprobs is not None:
+        names["logprobs"] = "top_logprobs"
+    if error.param is not None:
+        error.param = names.get(error.param, error.param)

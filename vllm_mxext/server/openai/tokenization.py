@@ -1,0 +1,43 @@
+"""Serves `POST /tokenize` and `POST /detokenize`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from vllm_mxext.server.context import ServerContext
+from vllm_mxext.server.openai.messages import render_conversation
+from vllm_mxext.server.openai.protocol import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+
+
+async def tokenize(context: ServerContext, request: TokenizeTextRequest | TokenizeChatRequest) -> dict[str, Any]:
+    """Returns the tokens that a text or a conversation would be as a prompt.
+
+    Raises:
+        RequestError: the request was refused.
+    """
+    context.served_name(request.model)
+    tokenizer = context.client.tokenizer
+    if isinstance(request, TokenizeTextRequest):
+        text, adds_special_tokens = request.prompt, request.add_special_tokens is not False
+    else:
+        text = await render_conversation(context, request)
+        adds_special_tokens = bool(request.add_special_tokens)
+    tokens = await context.run_in_thread(partial(tokenizer.encode, text, add_special_tokens=adds_special_tokens))
+    return {
+        "count": len(tokens),
+        "max_model_len": context.client.model.max_model_len,
+        "tokens": tokens,
+        "token_strs": [tokenizer.token_text(token) for token in tokens] if request.return_token_strs else None,
+    }
+
+
+async def detokenize(context: ServerContext, request: DetokenizeRequest) -> dict[str, Any]:
+    """Returns the text of tokens, special ones included.
+
+    Raises:
+        RequestError: the request was refused.
+    """
+    context.served_name(request.model)
+    decode = partial(context.client.tokenizer.decode, request.tokens, skip_special_tokens=False)
+    return {"prompt": await context.run_in_thread(decode)}

@@ -1,0 +1,126 @@
+"""Request fields we know and cannot honour yet: refused unless neutral, for ignoring one would change the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vllm_mxext.errors import InvalidRequestError, UnsupportedFeatureError
+
+
+def _any_of(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: any(type(value) is type(one) and value == one for one in values)
+
+
+def _number(neutral: float) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and value == neutral
+
+
+def _is_text_format(value: Any) -> bool:
+    return bool(value == {"type": "text"})
+
+
+def _is_all_null(value: Any) -> bool:
+    return isinstance(value, dict) and all(inner in (None, False) for inner in value.values())
+
+
+def _always(value: Any) -> bool:
+    del value
+    return True
+
+
+_never = _any_of()
+_off = _any_of(False)
+_zero = _number(0)
+
+GENERATION_FIELDS: dict[str, Callable[[Any], bool]] = {
+    # constraints on the output
+    "response_format": _is_text_format,
+    "structured_outputs": _is_all_null,
+    "guided_json": _never,
+    "guided_regex": _never,
+    "guided_choice": _never,
+    "guided_grammar": _never,
+    "guided_json_object": _off,
+    "guided_decoding_backend": _never,
+    "guided_whitespace_pattern": _never,
+    "grammar": _never,
+    "logit_bias": _never,
+    "allowed_token_ids": _never,
+    "bad_words": _never,
+    "logits_processors": _never,
+    "repetition_detection": _never,
+    "thinking_token_budget": _never,
+    # other ways to sample
+    "use_beam_search": _off,
+    "length_penalty": _number(1),
+    "typical_p": _number(1),
+    "top_n_sigma": _number(-1),
+    "xtc_probability": _zero,
+    "dry_multiplier": _zero,
+    "mirostat": _zero,
+    "dynatemp_range": _zero,
+    "samplers": _never,
+    # the prompt
+    "prompt_logprobs": _never,
+    "prompt_embeds": _never,
+    "truncate_prompt_tokens": _never,
+    "mm_processor_kwargs": _never,
+    "media_io_kwargs": _never,
+    # the response, and how it is served
+    "logprob_token_ids": _never,
+    "return_prompt_text": _off,
+    "stream_interval": _number(1),
+    "kv_transfer_params": _never,
+    "ec_transfer_params": _never,
+    "vllm_xargs": _never,
+    "lora": _never,
+}
+"""Field -> whether a value (not null, not empty) means what the server does anyway."""
+
+CHAT_FIELDS = GENERATION_FIELDS | {
+    "tools": _never,
+    "tool_choice": _any_of("none", "auto"),
+    "parallel_tool_calls": _always,
+    "functions": _never,
+    "function_call": _any_of("none", "auto"),
+    "include_reasoning": _any_of(True),
+    "modalities": _any_of(["text"]),
+    "audio": _never,
+    "web_search_options": _never,
+}
+
+COMPLETION_FIELDS = GENERATION_FIELDS | {"suffix": _never}
+
+TOKENIZE_FIELDS: dict[str, Callable[[Any], bool]] = {"tools": _never, "mm_processor_kwargs": _never}
+
+
+def refuse_unsupported(body: Mapping[str, Any], fields: Mapping[str, Callable[[Any], bool]]) -> None:
+    """Looks for fields that the server knows but cannot honour.
+
+    Raises:
+        UnsupportedFeatureError: there is one that would change the answer; `param` names it.
+        InvalidRequestError: `best_of` is less than `n`.
+    """
+    for field in body.keys() & fields.keys():
+        value = body[field]
+        if value is None or value in ("", [], {}) or fields[field](value):
+            continue
+        raise UnsupportedFeatureError(
+            f"This server does not support `{field}` yet, and ignoring it would change the answer; "
+            "leave the field out of the request.",
+            param=field,
+        )
+    _check_best_of(body)
+
+
+def _check_best_of(body: Mapping[str, Any]) -> None:
+    best_of, n = body.get("best_of"), body.get("n") or 1
+    if best_of is None or best_of == n or not (isinstance(best_of, int) and isinstance(n, int)):
+        return
+    if best_of < n:
+        raise InvalidRequestError(f"best_of must be at least n = {n}, got {best_of}.", param="best_of")
+    raise UnsupportedFeatureError(
+        f"This server does not support `best_of` greater than `n` yet; leave it out, or ask for n = {best_of}.",
+        param="best_of",
+    )

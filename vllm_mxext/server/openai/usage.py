@@ -1,0 +1,33 @@
+"""Counts the tokens of one HTTP exchange."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_mxext.outputs import RequestOutput
+
+
+class UsageCounter:
+    """The `usage` of a response, kept up as outputs come."""
+
+    def __init__(self) -> None:
+        self._num_prompt_tokens: dict[str, int] = {}
+        self._num_cached_tokens: dict[str, int] = {}
+        self._num_completion_tokens = 0
+
+    def add(self, output: RequestOutput) -> None:
+        """Counts a request's output: its prompt once, its new tokens every time."""
+        self._num_prompt_tokens[output.request_id] = len(output.prompt_token_ids)
+        if output.num_cached_tokens is not None:
+            self._num_cached_tokens[output.request_id] = output.num_cached_tokens
+        self._num_completion_tokens += sum(len(sample.token_ids) for sample in output.outputs)
+
+    def report(self) -> dict[str, Any]:
+        """Returns the `usage` object for everything counted so far."""
+        num_prompt_tokens = sum(self._num_prompt_tokens.values())
+        return {
+            "prompt_tokens": num_prompt_tokens,
+            "completion_tokens": self._num_completion_tokens,
+            "total_tokens": num_prompt_tokens + self._num_completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": sum(self._num_cached_tokens.values())},
+        }

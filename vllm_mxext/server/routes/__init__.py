@@ -1,0 +1,1 @@
+"""Paths and methods: each route reads its request and calls the class that serves it."""

@@ -1,0 +1,108 @@
+"""Routes of the OpenAI API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from vllm_mxext.errors import InvalidRequestError
+from vllm_mxext.server.body import check, read_object
+from vllm_mxext.server.context import ServerContext
+from vllm_mxext.server.disconnect import run_until_disconnect
+from vllm_mxext.server.openai.chat import create_chat_completion
+from vllm_mxext.server.openai.completions import create_completion
+from vllm_mxext.server.openai.models import list_models, retrieve_model
+from vllm_mxext.server.openai.protocol import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeChatRequest,
+    TokenizeTextRequest,
+)
+from vllm_mxext.server.openai.tokenization import detokenize, tokenize
+from vllm_mxext.server.openai.unsupported import CHAT_FIELDS, COMPLETION_FIELDS, TOKENIZE_FIELDS
+
+BODY_MODELS = (
+    ChatCompletionRequest,
+    CompletionRequest,
+    TokenizeTextRequest,
+    TokenizeChatRequest,
+    DetokenizeRequest,
+)
+"""Models that the OpenAPI description refers to by name."""
+
+
+def openai_router(context: ServerContext) -> APIRouter:
+    """Returns the routes under `/v1`, and `/tokenize` and `/detokenize`."""
+    router = APIRouter(tags=["OpenAI"])
+
+    @router.post("/v1/chat/completions", openapi_extra=_body("ChatCompletionRequest"))
+    async def chat_completions(request: Request) -> Response:
+        """Answers a conversation, as a whole or as a stream of server-sent events."""
+        body = check(await read_object(request), ChatCompletionRequest, CHAT_FIELDS)
+        priority = _priority(request, body.priority)
+        return await run_until_disconnect(request.receive, create_chat_completion(context, body, priority))
+
+    @router.post("/v1/completions", openapi_extra=_body("CompletionRequest"))
+    async def completions(request: Request) -> Response:
+        """Continues one or several prompts, as a whole or as a stream of server-sent events."""
+        body = check(await read_object(request), CompletionRequest, COMPLETION_FIELDS)
+        priority = _priority(request, body.priority)
+        return await run_until_disconnect(request.receive, create_completion(context, body, priority))
+
+    @router.get("/v1/models")
+    async def models() -> Response:
+        """Lists the names the server answers to."""
+        return _json(list_models(context))
+
+    @router.get("/v1/models/{model_id:path}")
+    async def model(model_id: str) -> Response:
+        """Describes one of them; the name may contain slashes."""
+        return _json(retrieve_model(context, model_id))
+
+    @router.post("/tokenize", openapi_extra=_body("TokenizeTextRequest", "TokenizeChatRequest"))
+    async def tokenize_route(request: Request) -> Response:
+        """Returns the tokens of a text (`prompt`) or a conversation (`messages`)."""
+        value = await read_object(request)
+        if ("prompt" in value) == ("messages" in value):
+            raise InvalidRequestError("Send either prompt or messages.", param="prompt")
+        body: TokenizeChatRequest | TokenizeTextRequest
+        if "messages" in value:
+            body = check(value, TokenizeChatRequest, TOKENIZE_FIELDS)
+        else:
+            body = check(value, TokenizeTextRequest, TOKENIZE_FIELDS)
+        return _json(await run_until_disconnect(request.receive, tokenize(context, body)))
+
+    @router.post("/detokenize", openapi_extra=_body("DetokenizeRequest"))
+    async def detokenize_route(request: Request) -> Response:
+        """Returns the text of tokens."""
+        body = check(await read_object(request), DetokenizeRequest, {})
+        return _json(await run_until_disconnect(request.receive, detokenize(context, body)))
+
+    return router
+
+
+def _json(value: Any) -> Response:
+    return Response(orjson.dumps(value), media_type="application/json")
+
+
+def _priority(request: Request, given: int | None) -> int:
+    if given is not None:
+        return given
+    header = request.headers.get("x-vllm-priority", "0")
+    try:
+        return int(header)
+    except ValueError:
+        raise InvalidRequestError(
+            f"The header X-Vllm-Priority must be an integer, got {header[:40]!r}.", param="priority"
+        ) from None
+
+
+def _body(*names: str) -> dict[str, Any]:
+    schemas = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+    schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
