@@ -1,1 +1,58 @@
 """An LLM inference server with its own engine: one command serves a model on any machine."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm_mxext.engine.async_llm_engine import AsyncLLMEngine
+    from vllm_mxext.engine.engine_args import EngineArgs
+    from vllm_mxext.engine.llm_engine import LLMEngine
+    from vllm_mxext.entrypoints.llm import LLM
+    from vllm_mxext.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+    from vllm_mxext.requests import GenerateRequest, TextPrompt, TokensPrompt
+    from vllm_mxext.sampling_params import OutputKind, SamplingParams
+
+_EXPORTS = {
+    "AsyncLLMEngine": "vllm_mxext.engine.async_llm_engine",
+    "CompletionOutput": "vllm_mxext.outputs",
+    "EngineArgs": "vllm_mxext.engine.engine_args",
+    "GenerateRequest": "vllm_mxext.requests",
+    "LLM": "vllm_mxext.entrypoints.llm",
+    "LLMEngine": "vllm_mxext.engine.llm_engine",
+    "Logprob": "vllm_mxext.outputs",
+    "OutputKind": "vllm_mxext.sampling_params",
+    "RequestMetrics": "vllm_mxext.outputs",
+    "RequestOutput": "vllm_mxext.outputs",
+    "SamplingParams": "vllm_mxext.sampling_params",
+    "TextPrompt": "vllm_mxext.requests",
+    "TokensPrompt": "vllm_mxext.requests",
+}
+"""Exported name -> module it is imported from on first use."""
+
+__all__ = [
+    "LLM",
+    "AsyncLLMEngine",
+    "CompletionOutput",
+    "EngineArgs",
+    "GenerateRequest",
+    "LLMEngine",
+    "Logprob",
+    "OutputKind",
+    "RequestMetrics",
+    "RequestOutput",
+    "SamplingParams",
+    "TextPrompt",
+    "TokensPrompt",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,6 +19,7 @@ class EnginePhase(str, Enum):
     LOADING = "loading"
     WARMING_UP = "warming up"
     READY = "ready"
+    STALLED = "stalled"
     RESTARTING = "restarting"
     DRAINING = "draining"
     DEAD = "dead"

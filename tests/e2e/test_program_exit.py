@@ -1,0 +1,89 @@
+"""However a program that uses the asynchronous engine ends, its engine process ends too and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+WAIT_S = 60
+
+PROGRAM = """
+import asyncio, sys
+from tests.engine_fakes import engine_config
+from vllm_mxext import AsyncLLMEngine, OutputKind, SamplingParams
+from vllm_mxext.config.frontend import FrontendConfig
+from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
+from vllm_mxext.engine.backends.native import NativeEngineClient
+from vllm_mxext.native.core_client import ProcessCoreClient
+
+config = engine_config()
+command = (sys.executable, "-m", "tests.fake_core_process", "none")
+client = NativeEngineClient(
+    config, FrontendConfig(), FakeTokenizer(), spawn=lambda: ProcessCoreClient(config, command=command)
+)
+params = SamplingParams(max_tokens=240, ignore_eos=True, output_kind=OutputKind.DELTA)
+
+async def work(engine, ending):
+    stream = engine.generate("hello", params, "r")
+    await anext(stream)
+    print(client.supervisor.core.process_id, flush=True)
+    if ending == "exception":
+        raise ValueError("the program's own mistake")
+    if ending == "ctrl-c":
+        await asyncio.Event().wait()
+
+async def main(ending):
+    engine = AsyncLLMEngine(client)
+    if ending == "forgets":
+        await work(engine, ending)
+    else:
+        async with engine:
+            await work(engine, ending)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def wait_for_end(process_id: int) -> None:
+    try:
+        process = psutil.Process(process_id)
+        psutil.wait_procs([process], timeout=WAIT_S)
+        assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return
+
+
+@pytest.mark.parametrize(
+    ("ending", "last_line"),
+    [
+        ("normal", ""),
+        ("forgets", ""),
+        ("exception", "ValueError: the program's own mistake"),
+        ("ctrl-c", "KeyboardInterrupt"),
+    ],
+)
+def test_the_engine_process_ends_with_its_program(tmp_path: Path, ending: str, last_line: str) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, ending],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        start_new_session=True,
+    )
+    assert program.stdout is not None
+    core_id = int(program.stdout.readline())
+    if ending == "ctrl-c":
+        os.killpg(program.pid, signal.SIGINT)  # as a terminal does: the engine process gets it too
+    _, errors = program.communicate(timeout=WAIT_S)
+    wait_for_end(core_id)
+    assert (errors.splitlines() or [""])[-1] == last_line
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,34 @@
+"""Names that programs import from the package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import vllm_mxext
+
+EXPORTED = {
+    "LLM", "AsyncLLMEngine", "CompletionOutput", "EngineArgs", "GenerateRequest", "LLMEngine", "Logprob", "OutputKind",
+    "RequestMetrics", "RequestOutput", "SamplingParams", "TextPrompt", "TokensPrompt",
+}  # fmt: skip
+
+
+@pytest.mark.promise("ENG-1", "ENG-2")
+def test_the_package_exports_exactly_its_documented_names() -> None:
+    assert set(vllm_mxext.__all__) == EXPORTED
+    assert set(dir(vllm_mxext)) >= EXPORTED
+    for name in EXPORTED:
+        assert getattr(vllm_mxext, name).__name__ == name
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'LLLM'"):
+        _ = vllm_mxext.LLLM
+
+
+@pytest.mark.promise("CLI-2")
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, vllm_mxext; sys.exit(bool({'torch', 'numpy', 'msgspec', 'zmq'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

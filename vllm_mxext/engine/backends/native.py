@@ -1,0 +1,307 @@
+"""`NativeEngineClient`: the native engine in a process of its own, as servers and asynchronous callers see it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.config.frontend import FrontendConfig
+from vllm_mxext.engine.admission import Admission
+from vllm_mxext.engine.client import EnginePhase, EngineStatus, ModelInfo
+from vllm_mxext.engine.frontend.input_processor import InputProcessor, ProcessedRequest
+from vllm_mxext.engine.frontend.output_processor import OutputProcessor, ProcessedStep
+from vllm_mxext.engine.frontend.output_stream import OutputStream
+from vllm_mxext.engine.frontend.request_state import RequestState
+from vllm_mxext.engine.model_info import model_info
+from vllm_mxext.engine.supervisor import CoreSupervisor, RestartPolicy
+from vllm_mxext.errors import EngineDeadError, EngineNotReadyError, GenerationError, InvalidRequestError, QueueFullError
+from vllm_mxext.native.core_client import AsyncCoreClient, ProcessCoreClient
+from vllm_mxext.native.core_messages import CoreInfo
+from vllm_mxext.native.protocol import EngineCoreOutputs, EngineCoreRequest
+from vllm_mxext.observability.stats import NullStatsRecorder, StatsRecorder
+from vllm_mxext.requests import GenerateRequest, TextPrompt
+from vllm_mxext.tokenizer.interface import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class NativeClientOptions:
+    """How the client behaves around the engine.
+
+    Attributes:
+        num_tokenizer_threads: prompts tokenized at once.
+        stall_after_s: silence of a core with work after which it is reported as stalled, in seconds; longer than any
+            step may take.
+        restart: how often and how fast a dead core is replaced.
+    """
+
+    num_tokenizer_threads: int = 2
+    stall_after_s: float = 120.0
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+
+
+class NativeEngineClient:
+    """The native engine behind `EngineClient`.
+
+    Lives on the event loop that `start()` runs on; nothing here may be called from another thread.
+
+    Args:
+        config: the engine.
+        frontend: admission and sampling defaults.
+        tokenizer: the model's tokenizer.
+        options: threads, watchdog and restarts.
+        recorder: told about steps, tokens, ends and rejections.
+        spawn: makes a client for a new core; by default one with a process of its own.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        frontend: FrontendConfig,
+        tokenizer: Tokenizer,
+        *,
+        options: NativeClientOptions | None = None,
+        recorder: StatsRecorder | None = None,
+        spawn: Callable[[], AsyncCoreClient] | None = None,
+    ) -> None:
+        self._options = options or NativeClientOptions()
+        self._recorder = recorder or NullStatsRecorder()
+        self._tokenizer = tokenizer
+        self._model = model_info(config, frontend)
+        self._input = InputProcessor(config, tokenizer, lambda: secrets.randbits(64))
+        self._outputs = OutputProcessor(tokenizer, time.monotonic, self._recorder)
+        self._admission = Admission(frontend.admission, config.scheduler.max_num_seqs)
+        self._supervisor = CoreSupervisor(
+            spawn or (lambda: ProcessCoreClient(config)),
+            _RequestsInFlight(self._outputs, self._end, self._recorder),
+            self._options.restart,
+        )
+        self._executor = ThreadPoolExecutor(self._options.num_tokenizer_threads, thread_name_prefix="tokenize")
+        self._arriving: dict[str, int] = {}
+        """Ids of requests that are being tokenized, with their numbers of samples."""
+        self._early_aborts: set[str] = set()
+        self._is_draining = False
+        self._is_shut_down = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def status(self) -> EngineStatus:
+        """Where the engine stands now."""
+        status = self._supervisor.status
+        if status.phase is EnginePhase.DEAD:
+            return status
+        if self._is_draining:
+            return replace(status, phase=EnginePhase.DRAINING)
+        silence_s = self._supervisor.silence_s
+        if status.phase is EnginePhase.READY and silence_s > self._options.stall_after_s:
+            detail = f"The engine has work but has sent nothing for {silence_s:.0f} s."
+            return replace(status, phase=EnginePhase.STALLED, detail=detail)
+        return status
+
+    @property
+    def model(self) -> ModelInfo:
+        """The served model."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer with its chat template."""
+        return self._tokenizer
+
+    @property
+    def supervisor(self) -> CoreSupervisor:
+        """What runs the core, for tests and tools that look at its process."""
+        return self._supervisor
+
+    async def start(self) -> None:
+        """Begins loading in the background and returns at once; `status` tells how it goes."""
+        self._supervisor.start()
+
+    async def wait_until_ready(self) -> None:
+        """Returns when requests are accepted.
+
+        Raises:
+            EngineDeadError: start-up failed; the text is the root cause.
+        """
+        await self._supervisor.wait_until_settled()
+
+    async def generate(self, request: GenerateRequest) -> OutputStream:
+        """Validates and admits `request`, then returns its output stream.
+
+        Raises:
+            InvalidRequestError: the request cannot be served as it is.
+            QueueFullError: too many requests are waiting.
+            EngineNotReadyError: loading, draining or stalled.
+            EngineDeadError: the engine is gone for good.
+        """
+        arrival_s = time.monotonic()
+        self._check_accepts()
+        self._admit(request, arrival_s)
+        try:
+            processed = await self._process(request, arrival_s)
+            self._check_still_accepts(processed)
+            stream = self._open(processed)
+            if request.request_id in self._early_aborts:
+                self._end(self._outputs.abort([request.request_id]))
+            else:
+                self._supervisor.submit(processed.samples)
+        finally:
+            del self._arriving[request.request_id]
+            self._early_aborts.discard(request.request_id)
+            self._refresh_idle()
+        return stream
+
+    async def abort(self, request_ids: Sequence[str]) -> None:
+        """Ends open requests with finish reason `abort`; unknown ids are ignored."""
+        self._early_aborts.update(key for key in request_ids if key in self._arriving)
+        self._end(self._outputs.abort(request_ids))
+
+    async def check_health(self) -> None:
+        """Returns if the engine answers.
+
+        Raises:
+            EngineDeadError: it does not: it is lost, or has been silent for too long while it has work.
+        """
+        status = self.status
+        if status.phase in (EnginePhase.DEAD, EnginePhase.STALLED):
+            raise EngineDeadError(status.detail)
+
+    async def reset_prefix_cache(self) -> bool:
+        """Forgets cached blocks; False when running requests hold some."""
+        return await self._supervisor.reset_prefix_cache()
+
+    def begin_drain(self) -> None:
+        """Refuses new requests from now on; open ones go on."""
+        self._is_draining = True
+
+    async def shutdown(self, timeout_s: float = 0.0) -> None:
+        """Waits up to `timeout_s` seconds for open requests, aborts the rest, and stops the engine process."""
+        self.begin_drain()
+        if timeout_s > 0:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), timeout_s)
+        self._is_shut_down = True
+        await self.abort([*self._arriving, *self._outputs.request_ids])
+        await self._supervisor.stop()
+        self._executor.shutdown(wait=False)
+
+    # --- requests ---
+
+    def _check_accepts(self) -> None:
+        status = self.status
+        if status.phase is EnginePhase.DEAD:
+            raise EngineDeadError(status.detail)
+        if not status.accepts_requests:
+            raise EngineNotReadyError(f"The engine takes no requests now: {status.detail or status.phase.value}.")
+
+    def _check_still_accepts(self, processed: ProcessedRequest) -> None:
+        """Checks again after tokenizing what may have changed in between; draining is not among it."""
+        if self._is_shut_down:
+            raise EngineNotReadyError("The engine has been shut down.")
+        if self._supervisor.status.phase is EnginePhase.DEAD:
+            raise EngineDeadError(self._supervisor.status.detail)
+        if self._admission.has_token_limit():
+            num_new = len(processed.prompt_token_ids)
+            with self._recording_rejection():
+                self._admission.check_tokens(num_new, self._outputs.queued_tokens(), time.monotonic())
+
+    def _admit(self, request: GenerateRequest, now_s: float) -> None:
+        """Reserves a place for the request."""
+        request_id, num_samples = request.request_id, request.params.n
+        if request_id in self._arriving or self._outputs.has_request(request_id):
+            raise InvalidRequestError(f"Request id '{request_id}' is in use; choose another.", param="request_id")
+        num_open = self._outputs.num_samples + sum(self._arriving.values())
+        with self._recording_rejection():
+            self._admission.check_samples(num_samples, num_open, now_s)
+        self._arriving[request_id] = num_samples
+        self._refresh_idle()
+
+    @contextlib.contextmanager
+    def _recording_rejection(self) -> Iterator[None]:
+        try:
+            yield
+        except QueueFullError:
+            self._recorder.record_rejection("queue_full")
+            raise
+
+    async def _process(self, request: GenerateRequest, arrival_s: float) -> ProcessedRequest:
+        """Validates a request, in a thread if there is text to tokenize."""
+        if not isinstance(request.prompt, TextPrompt):
+            return self._input.process(request, arrival_s)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self._input.process, request, arrival_s)
+
+    def _open(self, processed: ProcessedRequest) -> OutputStream:
+        changed = asyncio.Event()
+        state = self._outputs.add(processed, changed.set)
+        return OutputStream(state, changed, self._release)
+
+    def _release(self, state: RequestState) -> None:
+        """Ends a request whose consumer has left; by now its id may belong to another one."""
+        if self._outputs.is_open(state):
+            self._end(self._outputs.abort([state.request_id]))
+
+    def _end(self, step: ProcessedStep) -> None:
+        """Tells the core about requests that ended on this side."""
+        if step.abort_ids:
+            self._supervisor.abort(step.abort_ids)
+        now_s = time.monotonic()
+        for state in step.changed:
+            if state.is_finished:
+                self._admission.record_end(now_s)
+        self._refresh_idle()
+
+    def _refresh_idle(self) -> None:
+        if self._outputs.num_requests or self._arriving:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+
+class _RequestsInFlight:
+    """What the supervisor sees of the client's requests.
+
+    Args:
+        outputs: the open requests.
+        end: called with everything that ended requests.
+        recorder: told about the KV cache.
+    """
+
+    def __init__(self, outputs: OutputProcessor, end: Callable[[ProcessedStep], None], recorder: StatsRecorder) -> None:
+        self._outputs = outputs
+        self._end = end
+        self._recorder = recorder
+        self._is_cache_recorded = False
+
+    def open_core_requests(self) -> list[EngineCoreRequest]:
+        """Every open request as it goes on where it stands, oldest first."""
+        return self._outputs.open_core_requests()
+
+    def take_outputs(self, outputs: EngineCoreOutputs) -> None:
+        """Takes what one engine step brought."""
+        self._end(self._outputs.process(outputs))
+
+    def core_ready(self, info: CoreInfo) -> None:
+        """Hears what the new core is like; the first one's KV cache is recorded."""
+        if not self._is_cache_recorded:
+            self._is_cache_recorded = True
+            self._recorder.record_cache_config({"block_size": info.block_size, "num_gpu_blocks": info.num_blocks})
+
+    def core_died(self) -> None:
+        """Hears that the core died and that the open requests go to the next one."""
+        self._outputs.count_restart()
+
+    def convict(self, core_request_id: str, reason: str) -> None:
+        """Ends a request that kills the core."""
+        self._end(self._outputs.fail(core_request_id, GenerationError(reason)))
+
+    def engine_lost(self, reason: str) -> None:
+        """Ends every open request: there will be no other core."""
+        for request in self._outputs.open_core_requests():
+            self._end(self._outputs.fail(request.request_id, EngineDeadError(reason)))

@@ -1,0 +1,46 @@
+"""Makes engine clients from configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.config.frontend import FrontendConfig
+from vllm_mxext.engine.backends.native import NativeClientOptions, NativeEngineClient
+from vllm_mxext.engine.client import EngineClient
+from vllm_mxext.engine.frontend.templated_tokenizer import load_frontend_tokenizer
+from vllm_mxext.native.core_client import ProcessCoreClient
+from vllm_mxext.observability.stats import StatsRecorder
+
+
+def create_engine_client(
+    config: EngineConfig,
+    frontend: FrontendConfig,
+    *,
+    recorder: StatsRecorder | None = None,
+    options: NativeClientOptions | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> EngineClient:
+    """Makes a client for the engine that a configuration describes; nothing but the tokenizer is loaded yet.
+
+    Args:
+        config: the engine.
+        frontend: admission, sampling defaults and chat template.
+        recorder: told about steps, tokens, ends and rejections.
+        options: threads, watchdog and restarts.
+        environ: variables of the engine process in addition to those of this one.
+
+    Raises:
+        ConfigError: the tokenizer cannot be loaded.
+    """
+    tokenizer = load_frontend_tokenizer(config.model.tokenizer_path, frontend.chat_template)
+    variables = {**os.environ, **(environ or {})}
+    return NativeEngineClient(
+        config,
+        frontend,
+        tokenizer,
+        options=options,
+        recorder=recorder,
+        spawn=lambda: ProcessCoreClient(config, environ=variables),
+    )

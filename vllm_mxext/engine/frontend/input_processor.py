@@ -1,0 +1,167 @@
+"""Turns a `GenerateRequest` into requests the engine core can serve, or refuses it with the reason."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.errors import ContextLengthExceededError, InvalidRequestError
+from vllm_mxext.native.protocol import EngineCoreRequest
+from vllm_mxext.requests import GenerateRequest, Prompt, TextPrompt
+from vllm_mxext.sampling_params import SamplingParams
+from vllm_mxext.tokenizer.interface import Tokenizer
+
+MAX_CACHE_SALT_LENGTH = 128
+_CACHE_SALT_FORBIDDEN = "@/\\\0"
+_MAX_PRIORITY = 2**31
+_MASK_64 = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedRequest:
+    """A request that has passed every check.
+
+    Attributes:
+        request: as the caller gave it.
+        prompt_text: the prompt's text, if known.
+        prompt_token_ids: what the model sees.
+        samples: one core request per sample, ordered by index.
+    """
+
+    request: GenerateRequest
+    prompt_text: str | None
+    prompt_token_ids: list[int]
+    samples: tuple[EngineCoreRequest, ...]
+
+    @property
+    def arrival_s(self) -> float:
+        """When the request came, on the front's monotonic clock."""
+        return self.samples[0].arrival_s
+
+
+class InputProcessor:
+    """Tokenizes and validates requests; may run in several threads.
+
+    Core requests get ids of their own, `{request id}#{serial}` and `{request id}#{serial}/{index}` for one of several
+    samples, so that what the core still says of a request that has left is never taken for news of a later one with
+    the same id.
+
+    Args:
+        config: limits of the engine.
+        tokenizer: the model's tokenizer.
+        draw_seed: called for requests without a seed; any integer.
+    """
+
+    def __init__(self, config: EngineConfig, tokenizer: Tokenizer, draw_seed: Callable[[], int]) -> None:
+        model = config.model
+        self._tokenizer = tokenizer
+        self._draw_seed = draw_seed
+        self._serials = itertools.count()
+        self._has_priorities = config.scheduler.policy == "priority"
+        self._max_model_len = model.max_model_len
+        self._max_logprobs = model.max_logprobs
+        self._vocab_size = model.spec.vocab_size
+        eos = dict.fromkeys(model.spec.eos_token_ids)
+        if tokenizer.eos_token_id is not None:
+            eos[tokenizer.eos_token_id] = None
+        self._eos_token_ids = [token_id for token_id in eos if 0 <= token_id < self._vocab_size]
+
+    def process(self, request: GenerateRequest, arrival_s: float) -> ProcessedRequest:
+        """Tokenizes the prompt, checks every limit and makes one core request per sample.
+
+        Raises:
+            ContextLengthExceededError: prompt, or prompt plus `max_tokens`, does not fit the model.
+            InvalidRequestError: anything else the core could not serve.
+        """
+        _check_cache_salt(request.cache_salt)
+        self._check_priority(request.priority)
+        text, token_ids = self._tokenize(request.prompt)
+        params = self._check_params(request.params, len(token_ids))
+        seed = self._draw_seed() if params.seed is None else params.seed
+        core_id = f"{request.request_id}#{next(self._serials)}"
+        samples = tuple(
+            EngineCoreRequest(
+                request_id=core_id if params.n == 1 else f"{core_id}/{index}",
+                prompt_token_ids=token_ids,
+                params=params,
+                seed=(seed + index) & _MASK_64,
+                eos_token_ids=self._eos_token_ids,
+                priority=request.priority,
+                arrival_s=arrival_s,
+                cache_salt=request.cache_salt,
+                group_id=core_id if params.n > 1 else None,
+            )
+            for index in range(params.n)
+        )
+        return ProcessedRequest(request, text, token_ids, samples)
+
+    def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+        if isinstance(prompt, TextPrompt):
+            token_ids = self._tokenizer.encode(prompt.text, add_special_tokens=prompt.add_special_tokens)
+        else:
+            token_ids = list(prompt.token_ids)
+            self._check_token_ids(token_ids, "prompt")
+        if not token_ids:
+            raise InvalidRequestError("The prompt is empty; give at least one token.", param="prompt")
+        return prompt.text, token_ids
+
+    def _check_token_ids(self, token_ids: Sequence[int], field: str) -> None:
+        for token_id in token_ids:
+            if isinstance(token_id, bool) or not isinstance(token_id, int):
+                raise InvalidRequestError(f"{field} must hold integer token ids, got {token_id!r}.", param=field)
+            if not 0 <= token_id < self._vocab_size:
+                raise InvalidRequestError(
+                    f"{field} has token id {token_id}, which is outside the vocabulary of {self._vocab_size} tokens.",
+                    param=field,
+                )
+
+    def _check_params(self, params: SamplingParams, num_prompt_tokens: int) -> SamplingParams:
+        self._check_logprobs(params.logprobs)
+        self._check_token_ids(params.stop_token_ids, "stop_token_ids")
+        remaining = self._max_model_len - num_prompt_tokens
+        limit = f"This model's maximum context length is {self._max_model_len} tokens. However, "
+        if remaining < 1:
+            raise ContextLengthExceededError(
+                f"{limit}your messages resulted in {num_prompt_tokens} tokens. "
+                "Please reduce the length of the messages.",
+                param="messages",
+            )
+        if params.max_tokens is None:
+            return params.clone(max_tokens=remaining)
+        if params.max_tokens > remaining:
+            raise ContextLengthExceededError(
+                f"{limit}you requested {num_prompt_tokens + params.max_tokens} tokens ({num_prompt_tokens} in the "
+                f"messages, {params.max_tokens} in the completion). Please reduce the length of the messages or "
+                "completion.",
+                param="max_tokens",
+            )
+        return params
+
+    def _check_priority(self, priority: int) -> None:
+        if not -_MAX_PRIORITY <= priority < _MAX_PRIORITY:
+            raise InvalidRequestError(f"priority must be a 32-bit integer, got {priority}.", param="priority")
+        if priority and not self._has_priorities:
+            raise InvalidRequestError(
+                "priority must be 0 here: the engine serves in the order of arrival; start it with --scheduling-policy "
+                "priority to use it.",
+                param="priority",
+            )
+
+    def _check_logprobs(self, logprobs: int | None) -> None:
+        if logprobs is None or self._max_logprobs == -1:
+            return
+        if logprobs == -1 or logprobs > self._max_logprobs:
+            raise InvalidRequestError(
+                f"logprobs must be at most {self._max_logprobs} on this server, got {logprobs}.", param="logprobs"
+            )
+
+
+def _check_cache_salt(cache_salt: str | None) -> None:
+    if cache_salt is None:
+        return
+    if not cache_salt or len(cache_salt) > MAX_CACHE_SALT_LENGTH:
+        raise InvalidRequestError(f"cache_salt must have 1 to {MAX_CACHE_SALT_LENGTH} characters.", param="cache_salt")
+    if any(character in _CACHE_SALT_FORBIDDEN for character in cache_salt):
+        raise InvalidRequestError("cache_salt must not contain '@', '/', '\\' or NUL.", param="cache_salt")

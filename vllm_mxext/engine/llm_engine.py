@@ -1,0 +1,168 @@
+"""`LLMEngine`: the native engine in this process, one step per call."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.engine.engine_args import EngineArgs
+from vllm_mxext.engine.frontend.input_processor import InputProcessor
+from vllm_mxext.engine.frontend.output_processor import OutputProcessor, ProcessedStep
+from vllm_mxext.engine.prompts import PromptLike, parse_prompt
+from vllm_mxext.errors import EngineDeadError, InvalidRequestError
+from vllm_mxext.native.core_client import InprocCoreClient
+from vllm_mxext.native.protocol import EngineCoreOutputs, EngineCoreRequest
+from vllm_mxext.outputs import RequestOutput
+from vllm_mxext.requests import GenerateRequest
+from vllm_mxext.sampling_params import SamplingParams
+from vllm_mxext.tokenizer.interface import Tokenizer
+from vllm_mxext.tokenizer.loading import load_tokenizer
+
+
+class SteppedCore(Protocol):
+    """An engine core that its owner steps."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step()` has something to do."""
+        ...
+
+    def add_requests(self, requests: Sequence[EngineCoreRequest]) -> None:
+        """Queues requests, in this order."""
+        ...
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Stops work on requests; unknown ids are ignored."""
+        ...
+
+    def step(self) -> EngineCoreOutputs:
+        """Runs one engine step."""
+        ...
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets cached blocks; False when running requests hold some."""
+        ...
+
+
+class LLMEngine:
+    """Synchronous engine: add requests, call `step()` until none is unfinished.
+
+    Requests without a seed get one from `ModelConfig.seed`, so a program gives the same outputs on every run.
+
+    Args:
+        config: the engine.
+        core: the engine core; loaded in this process by default.
+        tokenizer: the model's tokenizer; loaded by default.
+
+    Raises:
+        ConfigError: the engine cannot be loaded as configured.
+    """
+
+    def __init__(
+        self, config: EngineConfig, *, core: SteppedCore | None = None, tokenizer: Tokenizer | None = None
+    ) -> None:
+        self._tokenizer = tokenizer or load_tokenizer(config.model.tokenizer_path)
+        seeds = random.Random(config.model.seed)
+        self._input = InputProcessor(config, self._tokenizer, lambda: seeds.getrandbits(64))
+        self._outputs = OutputProcessor(self._tokenizer)
+        self._core: SteppedCore | None = core or InprocCoreClient(config)
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs | None = None, **arguments: Any) -> LLMEngine:
+        """Loads an engine from `EngineArgs` or the same arguments by name.
+
+        Raises:
+            ConfigError: an argument is unknown or wrong, or the engine cannot be loaded.
+        """
+        given = {} if engine_args is None else engine_args.arguments
+        return cls(EngineArgs(**{**given, **arguments}).resolve().engine)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer with its chat template."""
+        return self._tokenizer
+
+    def get_tokenizer(self) -> Tokenizer:
+        """Returns the model's tokenizer."""
+        return self._tokenizer
+
+    def add_request(
+        self,
+        request_id: str,
+        prompt: PromptLike,
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> None:
+        """Queues a request.
+
+        Raises:
+            InvalidRequestError: it cannot be served as it is, or its id is in use.
+        """
+        self.add_requests([GenerateRequest(request_id, parse_prompt(prompt), params, priority, cache_salt)])
+
+    def add_requests(self, requests: Iterable[GenerateRequest]) -> None:
+        """Queues requests, or none of them if one cannot be served.
+
+        Raises:
+            InvalidRequestError: one cannot be served as it is, or its id is in use.
+        """
+        core = self._require_core()
+        processed = [self._input.process(request, time.monotonic()) for request in requests]
+        seen: set[str] = set()
+        for entry in processed:
+            request_id = entry.request.request_id
+            if request_id in seen or self._outputs.has_request(request_id):
+                raise InvalidRequestError(f"Request id '{request_id}' is in use; choose another.", param="request_id")
+            seen.add(request_id)
+        for entry in processed:
+            self._outputs.add(entry)
+            core.add_requests(entry.samples)
+
+    def step(self) -> list[RequestOutput]:
+        """Runs one engine step and returns what is new, in the form each request asked for.
+
+        A request that failed in the engine ends with finish reason `error`.
+        """
+        core = self._require_core()
+        if not core.has_work:
+            return []
+        return self._collect(self._outputs.process(core.step()))
+
+    def abort_request(self, request_ids: str | Iterable[str]) -> list[RequestOutput]:
+        """Ends requests with finish reason `abort` and returns their last outputs; unknown ids are ignored."""
+        ids = [request_ids] if isinstance(request_ids, str) else list(request_ids)
+        return self._collect(self._outputs.abort(ids))
+
+    def has_unfinished_requests(self) -> bool:
+        """Whether `step()` has something to do for an open request."""
+        return self._outputs.num_requests > 0
+
+    def get_num_unfinished_requests(self) -> int:
+        """Number of open requests."""
+        return self._outputs.num_requests
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets cached blocks; False when running requests hold some."""
+        return self._require_core().reset_prefix_cache()
+
+    def close(self) -> None:
+        """Aborts open requests and releases the model; may be called again."""
+        if self._core is not None:
+            self.abort_request(self._outputs.request_ids)
+            self._core = None
+
+    def _collect(self, step: ProcessedStep) -> list[RequestOutput]:
+        if step.abort_ids:
+            self._require_core().abort(step.abort_ids)
+        outputs = (state.take_output() for state in step.changed)
+        return [output for output in outputs if output is not None]
+
+    def _require_core(self) -> SteppedCore:
+        if self._core is None:
+            raise EngineDeadError("This engine has been closed; make a new one.")
+        return self._core

@@ -1,0 +1,23 @@
+"""What an engine tells about its model before anything is loaded."""
+
+from __future__ import annotations
+
+import time
+
+from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.config.frontend import FrontendConfig
+from vllm_mxext.engine.client import ModelInfo
+
+
+def model_info(config: EngineConfig, frontend: FrontendConfig) -> ModelInfo:
+    """Gathers the facts about the model that a configuration names; serving begins now."""
+    model = config.model
+    return ModelInfo(
+        served_names=model.served_model_names or (str(model.path),),
+        root=str(model.path),
+        max_model_len=model.max_model_len,
+        vocab_size=model.spec.vocab_size,
+        max_logprobs=model.max_logprobs,
+        default_sampling=dict(frontend.default_sampling),
+        created_s=int(time.time()),
+    )

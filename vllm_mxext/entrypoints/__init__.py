@@ -1,0 +1,1 @@
+"""Composition roots: where configuration becomes running parts."""

@@ -1,0 +1,188 @@
+"""The core process: one synchronous loop that owns the device, started by `ProcessCoreClient`."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+import zmq
+
+from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.errors import ConfigError
+from vllm_mxext.logger import configure_logging, init_logger
+from vllm_mxext.native import core_messages as messages
+from vllm_mxext.native.engine_core import EngineCore, ProgressReport
+
+logger = init_logger(__name__)
+
+IDLE_POLL_MS = 5_000
+"""How often an idle core wakes up to see whether its parent is alive."""
+
+BuildCore = Callable[[EngineConfig, ProgressReport], EngineCore]
+
+
+class FrontChannel:
+    """The core's end of the socket to the front process.
+
+    Sending never waits: what may pile up is bounded by the tokens that admitted requests can still produce.
+
+    Args:
+        address: ZeroMQ address the front process is bound to.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._context = zmq.Context(io_threads=1)
+        self._socket = self._context.socket(zmq.PAIR)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.connect(address)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(messages.ToCore)
+
+    def send(self, message: messages.FromCore) -> None:
+        """Hands a message to the socket's background thread."""
+        self._socket.send(self._encoder.encode(message))
+
+    def receive(self, timeout_ms: int) -> list[messages.ToCore]:
+        """Returns all messages that have come, after waiting up to `timeout_ms` for the first."""
+        received: list[messages.ToCore] = []
+        if self._socket.poll(timeout_ms):
+            while True:
+                try:
+                    data = self._socket.recv(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                received.append(self._decoder.decode(data))
+        return received
+
+    def close(self, linger_ms: int = 2_000) -> None:
+        """Closes the socket after what was sent has left, at most `linger_ms` later."""
+        self._socket.close(linger=linger_ms)
+        self._context.term()
+
+
+def serve(channel: FrontChannel, core: EngineCore, is_parent_alive: Callable[[], bool]) -> None:
+    """Runs steps while there is work, sleeps in `poll` when there is none; returns on `Stop` or when orphaned."""
+    while True:
+        for message in channel.receive(0 if core.has_work else IDLE_POLL_MS):
+            match message:
+                case messages.AddRequests(requests):
+                    for request in requests:
+                        core.add_request(request)
+                case messages.Abort(request_ids):
+                    core.abort(request_ids)
+                case messages.ResetPrefixCache(call_id):
+                    channel.send(messages.PrefixCacheReset(call_id, core.reset_prefix_cache()))
+                case messages.Stop():
+                    return
+                case messages.Start():
+                    raise AssertionError("the core has been started already")
+        if core.has_work:
+            channel.send(messages.StepOutputs(core.step()))
+        elif not is_parent_alive():
+            return
+
+
+def run(address: str, parent_id: int, build: BuildCore) -> int:
+    """Connects, loads the engine and serves it.
+
+    Args:
+        address: ZeroMQ address of the front process.
+        parent_id: process id of the front process; the core does not outlive it.
+        build: makes the engine core; its exceptions become the `Failed` message.
+
+    Returns:
+        The exit code.
+    """
+
+    def is_parent_alive() -> bool:
+        return os.getppid() == parent_id
+
+    channel = FrontChannel(address)
+    channel.send(messages.Hello(os.getpid()))
+    try:
+        config = _receive_config(channel, is_parent_alive)
+        if config is None:
+            return 0
+        core = build(config, _ProgressSender(channel))
+        gc.collect()
+        gc.freeze()
+        channel.send(messages.Ready(core.info))
+        serve(channel, core, is_parent_alive)
+    except Exception as error:
+        is_config_error = isinstance(error, ConfigError)
+        if not is_config_error:
+            logger.exception("The engine core failed.")
+        text = str(error) or "no details were given"
+        channel.send(messages.Failed(type(error).__name__, text, is_config_error))
+        return messages.EXIT_REPORTED
+    finally:
+        channel.close()
+    return 0
+
+
+class _ProgressSender:
+    """Sends start-up progress to the front, at most about a hundred messages per phase."""
+
+    def __init__(self, channel: FrontChannel) -> None:
+        self._channel = channel
+        self._last: tuple[str, int] | None = None
+
+    def __call__(self, phase: messages.StartPhase, fraction: float) -> None:
+        percent = (phase, int(fraction * 100))
+        if percent != self._last:
+            self._last = percent
+            self._channel.send(messages.Progress(phase, fraction))
+
+
+def _receive_config(channel: FrontChannel, is_parent_alive: Callable[[], bool]) -> EngineConfig | None:
+    while is_parent_alive():
+        for message in channel.receive(IDLE_POLL_MS):
+            if isinstance(message, messages.Start):
+                return messages.decode_config(message.config)
+            return None
+    return None
+
+
+def _build_native(config: EngineConfig, report: ProgressReport) -> EngineCore:
+    from vllm_mxext.native.engine_builder import build_engine_core  # noqa: PLC0415 - imports torch, after `Hello`
+
+    return build_engine_core(config, report)
+
+
+def exit_with_parent(address: str) -> None:
+    """Ends this process at once when standard input closes, which happens however the front process ends.
+
+    The front removes the socket's folder when the core has connected; here only if it died before.
+    """
+    folder = Path(address.removeprefix("ipc://")).parent
+
+    def watch() -> NoReturn:
+        while os.read(0, 4096):
+            pass
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(0)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def main(build: BuildCore = _build_native) -> NoReturn:
+    """Entry point: `python -m vllm_mxext.native.core_process ADDRESS PARENT_ID`, with a pipe as standard input."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the front decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    address, parent_id = sys.argv[1:3]
+    exit_with_parent(address)
+    configure_logging()
+    sys.exit(run(address, int(parent_id), build))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Builds an `EngineCore` from its configuration: loads the model, sizes the KV cache, warms up (imports torch)."""
+
+from __future__ import annotations
+
+from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.native.core.scheduler import Scheduler
+from vllm_mxext.native.core_messages import CoreInfo
+from vllm_mxext.native.engine_core import EngineCore, ProgressReport
+from vllm_mxext.native.protocol import EngineCoreRequest
+from vllm_mxext.native.worker.model_runner import ModelRunner
+from vllm_mxext.sampling_params import SamplingParams
+
+_WARM_UP_PROMPT_TOKENS = 64
+
+
+def build_engine_core(config: EngineConfig, report: ProgressReport) -> EngineCore:
+    """Loads an engine.
+
+    Raises:
+        ConfigError: it does not fit, or files of the checkpoint are missing or broken.
+    """
+    runner = ModelRunner(config)
+    runner.load(lambda _phase, fraction: report("loading", fraction))
+    scheduler = Scheduler(
+        config.scheduler,
+        num_blocks=runner.num_blocks,
+        block_size=config.cache.block_size,
+        enable_prefix_caching=config.cache.enable_prefix_caching,
+        max_model_len=config.model.max_model_len,
+    )
+    info = CoreInfo(
+        num_blocks=scheduler.num_usable_blocks,
+        block_size=config.cache.block_size,
+        kernels=runner.kernels.name,
+        is_batch_invariant=runner.kernels.is_batch_invariant,
+        memory_plan=runner.memory_report().plan.table(),
+    )
+    core = EngineCore(scheduler, runner, info)
+    report("warming up", 0.0)
+    _warm_up(core, config.model.max_model_len)
+    report("warming up", 1.0)
+    return core
+
+
+def _warm_up(core: EngineCore, max_model_len: int) -> None:
+    """Serves one short request, so that the first real one does not pay for threads and first touches of memory."""
+    num_tokens = max(1, min(_WARM_UP_PROMPT_TOKENS, max_model_len - 2))
+    params = SamplingParams(temperature=0.0, max_tokens=min(2, max_model_len - num_tokens), detokenize=False)
+    core.add_request(EngineCoreRequest("warm-up", [0] * num_tokens, params, seed=0))
+    while core.has_work:
+        core.step()
+    core.reset_prefix_cache()
