@@ -49,6 +49,8 @@ class KVCacheSpec:
 class AttentionMetadata:
     """Where the tokens of one step stand; all tensors are on the model's device.
 
+    One object per step: kernels may keep what they derive from it for as long as they are handed the same object.
+
     Attributes:
         positions: `[num_tokens]` int32, position of each token in its request.
         slot_mapping: `[num_tokens]` int64, KV slot (`block_id * block_size + offset`) each token is written to.

@@ -1,0 +1,151 @@
+// The C interface of a kernel library; vllm_mxext/native/kernels/library.py declares the same for ctypes.
+//
+// All libraries export the same names and read the same layouts; they differ in the instructions they use. Tensors are
+// raw pointers to row-major data with unit stride in the last dimension; `*_stride` counts elements between rows.
+// `dtype` is one of MxDtype. No function fails: arguments are checked in Python. Zero rows are fine everywhere.
+//
+// Every operation takes one structure, because ctypes needs 0.1 us for each argument of a call and Python's struct
+// module 0.015 us for each field. 64-bit fields come first, so that there is no padding between fields.
+//
+// Any change of a signature, struct or data layout must raise MX_ABI_VERSION, here and in library.py.
+#pragma once
+
+#include <stdint.h>
+
+#define MX_ABI_VERSION 3
+#define MX_API extern "C" __attribute__((visibility("default")))
+
+enum MxDtype { MX_BF16 = 0, MX_FP16 = 1, MX_FP32 = 2 };
+
+/// A packed linear layer (layout: pack.cpp).
+struct MxLinear {
+    const void* weights;
+    const float* bias;  // [out_features] or null
+    int64_t in_features;
+    int64_t out_features;
+};
+
+/// Constants of one attention layer and of its cache (layout: kv_layout.h).
+struct MxGeometry {
+    int32_t num_heads;
+    int32_t num_kv_heads;
+    int32_t head_dim;
+    int32_t block_size;
+    int32_t sliding_window;  // 0 = none
+    float scale;
+};
+
+/// Where the tokens of one step stand; mirrors AttentionMetadata of interface.py.
+struct MxStep {
+    const int32_t* positions;
+    const int64_t* slot_mapping;
+    const int32_t* block_tables;
+    const int32_t* query_start_loc;
+    const int32_t* seq_lens;
+    int64_t block_table_stride;
+    int32_t num_tokens;
+    int32_t num_requests;
+};
+
+struct MxPackLinearCall {
+    const void* weight;  // [out_features, in_features]
+    int64_t weight_stride;
+    int64_t out_features;
+    int64_t in_features;
+    void* packed;  // mx_packed_elements() elements
+    int32_t dtype;
+};
+
+struct MxLinearCall {
+    const MxLinear* layer;
+    const void* x;
+    int64_t x_stride;
+    int64_t rows;
+    void* out;
+    int64_t out_stride;
+    int32_t dtype;
+    int32_t out_is_fp32;
+};
+
+struct MxEmbeddingCall {
+    const int32_t* token_ids;
+    int64_t rows;
+    const void* weight;
+    int64_t weight_stride;
+    int64_t hidden;
+    void* out;
+    int64_t out_stride;
+    int32_t dtype;
+};
+
+struct MxRmsNormCall {
+    const void* x;
+    int64_t x_stride;
+    void* residual;  // x is added to it, and it is what is normalised; or null
+    int64_t residual_stride;
+    int64_t rows;
+    int64_t hidden;
+    const void* weight;
+    void* out;
+    int64_t out_stride;
+    int32_t dtype;
+    float eps;
+};
+
+struct MxSiluMulCall {
+    const void* gate_up;
+    int64_t gate_up_stride;
+    int64_t rows;
+    int64_t inner;
+    void* out;
+    int64_t out_stride;
+    int32_t dtype;
+};
+
+struct MxRopeKvWriteCall {
+    void* qkv;
+    int64_t qkv_stride;
+    const void* q_norm;  // or null
+    const void* k_norm;  // or null
+    const float* cos_sin;
+    const MxGeometry* geometry;
+    const MxStep* step;
+    void* key_cache;
+    void* value_cache;
+    int32_t dtype;
+    float eps;
+};
+
+struct MxPagedAttentionCall {
+    const void* qkv;
+    int64_t qkv_stride;
+    const MxGeometry* geometry;
+    const MxStep* step;
+    const void* key_cache;
+    const void* value_cache;
+    void* out;
+    int64_t out_stride;
+    int32_t dtype;
+};
+
+MX_API int32_t mx_abi_version();
+
+/// Whether this CPU runs the library named `isa` (`avx512_bf16`, `avx512`, `avx2`, `generic`).
+MX_API int32_t mx_cpu_supports(const char* isa);
+
+/// Threads a parallel region of the calling thread would use.
+MX_API int32_t mx_num_threads();
+
+/// Asks the system for large pages behind memory that has not been written yet.
+MX_API void mx_advise_large_pages(void* start, int64_t bytes);
+
+/// Elements `mx_pack_linear` writes for a weight `[out_features, in_features]`.
+MX_API int64_t mx_packed_elements(int32_t dtype, int64_t out_features, int64_t in_features);
+
+MX_API void mx_pack_linear(const MxPackLinearCall* call);
+MX_API void mx_linear(const MxLinearCall* call);
+MX_API void mx_embedding(const MxEmbeddingCall* call);
+MX_API void mx_rms_norm(const MxRmsNormCall* call);
+MX_API void mx_silu_mul(const MxSiluMulCall* call);
+MX_API void mx_rope_kv_write(const MxRopeKvWriteCall* call);
+MX_API void mx_paged_attention(const MxPagedAttentionCall* call);

@@ -1,0 +1,83 @@
+"""Compiled norms, activation and embedding against plain PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+EPS = 1e-6
+SHAPES = given(rows=st.integers(0, 20), width=st.integers(1, 150), seed=st.integers(0, 1000))
+FEW = settings(max_examples=10, deadline=None)
+
+
+def random_rows(rows, width, dtype, seed, count):
+    random = torch.Generator().manual_seed(seed)
+    return [torch.randn(rows, width, generator=random).to(dtype) for _ in range(count)]
+
+
+@FEW
+@SHAPES
+def test_rms_norm_equals_the_reference_for_any_width(kernels, oracle, dtype, assert_close, rows, width, seed):
+    (x,) = random_rows(rows, width, dtype, seed, 1)
+    weight = random_rows(1, width, dtype, seed + 1, 1)[0][0]
+    out, expected = torch.empty_like(x), torch.empty_like(x)
+    kernels.rms_norm(x, weight, EPS, out)
+    oracle.rms_norm(x, weight, EPS, expected)
+    assert_close(out, expected, dtype)
+
+
+@FEW
+@SHAPES
+def test_add_rms_norm_updates_the_residual_and_normalises_it(kernels, oracle, dtype, assert_close, rows, width, seed):
+    x, residual = random_rows(rows, width, dtype, seed, 2)
+    weight = random_rows(1, width, dtype, seed + 1, 1)[0][0]
+    expected_residual = residual.clone()
+    out, expected = torch.empty_like(x), torch.empty_like(x)
+    kernels.add_rms_norm(x, residual, weight, EPS, out)
+    oracle.add_rms_norm(x, expected_residual, weight, EPS, expected)
+    assert torch.equal(residual, expected_residual)
+    assert_close(out, expected, dtype)
+
+
+@FEW
+@SHAPES
+def test_silu_mul_equals_the_reference_for_any_width(kernels, oracle, dtype, assert_close, rows, width, seed):
+    (gate_up,) = random_rows(rows, 2 * width, dtype, seed, 1)
+    out, expected = torch.empty(rows, width, dtype=dtype), torch.empty(rows, width, dtype=dtype)
+    kernels.silu_mul(gate_up * 8, out)
+    oracle.silu_mul(gate_up * 8, expected)
+    assert_close(out, expected, dtype)
+
+
+def test_silu_mul_saturates_for_large_gates_and_passes_nan_on(kernels, dtype):
+    gate = torch.tensor([[-60000.0, -100.0, -88.0, 0.0, 88.0, 100.0, 60000.0, torch.nan]]).to(dtype)
+    gate_up = torch.cat((gate, torch.ones_like(gate)), dim=1)
+    out = torch.empty_like(gate)
+    kernels.silu_mul(gate_up, out)
+    torch.testing.assert_close(out, torch.nn.functional.silu(gate), equal_nan=True)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 70])
+def test_embedding_copies_the_rows_it_is_asked_for(kernels, dtype, rows):
+    (weight,) = random_rows(50, 37, dtype, 0, 1)
+    token_ids = torch.randint(0, 50, (rows,), dtype=torch.int32)
+    out = torch.empty(rows, 37, dtype=dtype)
+    kernels.embedding(token_ids, weight, out)
+    assert torch.equal(out, weight[token_ids.long()])
+
+
+def test_row_operations_accept_strided_rows(kernels, oracle, dtype, assert_close):
+    wide, residual = random_rows(12, 96, dtype, 3, 2)
+    weight = random_rows(1, 40, dtype, 4, 1)[0][0]
+    x = wide[:, 8:48]
+    out, expected = torch.zeros(12, 64, dtype=dtype), torch.zeros(12, 64, dtype=dtype)
+    expected_residual = residual.clone()
+    kernels.add_rms_norm(x, residual[:, 3:43], weight, EPS, out[:, 5:45])
+    oracle.add_rms_norm(x, expected_residual[:, 3:43], weight, EPS, expected[:, 5:45])
+    assert_close(out, expected, dtype)
+    assert torch.equal(residual, expected_residual)
+    kernels.silu_mul(wide[:, 4:84], out[:, 5:45])
+    oracle.silu_mul(wide[:, 4:84], expected[:, 5:45])
+    assert_close(out, expected, dtype)

@@ -1,0 +1,285 @@
+"""Kernels in C++, called through ctypes with raw pointers (CPU)."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vllm_mxext.errors import ConfigError
+from vllm_mxext.native.kernels.interface import (
+    AttentionGeometry,
+    AttentionMetadata,
+    KVCacheSpec,
+    LayerKVCache,
+    PackedLinear,
+)
+from vllm_mxext.native.kernels.library import DTYPE_CODES, GeometryStruct, KernelLibrary, LinearStruct, StepStruct
+
+_GROUP_TOKENS = 16
+_MAX_HEAD_DIM = 512
+# Reading the last value rows in whole vectors may run past a head whose size is no multiple of 16 (csrc/kv_layout.h).
+_TAIL_ELEMENTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledLinear(PackedLinear):
+    """A packed layer with the C structure that describes it.
+
+    Attributes:
+        struct: keeps the structure alive.
+        address: where it lies.
+    """
+
+    struct: LinearStruct
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledKVCache(LayerKVCache):
+    """One layer's blocks with what every call needs to know of them.
+
+    Attributes:
+        key_address: first key.
+        value_address: first value.
+        block_size: token positions per block.
+    """
+
+    key_address: int
+    value_address: int
+    block_size: int
+
+
+class CompiledKernels:
+    """The compiled kernels for one dtype; rows are bit-identical whatever the batch, the chunking and the threads.
+
+    Shapes and dtypes are the caller's duty, as `interface.py` states them: a check per call would cost more than the
+    call. One object serves one thread at a time.
+    """
+
+    is_batch_invariant = True
+
+    def __init__(self, library: KernelLibrary, dtype: torch.dtype) -> None:
+        """Binds `library` to the element type of one model.
+
+        Raises:
+            ConfigError: `dtype` has no kernels.
+        """
+        if dtype not in DTYPE_CODES:
+            raise ConfigError(f"No compiled kernels for {dtype}; use bfloat16, float16 or float32.")
+        self.name = library.isa
+        self._library = library
+        self._dtype = dtype
+        self._code = DTYPE_CODES[dtype]
+        self._pack_linear = library.operation("mx_pack_linear")
+        self._linear = library.operation("mx_linear")
+        self._embedding = library.operation("mx_embedding")
+        self._rms_norm = library.operation("mx_rms_norm")
+        self._silu_mul = library.operation("mx_silu_mul")
+        self._rope_kv_write = library.operation("mx_rope_kv_write")
+        self._paged_attention = library.operation("mx_paged_attention")
+        # The structures of the geometries seen (a handful per model) and of the current step (the same object for
+        # every layer). The keyed objects are kept alive, so that an id or identity cannot come to mean another one.
+        self._geometries: dict[tuple[int, int], tuple[AttentionGeometry, GeometryStruct, int]] = {}
+        self._step: AttentionMetadata | None = None
+        self._step_struct = StepStruct()
+        self._step_address = ctypes.addressof(self._step_struct)
+
+    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> CompiledLinear:
+        """Packs `weight: [N, K]` with all cores; see `Kernels.pack_linear`."""
+        weight = weight.detach().to(device="cpu", dtype=self._dtype)
+        if weight.stride(1) != 1:
+            weight = weight.contiguous()
+        out_features, in_features = weight.shape
+        elements = self._library.packed_elements(self._code, out_features, in_features)
+        data = self._library.empty(elements, self._dtype)
+        self._pack_linear(weight.data_ptr(), weight.stride(0), out_features, in_features, data.data_ptr(), self._code)
+        if bias is not None:
+            bias = bias.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
+        struct = LinearStruct(data.data_ptr(), bias.data_ptr() if bias is not None else 0, in_features, out_features)
+        return CompiledLinear(data, bias, in_features, out_features, struct, ctypes.addressof(struct))
+
+    def linear(self, x: torch.Tensor, layer: PackedLinear, out: torch.Tensor) -> None:
+        """See `Kernels.linear`."""
+        assert type(layer) is CompiledLinear
+        self._linear(
+            layer.address,
+            x.data_ptr(),
+            x.stride(0),
+            x.shape[0],
+            out.data_ptr(),
+            out.stride(0),
+            self._code,
+            out.dtype is torch.float32,
+        )
+
+    def embedding(self, token_ids: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+        """See `Kernels.embedding`."""
+        self._embedding(
+            token_ids.data_ptr(),
+            token_ids.shape[0],
+            weight.data_ptr(),
+            weight.stride(0),
+            weight.shape[1],
+            out.data_ptr(),
+            out.stride(0),
+            self._code,
+        )
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+        """See `Kernels.rms_norm`."""
+        rows, hidden = x.shape
+        self._rms_norm(
+            x.data_ptr(),
+            x.stride(0),
+            0,
+            0,
+            rows,
+            hidden,
+            weight.data_ptr(),
+            out.data_ptr(),
+            out.stride(0),
+            self._code,
+            eps,
+        )
+
+    def add_rms_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
+    ) -> None:
+        """See `Kernels.add_rms_norm`."""
+        rows, hidden = x.shape
+        self._rms_norm(
+            x.data_ptr(),
+            x.stride(0),
+            residual.data_ptr(),
+            residual.stride(0),
+            rows,
+            hidden,
+            weight.data_ptr(),
+            out.data_ptr(),
+            out.stride(0),
+            self._code,
+            eps,
+        )
+
+    def silu_mul(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:
+        """See `Kernels.silu_mul`."""
+        rows, inner = out.shape
+        self._silu_mul(gate_up.data_ptr(), gate_up.stride(0), rows, inner, out.data_ptr(), out.stride(0), self._code)
+
+    def rope_kv_write(
+        self,
+        qkv: torch.Tensor,
+        q_norm: torch.Tensor | None,
+        k_norm: torch.Tensor | None,
+        eps: float,
+        cos_sin: torch.Tensor,
+        geometry: AttentionGeometry,
+        metadata: AttentionMetadata,
+        cache: LayerKVCache,
+    ) -> None:
+        """See `Kernels.rope_kv_write`."""
+        assert type(cache) is CompiledKVCache
+        if metadata is not self._step:
+            self._enter_step(metadata)
+        self._rope_kv_write(
+            qkv.data_ptr(),
+            qkv.stride(0),
+            0 if q_norm is None else q_norm.data_ptr(),
+            0 if k_norm is None else k_norm.data_ptr(),
+            cos_sin.data_ptr(),
+            self._geometry_address(geometry, cache.block_size),
+            self._step_address,
+            cache.key_address,
+            cache.value_address,
+            self._code,
+            eps,
+        )
+
+    def paged_attention(
+        self,
+        qkv: torch.Tensor,
+        geometry: AttentionGeometry,
+        metadata: AttentionMetadata,
+        cache: LayerKVCache,
+        out: torch.Tensor,
+    ) -> None:
+        """See `Kernels.paged_attention`."""
+        assert type(cache) is CompiledKVCache
+        if metadata is not self._step:
+            self._enter_step(metadata)
+        self._paged_attention(
+            qkv.data_ptr(),
+            qkv.stride(0),
+            self._geometry_address(geometry, cache.block_size),
+            self._step_address,
+            cache.key_address,
+            cache.value_address,
+            out.data_ptr(),
+            out.stride(0),
+            self._code,
+        )
+
+    def allocate_kv_cache(self, spec: KVCacheSpec) -> list[LayerKVCache]:
+        """See `Kernels.allocate_kv_cache`.
+
+        Raises:
+            ConfigError: block size no multiple of 16, head size no multiple of 8 or above 512, or another dtype.
+        """
+        if spec.block_size <= 0 or spec.block_size % _GROUP_TOKENS:
+            raise ConfigError(f"The KV block size must be a multiple of {_GROUP_TOKENS} tokens, not {spec.block_size}.")
+        if spec.head_dim <= 0 or spec.head_dim % 8 or spec.head_dim > _MAX_HEAD_DIM:
+            raise ConfigError(
+                f"The compiled kernels need a head size that is a multiple of 8 up to {_MAX_HEAD_DIM}, "
+                f"not {spec.head_dim}."
+            )
+        if spec.dtype is not self._dtype:
+            raise ConfigError(f"These kernels were chosen for {self._dtype}, the KV cache cannot be {spec.dtype}.")
+        return [self._allocate_layer(spec) for _ in range(spec.num_layers)]
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for logs and `collect-env`."""
+        return {
+            "name": self.name,
+            "isa": self._library.isa,
+            "library": str(self._library.path),
+            "threads": self._library.num_threads(),
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "batch_invariant": self.is_batch_invariant,
+        }
+
+    def _allocate_layer(self, spec: KVCacheSpec) -> CompiledKVCache:
+        shape = (spec.num_blocks, spec.num_kv_heads, spec.block_size // _GROUP_TOKENS, _GROUP_TOKENS * spec.head_dim)
+        size = spec.num_blocks * spec.num_kv_heads * spec.block_size * spec.head_dim
+        memory = [self._library.empty(size + _TAIL_ELEMENTS, spec.dtype).zero_() for _ in range(2)]
+        key, value = (tensor[:size].view(shape) for tensor in memory)
+        return CompiledKVCache(key, value, key.data_ptr(), value.data_ptr(), spec.block_size)
+
+    def _geometry_address(self, geometry: AttentionGeometry, block_size: int) -> int:
+        known = self._geometries.get((id(geometry), block_size))
+        if known is None:
+            struct = GeometryStruct(
+                geometry.num_heads,
+                geometry.num_kv_heads,
+                geometry.head_dim,
+                block_size,
+                geometry.sliding_window or 0,
+                geometry.scale,
+            )
+            known = (geometry, struct, ctypes.addressof(struct))
+            self._geometries[id(geometry), block_size] = known
+        return known[2]
+
+    def _enter_step(self, metadata: AttentionMetadata) -> None:
+        struct = self._step_struct
+        struct.positions = metadata.positions.data_ptr()
+        struct.slot_mapping = metadata.slot_mapping.data_ptr()
+        struct.block_tables = metadata.block_tables.data_ptr()
+        struct.query_start_loc = metadata.query_start_loc.data_ptr()
+        struct.seq_lens = metadata.seq_lens.data_ptr()
+        struct.block_table_stride = metadata.block_tables.stride(0)
+        struct.num_tokens = metadata.positions.shape[0]
+        struct.num_requests = metadata.seq_lens.shape[0]
+        self._step = metadata

@@ -1,0 +1,58 @@
+"""Chooses the kernels for a device and dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vllm_mxext import envs
+from vllm_mxext.logger import init_logger
+from vllm_mxext.native.kernels.compiled import CompiledKernels
+from vllm_mxext.native.kernels.interface import Kernels
+from vllm_mxext.native.kernels.library import (
+    DTYPE_CODES,
+    TORCH_ISA,
+    best_library,
+    requested_isa,
+    runnable_isas,
+)
+from vllm_mxext.native.kernels.torch_kernels import TorchKernels
+
+logger = init_logger(__name__)
+
+
+def select_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
+    """The fastest kernels for `dtype` on `device`.
+
+    On a CPU that is the compiled library for its instruction set, or the one that the environment variable
+    `VLLM_MXEXT_CPU_ISA` names (`avx512_bf16`, `avx512`, `avx2`, `generic` or `torch`).
+
+    Raises:
+        ConfigError: the named library is missing or not for this CPU, or an installed one is stale.
+    """
+    if device.type != "cpu":
+        return TorchKernels(device)
+    library = best_library()
+    if library is not None and dtype in DTYPE_CODES:
+        return CompiledKernels(library, dtype)
+    if requested_isa() != TORCH_ISA:
+        reason = f"{dtype} has no compiled kernels" if library else "no compiled kernels are installed"
+        logger.warning("%s: using the slower PyTorch path (set %s=torch to silence this)", reason, envs.CPU_ISA.name)
+    return TorchKernels(device)
+
+
+def describe_kernels() -> dict[str, Any]:
+    """What this machine's CPU can run: `runnable` instruction sets, the `selected` one, its `library`, `threads`.
+
+    Raises:
+        ConfigError: as `select_kernels`.
+    """
+    library = best_library()
+    return {
+        "runnable": [*runnable_isas(), TORCH_ISA],
+        "forced": requested_isa(),
+        "selected": library.isa if library else TORCH_ISA,
+        "library": str(library.path) if library else None,
+        "threads": library.num_threads() if library else torch.get_num_threads(),
+    }

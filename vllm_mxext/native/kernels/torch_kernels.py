@@ -1,0 +1,216 @@
+"""Kernels in plain PyTorch: the tests' oracle, and the path for CUDA and for machines without a compiled library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from vllm_mxext.errors import ConfigError
+from vllm_mxext.native.kernels.interface import (
+    AttentionGeometry,
+    AttentionMetadata,
+    KVCacheSpec,
+    LayerKVCache,
+    PackedLinear,
+)
+
+_NEGATIVE_INFINITY = float("-inf")
+
+
+class TorchKernels:
+    """Every operation as a few PyTorch calls, on any device.
+
+    KV blocks are `[num_blocks, block_size, num_kv_heads, head_dim]`. Attention gathers the keys and values of each
+    request and computes an explicit float32 softmax: slow, but easy to see right. A step of single-token requests only
+    needs no device-to-host copy; others need one per step.
+    """
+
+    name = "torch"
+    is_batch_invariant = False
+
+    def __init__(self, device: torch.device) -> None:
+        """Binds the kernels to the device of one model."""
+        self._device = device
+        self._step: AttentionMetadata | None = None
+        self._step_lengths: tuple[list[int], list[int]] = ([], [])
+
+    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
+        """Copies the weight to the device; see `Kernels.pack_linear`."""
+        out_features, in_features = weight.shape
+        data = weight.detach().to(self._device, copy=True).contiguous()
+        if bias is not None:
+            bias = bias.detach().to(device=self._device, dtype=torch.float32, copy=True)
+        return PackedLinear(data, bias, in_features, out_features)
+
+    def linear(self, x: torch.Tensor, layer: PackedLinear, out: torch.Tensor) -> None:
+        """See `Kernels.linear`."""
+        bias = layer.bias
+        if out.dtype == x.dtype:
+            out.copy_(functional.linear(x, layer.data, None if bias is None else bias.to(x.dtype)))
+            return
+        if x.is_cuda:
+            product = torch.mm(x, layer.data.t(), out_dtype=torch.float32)
+        else:
+            product = functional.linear(x.float(), layer.data.float())
+        out.copy_(product if bias is None else product + bias)
+
+    def embedding(self, token_ids: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+        """See `Kernels.embedding`."""
+        out.copy_(functional.embedding(token_ids, weight))
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+        """See `Kernels.rms_norm`."""
+        out.copy_(_rms_norm(x, weight, eps))
+
+    def add_rms_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
+    ) -> None:
+        """See `Kernels.add_rms_norm`."""
+        residual.add_(x)
+        out.copy_(_rms_norm(residual, weight, eps))
+
+    def silu_mul(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:
+        """See `Kernels.silu_mul`."""
+        gate, up = gate_up.chunk(2, dim=-1)
+        torch.mul(functional.silu(gate), up, out=out)
+
+    def rope_kv_write(
+        self,
+        qkv: torch.Tensor,
+        q_norm: torch.Tensor | None,
+        k_norm: torch.Tensor | None,
+        eps: float,
+        cos_sin: torch.Tensor,
+        geometry: AttentionGeometry,
+        metadata: AttentionMetadata,
+        cache: LayerKVCache,
+    ) -> None:
+        """See `Kernels.rope_kv_write`."""
+        heads, kv_heads, dim = geometry.num_heads, geometry.num_kv_heads, geometry.head_dim
+        by_head = qkv.view(qkv.shape[0], heads + 2 * kv_heads, dim)
+        query, key, value = by_head[:, :heads], by_head[:, heads : heads + kv_heads], by_head[:, heads + kv_heads :]
+        angles = cos_sin[metadata.positions].unsqueeze(1)
+        query.copy_(_rotate(query if q_norm is None else _rms_norm(query, q_norm, eps), angles))
+        key = _rotate(key if k_norm is None else _rms_norm(key, k_norm, eps), angles).to(qkv.dtype)
+        slots = metadata.slot_mapping
+        cache.key.view(-1, kv_heads, dim)[slots] = key
+        cache.value.view(-1, kv_heads, dim)[slots] = value
+
+    def paged_attention(
+        self,
+        qkv: torch.Tensor,
+        geometry: AttentionGeometry,
+        metadata: AttentionMetadata,
+        cache: LayerKVCache,
+        out: torch.Tensor,
+    ) -> None:
+        """See `Kernels.paged_attention`."""
+        if qkv.shape[0] == 0:
+            return
+        heads, dim = geometry.num_heads, geometry.head_dim
+        query = qkv[:, : heads * dim].view(-1, heads, dim)
+        output = out.view(-1, heads, dim)
+        if metadata.max_query_len == 1 and metadata.seq_lens.shape[0] == qkv.shape[0]:
+            blocks = -(-metadata.max_seq_len // cache.key.shape[1])
+            table = metadata.block_tables[:, :blocks]
+            attended = _attend(query.unsqueeze(1), table, metadata.seq_lens, geometry, cache)
+            output.copy_(attended.squeeze(1))
+            return
+        starts, lengths = self._lengths(metadata)
+        for request, length in enumerate(lengths):
+            first, last = starts[request], starts[request + 1]
+            if first == last:
+                continue
+            table = metadata.block_tables[request : request + 1, : -(-length // cache.key.shape[1])]
+            seq_len = metadata.seq_lens[request : request + 1]
+            attended = _attend(query[first:last].unsqueeze(0), table, seq_len, geometry, cache)
+            output[first:last].copy_(attended.squeeze(0))
+
+    def allocate_kv_cache(self, spec: KVCacheSpec) -> list[LayerKVCache]:
+        """See `Kernels.allocate_kv_cache`.
+
+        Raises:
+            ConfigError: the block size or head size is not positive.
+        """
+        if spec.block_size <= 0 or spec.head_dim <= 0:
+            raise ConfigError(f"KV block size {spec.block_size} and head size {spec.head_dim} must be positive.")
+        shape = (spec.num_blocks, spec.block_size, spec.num_kv_heads, spec.head_dim)
+        return [
+            LayerKVCache(
+                torch.zeros(shape, dtype=spec.dtype, device=spec.device),
+                torch.zeros(shape, dtype=spec.dtype, device=spec.device),
+            )
+            for _ in range(spec.num_layers)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for logs and `collect-env`."""
+        return {
+            "name": self.name,
+            "isa": "torch",
+            "library": None,
+            "threads": torch.get_num_threads(),
+            "device": str(self._device),
+            "batch_invariant": self.is_batch_invariant,
+        }
+
+    def _lengths(self, metadata: AttentionMetadata) -> tuple[list[int], list[int]]:
+        """`query_start_loc` and `seq_lens` on the host; the one synchronisation of a step, made by its first layer."""
+        if metadata is not self._step:
+            self._step_lengths = (metadata.query_start_loc.tolist(), metadata.seq_lens.tolist())
+            self._step = metadata
+        return self._step_lengths
+
+
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """The norm over the last dimension, rounded to the dtype before the weight multiplies it, as transformers does."""
+    values = x.float()
+    normalised = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + eps)
+    return normalised.to(x.dtype) * weight
+
+
+def _rotate(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Rotates `x: [num_tokens, heads, head_dim]` by `angles: [num_tokens, 1, head_dim]`; float32."""
+    cosine, sine = angles.chunk(2, dim=-1)
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat((a * cosine - b * sine, b * cosine + a * sine), dim=-1)
+
+
+def _attend(
+    query: torch.Tensor,
+    block_table: torch.Tensor,
+    seq_lens: torch.Tensor,
+    geometry: AttentionGeometry,
+    cache: LayerKVCache,
+) -> torch.Tensor:
+    """Attention of the last `queries` positions of each request.
+
+    Args:
+        query: `[num_reqs, queries, num_heads, head_dim]`.
+        block_table: `[num_reqs, blocks]`, enough blocks for the longest request.
+        seq_lens: `[num_reqs]`.
+        geometry: heads, scale and window.
+        cache: the layer's blocks.
+
+    Returns:
+        `[num_reqs, queries, num_heads, head_dim]` float32.
+    """
+    requests, queries, heads, dim = query.shape
+    kv_heads = geometry.num_kv_heads
+    key = cache.key[block_table].flatten(1, 2).float()
+    value = cache.value[block_table].flatten(1, 2).float()
+    key_positions = torch.arange(key.shape[1], device=query.device)
+    lengths = seq_lens[:, None].long()
+    query_positions = lengths - queries + torch.arange(queries, device=query.device)
+    visible = key_positions <= query_positions[:, :, None]
+    if geometry.sliding_window is not None:
+        visible &= key_positions > query_positions[:, :, None] - geometry.sliding_window
+    # Slots that no query sees may hold anything, NaN included, and 0 * NaN is NaN.
+    value = value.masked_fill(~visible.any(1)[:, :, None, None], 0.0)
+    grouped = query.float().reshape(requests, queries, kv_heads, heads // kv_heads, dim)
+    scores = torch.einsum("rqhgd,rkhd->rhgqk", grouped, key) * geometry.scale
+    scores = scores.masked_fill(~visible[:, None, None], _NEGATIVE_INFINITY)
+    attended = torch.einsum("rhgqk,rkhd->rqhgd", scores.softmax(-1), value)
+    return attended.reshape(requests, queries, heads, dim)
