@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vllm_mxext.config.app import AppConfig, parse_serve_args
@@ -43,16 +44,21 @@ def run(app: AppConfig) -> int:
     logger.info("Configuration:\n%s", format_table(resolved))
     if resolved.server.tls is not None:
         check_tls(resolved.server.tls)
-    _run_loop(_serve(resolved))
+    _run_loop(_serve(resolved, _core_environ(app.server.log_config_file)))
     return 0
 
 
-async def _serve(resolved: ResolvedConfig) -> None:
+async def _serve(resolved: ResolvedConfig, core_environ: Mapping[str, str]) -> None:
     model, config = resolved.engine.model, resolved.server
     with open_socket(config) as sock:
         metrics = PrometheusMetrics(model.served_model_names[0], model.max_model_len)
-        client = create_engine_client(resolved.engine, resolved.frontend, recorder=metrics)
+        client = create_engine_client(resolved.engine, resolved.frontend, recorder=metrics, environ=core_environ)
         await ServerProcess(client, create_app(client, config, metrics), config, sock).run()
+
+
+def _core_environ(log_config_file: Path | None) -> dict[str, str]:
+    """Variables that make the engine process log as this one does."""
+    return {} if log_config_file is None else {"VLLM_MXEXT_LOGGING_CONFIG_PATH": str(log_config_file.absolute())}
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:

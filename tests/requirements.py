@@ -1,0 +1,131 @@
+"""What the project promises, and which tests hold it to each promise.
+
+A test names promises with `@pytest.mark.promise("ID", ...)`; on a module, `pytestmark = pytest.mark.promise(...)` is
+for all its tests. `python -m tests.requirements` lists promises without a test, and names that are no promise.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+PROMISES = {
+    # Installation and command line
+    "INSTALL-1": "Without a compiled kernel library the engine computes through PyTorch and says so.",
+    "CLI-1": "`mxext` has the commands serve, chat, complete, bench and collect-env.",
+    "CLI-2": "Help is printed and configuration is resolved without importing torch.",
+    "CLI-3": "`python -m vllm_mxext.entrypoints.openai.api_server` is the same server as `mxext serve`.",
+    "DOCS-1": "Every example of the README runs as printed.",
+    "DOCS-2": "README.md and README_CH.md stay in step.",
+    # Configuration and logging
+    "CONF-1": "Command line beats environment beats file beats default, and every value's origin is shown.",
+    "CONF-2": "Flags accept underscores for dashes, in files too.",
+    "CONF-3": "An unknown name or wrong value is refused in one sentence that names it, with a suggestion.",
+    "CONF-4": "A vLLM flag that is not built is refused with what to do instead, never dropped silently.",
+    "LOG-1": "Logging obeys VLLM_MXEXT_CONFIGURE_LOGGING, _LOGGING_CONFIG_PATH, _LOG_LEVEL and _JSONL_LOGGING.",
+    # Built-in model
+    "MODEL-1": "Without a model the built-in one is served.",
+    "MODEL-2": "The built-in model solves the tasks its card claims.",
+    "MODEL-3": "The LoRA adapters that ship change the built-in model's answers.",
+    "MODEL-4": "One seed makes the same corpus and tokenizer again.",
+    # Scheduler and KV cache
+    "CORE-1": "Blocks have one owner, correct reference counts and return to the pool, after any history.",
+    "CORE-2": "A step never exceeds the token budget, max_num_seqs or max_model_len.",
+    "CORE-3": "Long prompts are computed in chunks beside running requests.",
+    "CORE-4": "Prefixes are shared by block hash, kept apart by adapter generation and cache salt.",
+    "CORE-5": "A full cache preempts by recompute, and every request still finishes.",
+    "CORE-6": "The waiting queue is first come first served or by priority.",
+    "CORE-7": "Samples of one request share their prompt's blocks.",
+    "CORE-8": "Abort at any moment frees everything the request held.",
+    # Worker, models, kernels
+    "MEM-1": "The memory plan is shown before loading and refuses what cannot fit with a suggestion that works.",
+    "GOLD-1": "Llama, Qwen2, Qwen3 and Mistral give transformers' greedy tokens in float32.",
+    "GOLD-2": "The answer does not depend on chunking, prefix hits, preemption or neighbours.",
+    "GOLD-3": "Logits are close to transformers' in bfloat16, float16 and float32.",
+    "LOAD-1": "Checkpoints load from single and sharded safetensors, with tied embeddings and rope scaling variants.",
+    "KERN-1": "Every compiled kernel agrees with its PyTorch reference.",
+    "KERN-2": "A compiled kernel's row does not depend on its neighbours or on how the work was cut.",
+    # Sampling
+    "SAMP-1": "temperature, top-k, top-p, min-p and penalties choose from the distribution they define.",
+    "SAMP-2": "Sampling noise is a function of seed and position: tokens do not depend on the batch.",
+    "SAMP-3": "Stop strings, stop ids, max_tokens, min_tokens and ignore_eos end a request where they say.",
+    "SAMP-4": "Log probabilities are those of the model before temperature and filters.",
+    "SAMP-5": "Sampling parameters out of range are refused with the field's name.",
+    # Engine
+    "ENG-1": "`LLM` generates and chats offline, for single prompts and lists, as a context manager.",
+    "ENG-2": "`AsyncLLMEngine` and `LLMEngine` serve, step and abort requests.",
+    "ENG-3": "An idle engine process uses no CPU.",
+    "ENG-4": "A killed engine process is replaced and every open stream continues with the same tokens.",
+    "ENG-5": "A request that kills the engine again and again alone gets an error.",
+    "ENG-6": "When start-up fails, the root cause is the last line and the exit code is not zero.",
+    "ENG-7": "One request's failure harms no other request.",
+    # HTTP API
+    "API-1": "/v1/chat/completions and /v1/completions answer the official OpenAI client.",
+    "API-2": "/v1/completions takes a string, a list of strings, token ids and lists of token ids.",
+    "API-3": "/v1/models, /v1/models/{id}, /tokenize, /detokenize, /version and /docs answer.",
+    "API-4": "Every kind of bad input gets an OpenAI error object with message, type, param and code.",
+    "API-5": "API keys guard every route except health.",
+    "API-6": "Request ids are echoed.",
+    "API-7": "Request bodies are limited in size.",
+    "API-8": "Known fields that this version does not offer are refused, not ignored.",
+    "STREAM-1": "Streams carry real tokens and end with a finish reason, usage when asked for, and [DONE].",
+    "STREAM-2": "Deltas never split a character and never show a part of a stop string.",
+    "STREAM-3": "Silent streams carry keep-alive comments.",
+    "STREAM-4": "A client that leaves stops its work within one step, in every phase.",
+    "OPS-1": "While loading, everything but live and metrics answers 503 with phase and percentage.",
+    "OPS-2": "/health, /v1/health/live and /v1/health/ready tell the engine's state.",
+    "OPS-3": "/metrics has vLLM's names.",
+    "OPS-4": "A full queue answers 429 with Retry-After.",
+    "OPS-5": "SIGTERM turns ready to 503, lets open streams finish and exits with 0; a second signal aborts.",
+}
+"""Id -> sentence."""
+
+MARKER = "promise"
+TESTS = Path(__file__).parent
+
+
+def references(folder: Path = TESTS) -> dict[str, list[str]]:
+    """Returns promise id -> the tests that name it, as `file:function`."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(folder.rglob("test_*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        for name, marks in _marked(tree):
+            for promise in _promises(marks):
+                found[promise].append(f"{path.relative_to(folder)}:{name}")
+    return dict(found)
+
+
+def _marked(tree: ast.Module) -> Iterator[tuple[str, list[ast.expr]]]:
+    """Yields every test with its decorators, and the module with its `pytestmark`."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            if node.name.startswith(("test", "Test")):
+                yield node.name, node.decorator_list
+        elif isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "pytestmark" for target in node.targets
+        ):
+            yield "pytestmark", [node.value]
+
+
+def _promises(marks: list[ast.expr]) -> Iterator[str]:
+    for node in (inner for mark in marks for inner in ast.walk(mark)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == MARKER:
+            yield from (argument.value for argument in node.args if isinstance(argument, ast.Constant))
+
+
+def main() -> int:
+    """Prints what is missing; returns 1 if anything is."""
+    named = references()
+    uncovered = [f"{promise}: {PROMISES[promise]}" for promise in PROMISES if promise not in named]
+    unknown = [f"{promise}: {', '.join(tests)}" for promise, tests in named.items() if promise not in PROMISES]
+    sys.stdout.write(f"{len(PROMISES)} promises, {len(uncovered)} without a test, {len(unknown)} unknown names\n")
+    sys.stdout.write("".join(f"no test   {line}\n" for line in uncovered))
+    sys.stdout.write("".join(f"unknown   {line}\n" for line in unknown))
+    return 1 if uncovered or unknown else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""`mxext chat` and `mxext complete` against a small HTTP server that plays its part."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from vllm_mxext.cli.main import main
+
+
+class FakeServer:
+    """Answers from a script and remembers the requests."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, dict[str, Any], str | None]] = []
+        self.lines: list[str] = []
+        self.status = 200
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer(json.dumps({"data": [{"id": "tiny"}]}))
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                fake.requests.append((self.path, body, self.headers.get("Authorization")))
+                self._answer("".join(f"{line}\n\n" for line in fake.lines))
+
+            def _answer(self, text: str) -> None:
+                data = text.encode()
+                self.send_response(fake.status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the overridden name
+                pass
+
+        self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.httpd.server_port}"
+
+    def script(self, *events: dict[str, Any] | str) -> None:
+        """Sets the lines of the next stream."""
+        self.lines = [event if isinstance(event, str) else f"data: {json.dumps(event)}" for event in events]
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    fake = FakeServer()
+    thread = threading.Thread(target=fake.httpd.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield fake
+    fake.httpd.shutdown()
+    thread.join()
+    fake.httpd.server_close()
+
+
+def chunk(text: str) -> dict[str, Any]:
+    return {"choices": [{"delta": {"content": text}}]}
+
+
+def type_lines(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def test_complete_streams_the_text_of_the_first_model(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.script(
+        ": keep-alive", {"choices": [{"text": "4"}]}, {"choices": [{"text": "2"}]}, {"choices": []}, "data: [DONE]"
+    )
+    argv = ["complete", "6 * 7 =", "--url", f"{server.url}/v1/", "--api-key", "k", "--max-tokens", "5"]
+    assert main(argv) == 0
+    assert capsys.readouterr().out == "42\n"
+    path, body, authorization = server.requests[0]
+    assert (path, authorization) == ("/v1/completions", "Bearer k")
+    assert body == {"model": "tiny", "prompt": "6 * 7 =", "max_tokens": 5, "stream": True}
+
+
+def test_complete_reads_the_prompt_from_standard_input(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe"))
+    server.script("data: [DONE]")
+    assert main(["complete", "--url", server.url]) == 0
+    assert server.requests[0][1]["prompt"] == "from a pipe"
+
+
+def test_a_refusal_is_shown_as_the_server_said_it(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.status = 401
+    assert main(["complete", "x", "--url", server.url, "--model", "m"]) == 1
+    assert "The server answered 401" in capsys.readouterr().err
+
+
+def test_an_error_inside_the_stream_ends_the_command(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.script({"choices": [{"text": "4"}]}, {"error": {"message": "engine died"}}, "data: [DONE]")
+    assert main(["complete", "x", "--url", server.url]) == 1
+    assert "engine died" in capsys.readouterr().err
+
+
+def test_chat_keeps_the_history_until_it_is_cleared(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.script(chunk("Hel"), chunk("lo"), "data: [DONE]")
+    type_lines(monkeypatch, "hi", "", "again", "/clear", "new", "/exit", "never sent")
+    assert main(["chat", "--url", server.url, "--system", "be short"]) == 0
+    system, answer = {"role": "system", "content": "be short"}, {"role": "assistant", "content": "Hello"}
+    sent = [body["messages"] for _, body, _ in server.requests]
+    assert sent == [
+        [system, {"role": "user", "content": "hi"}],
+        [system, {"role": "user", "content": "hi"}, answer, {"role": "user", "content": "again"}],
+        [system, {"role": "user", "content": "new"}],
+    ]
+
+
+def test_a_failed_turn_is_not_part_of_the_history(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.script({"error": {"message": "try later"}})
+    type_lines(monkeypatch, "one", "two")
+    assert main(["chat", "--url", server.url]) == 0
+    assert capsys.readouterr().err.count("try later") == 2
+    assert server.requests[1][1]["messages"] == [{"role": "user", "content": "two"}]
+
+
+def test_ctrl_c_stops_only_the_answer(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting(io.StringIO):
+        def write(self, text: str) -> int:
+            if text == "lo":
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    server.script(chunk("Hel"), chunk("lo"), chunk("!"), "data: [DONE]")
+    type_lines(monkeypatch, "hi", "/exit")
+    output = Interrupting()
+    monkeypatch.setattr("sys.stdout", output)
+    assert main(["chat", "--url", server.url]) == 0
+    assert "Hel" in output.getvalue()
+    assert "!" not in output.getvalue()
+    assert "(stopped)" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""The command line `mxext`: thin commands over the server, the bench code and the HTTP API."""

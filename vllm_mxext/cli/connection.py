@@ -1,0 +1,151 @@
+"""Streams answers from a running server for `mxext chat` and `mxext complete`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from vllm_mxext.errors import ConfigError, MxError
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+API_KEY_VARIABLE = "VLLM_API_KEY"
+
+
+class ServerError(MxError):
+    """The server could not be reached, or refused the request."""
+
+
+def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say which server, which model and how to sample."""
+    parser.add_argument("--url", default=DEFAULT_URL, help=f"address of the server (default: {DEFAULT_URL})")
+    parser.add_argument("--api-key", help=f"key to present (default: ${API_KEY_VARIABLE})")
+    parser.add_argument("--model", help="served model (default: the server's first)")
+    parser.add_argument("--max-tokens", type=int, help="output tokens at most")
+    parser.add_argument("--temperature", type=float, help="0 is greedy (default: the server's)")
+    parser.add_argument("--seed", type=int, help="makes sampling repeatable")
+
+
+def sampling_fields(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns the request fields that the flags set."""
+    fields = {name: getattr(arguments, name) for name in ("max_tokens", "temperature", "seed")}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+class Connection:
+    """A connection to one server; a context manager.
+
+    Args:
+        url: address of the server, with or without `/v1`.
+        api_key: key to present; `$VLLM_API_KEY` by default.
+
+    Attributes:
+        headers: sent with every request.
+    """
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        key = api_key or os.environ.get(API_KEY_VARIABLE)
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"--url must be an address such as {DEFAULT_URL}, got '{url}'.")
+        self._url = url.rstrip("/").removesuffix("/v1")
+        # No read timeout: the server may queue a request, and sends keep-alive comments meanwhile.
+        timeout = httpx.Timeout(10.0, read=None)
+        try:
+            self._client = httpx.Client(base_url=self._url, headers=self.headers, timeout=timeout, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"--url '{url}' is not an address: {error}.") from None
+
+    def __enter__(self) -> Connection:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Closes the connection."""
+        self._client.close()
+
+    def first_model(self) -> str:
+        """Returns the name of the first served model.
+
+        Raises:
+            ServerError: no server answers, or it refuses.
+        """
+        try:
+            return str(self._json("GET", "/v1/models")["data"][0]["id"])
+        except (LookupError, TypeError):
+            raise ServerError(f"{self._url} does not answer like an OpenAI-compatible server.") from None
+
+    def tokenize(self, model: str, text: str) -> list[int]:
+        """Returns the token ids of `text`.
+
+        Raises:
+            ServerError: no server answers, or it refuses.
+        """
+        tokens: list[int] = self._json("POST", "/tokenize", {"model": model, "prompt": text})["tokens"]
+        return tokens
+
+    def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        try:
+            response = self._client.request(method, path, json=body)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+        if response.is_error:
+            raise ServerError(_refusal(response))
+        try:
+            return response.json()
+        except ValueError:
+            raise ServerError(f"{self._url} does not answer like an OpenAI-compatible server.") from None
+
+    def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Posts `body` with `stream` on and yields the events; closing the iterator aborts the request.
+
+        Raises:
+            ServerError: no server answers, it refuses, or the stream ends with an error.
+        """
+        try:
+            with self._client.stream("POST", path, json={**body, "stream": True}) as response:
+                if response.is_error:
+                    response.read()
+                    raise ServerError(_refusal(response))
+                yield from _events(response)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> ServerError:
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+            return ServerError(
+                f"No server answers at {self._url} ({error}); start one with 'mxext serve', or name another with --url."
+            )
+        return ServerError(f"The connection to {self._url} broke: {error}.")
+
+
+def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    for line in response.iter_lines():
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            return
+        event = json.loads(data)
+        if "error" in event:
+            raise ServerError(f"The server ended the stream: {_message(event)}")
+        yield event
+
+
+def _refusal(response: httpx.Response) -> str:
+    try:
+        message = _message(response.json())
+    except ValueError:
+        message = response.text[:200]
+    return f"The server answered {response.status_code}: {message}"
+
+
+def _message(body: Any) -> str:
+    error = body.get("error") if isinstance(body, dict) else None
+    if isinstance(error, dict):
+        error = error.get("message")
+    return str(error if error is not None else body)

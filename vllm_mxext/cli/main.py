@@ -1,0 +1,89 @@
+"""The console script `mxext`: finds the command and imports only its module.
+
+Exit codes: 0 = done; 1 = it was started and failed; 2 = wrong arguments, file, variable or checkpoint;
+130 = interrupted with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from vllm_mxext.errors import ConfigError, MxError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class Command(NamedTuple):
+    """A sub-command; `module.run(argv)` returns its exit code."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "serve": Command("vllm_mxext.cli.serve", "serve a model through an OpenAI-compatible API"),
+    "chat": Command("vllm_mxext.cli.chat", "talk to a running server"),
+    "complete": Command("vllm_mxext.cli.complete", "send one prompt to a running server"),
+    "bench": Command("vllm_mxext.cli.bench", "measure latency, throughput or a running server"),
+    "collect-env": Command("vllm_mxext.cli.collect_env", "print versions, CPU, kernels and memory"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line and returns the exit code.
+
+    Args:
+        argv: arguments after the program's name; those of the process by default.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            module = importlib.import_module(COMMANDS[arguments[0]].module)
+            code: int = module.run(arguments[1:])
+            return code
+        return _without_command(arguments)
+    except ConfigError as error:
+        print(f"mxext: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except MxError as error:
+        print(f"mxext: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `mxext ... | head`; Python must not flush into the pipe again.
+        sys.stdout = None
+        return EXIT_FAILED
+
+
+def _without_command(arguments: Sequence[str]) -> int:
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        prog="mxext",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="An LLM inference server with its own engine.\n\ncommands:\n"
+        + "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
+        epilog="'mxext COMMAND --help' describes a command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    parser.add_argument("command", nargs="?", choices=list(COMMANDS), metavar="COMMAND", help="one of the above")
+    if parser.parse_args(arguments).version:
+        print(_version())
+        return 0
+    parser.print_help()
+    return EXIT_USAGE
+
+
+def _version() -> str:
+    import importlib.metadata  # noqa: PLC0415 - slow to import, and only needed here
+
+    try:
+        return importlib.metadata.version("vllm_mxext")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown (run from a source folder that is not installed)"

@@ -1,0 +1,91 @@
+"""`AppConfig`: what the user asked for, value by value with its origin, before anything is looked up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm_mxext.config import sources
+from vllm_mxext.config.options import (
+    GROUPS,
+    CacheOptions,
+    DeviceOptions,
+    ModelOptions,
+    SchedulerOptions,
+    ServerOptions,
+    all_flags,
+)
+
+SERVE_COMMAND = "mxext serve"
+
+
+@dataclass(frozen=True, slots=True)
+class AppConfig:
+    """The user's intent.
+
+    Attributes:
+        server: how the server listens, answers and logs.
+        model: which model and how.
+        cache: KV cache.
+        scheduler: batching and queue.
+        device: where it runs.
+        origins: field name -> origin, for every value that is not a default.
+        warnings: sentences to log at start, for example about variables that nothing reads.
+    """
+
+    server: ServerOptions = field(default_factory=ServerOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    cache: CacheOptions = field(default_factory=CacheOptions)
+    scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
+    device: DeviceOptions = field(default_factory=DeviceOptions)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def parse_serve_args(
+    argv: Sequence[str], *, environ: Mapping[str, str] | None = None, prog: str = SERVE_COMMAND
+) -> AppConfig:
+    """Merges a command line with the environment and the file it names: command line > environment > file > default.
+
+    `--help` prints the flags and leaves the process with status 0.
+
+    Args:
+        argv: arguments after the command.
+        environ: variables to read instead of the process's environment.
+        prog: the command, for help and messages.
+
+    Raises:
+        ConfigError: a flag, variable, key or value is wrong; the text is one sentence.
+    """
+    environ = os.environ if environ is None else environ
+    settings, config_file = sources.read_command_line(argv, prog)
+    from_file = sources.read_file(config_file) if config_file is not None else {}
+    merged = {**from_file, **sources.read_environment(environ), **settings}
+    return _build(merged, tuple(sources.unknown_variables(environ)))
+
+
+def from_arguments(given: Mapping[str, Any], *, environ: Mapping[str, str] | None = None) -> AppConfig:
+    """Merges the keyword arguments of `LLM` with the environment: argument > environment > default.
+
+    Args:
+        given: flag names with underscores -> values as text or Python values; None means not given.
+        environ: variables to read instead of the process's environment.
+
+    Raises:
+        ConfigError: a name is unknown or not for offline use, or a value is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    arguments = sources.from_mapping(given, "argument", is_offline=True)
+    return _build({**sources.read_environment(environ, is_offline=True), **arguments}, ())
+
+
+def _build(settings: sources.Settings, warnings: tuple[str, ...]) -> AppConfig:
+    by_group: dict[str, dict[str, Any]] = {name: {} for name, _ in GROUPS}
+    for flag in all_flags():
+        if flag.field in settings:
+            by_group[flag.group][flag.field] = settings[flag.field].value
+    groups = {name: options(**by_group[name]) for name, options in GROUPS}
+    origins = {name: setting.origin for name, setting in settings.items()}
+    return AppConfig(**groups, origins=origins, warnings=warnings)

@@ -1,0 +1,33 @@
+"""Concrete, frozen configuration of the engine's front side: admission, sampling defaults, chat template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionConfig:
+    """Limits of the waiting queue; None = no limit.
+
+    Attributes:
+        max_num_queued_reqs: requests waiting at most, beyond `max_num_seqs` running ones.
+        max_num_queued_tokens: prompt tokens waiting at most.
+    """
+
+    max_num_queued_reqs: int | None = None
+    max_num_queued_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendConfig:
+    """What turns text into engine requests needs besides the tokenizer.
+
+    Attributes:
+        admission: limits of the waiting queue.
+        default_sampling: `SamplingParams` field -> value for fields that a request leaves open.
+        chat_template: template text that replaces the tokenizer's, or None.
+    """
+
+    admission: AdmissionConfig = field(default_factory=AdmissionConfig)
+    default_sampling: dict[str, float | int] = field(default_factory=dict)
+    chat_template: str | None = None

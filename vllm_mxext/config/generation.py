@@ -1,0 +1,72 @@
+"""Sampling defaults and chat template as the user's flags choose them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vllm_mxext.config.model_spec import read_default_sampling
+from vllm_mxext.errors import ConfigError, InvalidRequestError
+from vllm_mxext.sampling_params import SamplingParams
+
+_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+
+
+def default_sampling(source: str, override: Mapping[str, Any], model_path: Path) -> dict[str, float | int]:
+    """Returns values for the sampling fields that a request leaves open.
+
+    Args:
+        source: `auto` = the model's `generation_config.json`, `vllm` = none, else a folder that has such a file.
+        override: fields that replace those of the file; `max_new_tokens` means `max_tokens`.
+        model_path: the checkpoint.
+
+    Raises:
+        ConfigError: the folder has no such file, a field is not a sampling field, or a value is out of range.
+    """
+    chosen: dict[str, Any] = {}
+    if source == "auto":
+        chosen = dict(read_default_sampling(model_path))
+    elif source != "vllm":
+        folder = Path(source).expanduser()
+        if not (folder / "generation_config.json").is_file():
+            raise ConfigError(
+                f"--generation-config must be auto, vllm or a folder with generation_config.json: {source}"
+            )
+        chosen = dict(read_default_sampling(folder))
+    for name, value in override.items():
+        field = "max_tokens" if name == "max_new_tokens" else name
+        if field not in (*_FIELDS, "max_tokens"):
+            known = ", ".join((*_FIELDS, "max_tokens"))
+            raise ConfigError(f"--override-generation-config has no field '{name}'; there are {known}.")
+        chosen[field] = value
+    _check(chosen)
+    return chosen
+
+
+def read_chat_template(given: str | None) -> str | None:
+    """Returns the template text of `--chat-template`: the content of a file, or the value itself.
+
+    Raises:
+        ConfigError: it names no file and does not look like a template.
+    """
+    if given is None:
+        return None
+    if any(mark in given for mark in ("{{", "{%", "\n")):
+        return given
+    path = Path(given).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"Chat template '{given}' is neither a template nor a readable file: {reason}.") from None
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"The default sampling parameter {name} must be a number, got {value!r}.")
+    try:
+        SamplingParams(**values)
+    except InvalidRequestError as error:
+        raise ConfigError(f"Default sampling parameters are wrong: {error}") from None

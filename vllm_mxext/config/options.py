@@ -1,0 +1,227 @@
+"""The one registry of flags: each option of the server and of `LLM` as a typed field with its flag's facts."""
+
+# ruff: noqa: RUF009 - the calls return dataclasses.field()
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vllm_mxext.config import values
+from vllm_mxext.config.values import ValueKind
+from vllm_mxext.envs import FLAG_PREFIX
+
+_METADATA_KEY = "flag"
+
+
+@dataclass(frozen=True, slots=True)
+class FlagFacts:
+    """What the registry knows of a flag besides its name and default.
+
+    Attributes:
+        kind: its values.
+        help: one sentence for help and documentation.
+        variables: environment variables that set it besides `VLLM_MXEXT_<NAME>`.
+        is_secret: never print the value.
+        is_offline: also a keyword argument of `LLM`.
+    """
+
+    kind: ValueKind
+    help: str
+    variables: tuple[str, ...] = ()
+    is_secret: bool = False
+    is_offline: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag of the registry.
+
+    Attributes:
+        group: the group's name, a field of `AppConfig`.
+        field: name of the dataclass field and keyword argument.
+        default: value when nothing sets it.
+        facts: the rest.
+    """
+
+    group: str
+    field: str
+    default: Any
+    facts: FlagFacts
+
+    @property
+    def name(self) -> str:
+        """The long flag without dashes in front: `max-model-len`."""
+        return self.field.replace("_", "-")
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Environment variables that set it, the strongest first."""
+        return (FLAG_PREFIX + self.field.upper(), *self.facts.variables)
+
+
+def _flag(default: Any, kind: ValueKind, help_text: str, **facts: Any) -> Any:
+    return field(default=default, metadata={_METADATA_KEY: FlagFacts(kind, help_text, **facts)})
+
+
+def _server_flag(default: Any, kind: ValueKind, help_text: str, **facts: Any) -> Any:
+    return _flag(default, kind, help_text, is_offline=False, **facts)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How the server listens, answers and logs."""
+
+    host: str = _server_flag("127.0.0.1", values.text("ADDRESS"), "Address to listen on; 0.0.0.0 is every interface.")
+    port: int = _server_flag(8000, values.integer(0, 65535), "Port to listen on; 0 lets the system choose one.")
+    uds: str | None = _server_flag(None, values.text("PATH"), "Unix domain socket to listen on instead of a port.")
+    api_key: tuple[str, ...] = _server_flag(
+        (), values.text_list("KEY", separator=None), "Key that clients must present; repeat it for several keys.",
+        variables=("VLLM_API_KEY",), is_secret=True,
+    )  # fmt: skip
+    metrics_without_key: bool = _server_flag(False, values.switch(), "Let /metrics be read without a key.")
+    root_path: str = _server_flag("", values.text("PATH"), "Path prefix under which a proxy publishes the server.")
+    ssl_keyfile: Path | None = _server_flag(None, values.path(), "Private key file for HTTPS.")
+    ssl_certfile: Path | None = _server_flag(None, values.path(), "Certificate file for HTTPS.")
+    ssl_ca_certs: Path | None = _server_flag(None, values.path(), "CA file that client certificates are checked with.")
+    ssl_cert_reqs: int = _server_flag(
+        0, values.integer(0, 2), "Client certificates: 0 = not asked for, 1 = optional, 2 = required."
+    )
+    allowed_origins: tuple[str, ...] = _server_flag(("*",), values.text_list("ORIGIN"), "CORS: origins let in.")
+    allowed_methods: tuple[str, ...] = _server_flag(("*",), values.text_list("METHOD"), "CORS: methods let in.")
+    allowed_headers: tuple[str, ...] = _server_flag(("*",), values.text_list("HEADER"), "CORS: headers let in.")
+    allow_credentials: bool = _server_flag(False, values.switch(), "CORS: let browsers send credentials.")
+    trust_request_chat_template: bool = _server_flag(
+        False, values.switch(), "Let requests bring their own chat template."
+    )
+    response_role: str = _server_flag("assistant", values.text("ROLE"), "Role of the messages the model writes.")
+    disable_fastapi_docs: bool = _server_flag(False, values.switch(), "Switch off /docs, /redoc and /openapi.json.")
+    enable_log_requests: bool = _server_flag(False, values.switch(), "Log each request's id and parameters.")
+    max_log_len: int | None = _server_flag(
+        None, values.integer(0), "Characters of a prompt in the log at most; prompts appear at level DEBUG only."
+    )
+    disable_access_log_for_endpoints: tuple[str, ...] = _server_flag(
+        (), values.text_list("PATH"), "Paths that the access log leaves out, such as /health,/metrics."
+    )
+    log_config_file: Path | None = _server_flag(
+        None, values.path(), "JSON or YAML file for `logging.config.dictConfig`.",
+        variables=("VLLM_MXEXT_LOGGING_CONFIG_PATH",),
+    )  # fmt: skip
+    shutdown_timeout: float = _server_flag(
+        30.0, values.seconds(), "Seconds that open requests may go on after SIGTERM."
+    )
+    sse_keep_alive_interval: float = _server_flag(
+        15.0, values.seconds(), "Seconds of silence after which a stream sends a comment; 0 = never."
+    )
+    max_request_body_bytes: int = _server_flag(32 * 2**20, values.byte_size(1), "Largest request body.")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """Which model is served and how."""
+
+    model: str | None = _flag(
+        None, values.text("FOLDER"), "Folder of the checkpoint; without one the built-in model is used.",
+        variables=("MIM_MODEL_NAME",),
+    )  # fmt: skip
+    served_model_name: tuple[str, ...] = _flag(
+        (), values.text_list("NAME"), "Names the API answers to, the first one is reported; default: --model as given."
+    )
+    tokenizer: str | None = _flag(None, values.text("FOLDER"), "Folder of the tokenizer, if not the model's.")
+    chat_template: str | None = _flag(
+        None, values.text("FILE"), "Chat template, as a file or as the template itself, instead of the tokenizer's."
+    )
+    dtype: str = _flag(
+        "auto", values.choice("auto", "bfloat16", "float16", "half", "float32", "float"),
+        "Element type of weights, activations and KV cache; auto is the checkpoint's.",
+    )  # fmt: skip
+    max_model_len: int | None = _flag(
+        None, values.integer(1, special={"auto": -1, "-1": -1}),
+        "Tokens of prompt plus output at most; default: the checkpoint's limit; auto or -1: what fits into memory.",
+    )  # fmt: skip
+    seed: int = _flag(0, values.integer(0, 2**63 - 1), "Seed of dummy weights, and offline of requests without a seed.")
+    load_format: str = _flag(
+        "auto", values.choice("auto", "safetensors", "dummy"), "How weights are read; dummy makes random ones."
+    )
+    generation_config: str = _flag(
+        "auto", values.text("auto|vllm|FOLDER"),
+        "Where default sampling parameters come from: auto is the model's folder, vllm is none.",
+    )  # fmt: skip
+    override_generation_config: dict[str, Any] | None = _flag(
+        None, values.json_object(), "Default sampling parameters that replace those of the generation config."
+    )
+    max_logprobs: int = _flag(
+        20, values.integer(0, special={"-1": -1}), "Largest number of log probabilities per token; -1 = no limit."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """KV cache."""
+
+    block_size: int = _flag(16, values.integer(1, 256), "Token positions per KV block.")
+    enable_prefix_caching: bool = _flag(True, values.switch(), "Reuse KV blocks of equal prefixes.")
+    kv_cache_memory_bytes: int | None = _flag(
+        None, values.byte_size(1), "Size of the KV cache, such as 2GiB; default: chosen by the memory plan."
+    )
+    gpu_memory_utilization: float = _flag(
+        0.92, values.number(0, 1), "Share of the device's memory that may be used in all; on CPU, of the main memory."
+    )
+    num_gpu_blocks_override: int | None = _flag(None, values.integer(2), "Exact number of KV blocks, for tests.")
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOptions:
+    """Batching, queue and its limits."""
+
+    max_num_batched_tokens: int | None = _flag(
+        None, values.integer(1), "Token budget of one step; default: 2048, or more if --max-num-seqs needs it."
+    )
+    max_num_seqs: int = _flag(128, values.integer(1), "Requests running at once.")
+    enable_chunked_prefill: bool = _flag(
+        True, values.switch(), "Cut long prompts over several steps; otherwise the budget is at least --max-model-len."
+    )
+    long_prefill_token_threshold: int = _flag(
+        0, values.integer(0), "Tokens of one prompt per step at most; 0 = no limit."
+    )
+    scheduling_policy: str = _flag("fcfs", values.choice("fcfs", "priority"), "Order of the waiting queue.")
+    max_num_queued_reqs: int | None = _server_flag(
+        1024, values.integer(0, special={"none": None}), "Requests waiting at most; more get 429. none = no limit."
+    )
+    max_num_queued_tokens: int | None = _server_flag(
+        None, values.integer(0, special={"none": None}), "Prompt tokens waiting at most; none = no limit."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """Where the model runs."""
+
+    device: str = _flag(
+        "auto",
+        values.choice("auto", "cpu", "cuda"),
+        "Device; auto is cpu. On cuda everything goes through PyTorch, which is untested.",
+    )
+    num_threads: int | None = _flag(
+        None, values.integer(1), "CPU threads that compute; default: the physical cores this process may use."
+    )
+
+
+GROUPS: tuple[tuple[str, type], ...] = (
+    ("server", ServerOptions),
+    ("model", ModelOptions),
+    ("cache", CacheOptions),
+    ("scheduler", SchedulerOptions),
+    ("device", DeviceOptions),
+)
+"""Fields of `AppConfig` and their types, in the order of help and documentation."""
+
+
+def all_flags() -> Iterator[Flag]:
+    """Yields every flag, in the order of help and documentation."""
+    for group, options in GROUPS:
+        for entry in dataclasses.fields(options):
+            yield Flag(group, entry.name, entry.default, entry.metadata[_METADATA_KEY])

@@ -1,0 +1,159 @@
+"""vLLM flags that this version does not have: refused with a sentence, unless they ask for what happens anyway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedFlag:
+    """A flag that people bring from vLLM.
+
+    Attributes:
+        name: long flag without dashes in front.
+        sentence: why it is not taken and what to do.
+        accepts: values that describe what happens anyway; with them the flag is allowed.
+        is_switch: takes no value on the command line.
+    """
+
+    name: str
+    sentence: str
+    accepts: tuple[Any, ...] = ()
+    is_switch: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Whether `value` (text or a Python value) is what happens anyway."""
+        return any(value is wanted or str(value).lower() == str(wanted).lower() for wanted in self.accepts)
+
+
+SHORT_NAMES = {
+    "-tp": "--tensor-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-dp": "--data-parallel-size",
+    "-q": "--quantization",
+    "-O": "--optimization-level",
+}
+"""Short forms of vLLM flags -> long forms."""
+
+_TEXT_ONLY = "this version generates text from text only; remove the flag"
+_ONE_DEVICE = "this version runs on one device; remove the flag or set it to 1"
+_NO_LORA = "LoRA adapters come with a later version; remove the flag"
+_NO_TOOLS = "tool and reasoning parsers come with a later version; remove the flag"
+_NO_SPECULATION = "speculative decoding comes with a later version; remove the flag"
+_NO_GRAMMAR = "structured output comes with a later version; remove the flag"
+_NO_HUB = "models are read from local folders in this version; remove the flag"
+_EAGER = "models always run eagerly here; remove the flag"
+_RECOMPUTE = "preempted requests are recomputed, nothing is swapped out; remove the flag"
+_NO_TRACING = "tracing and profiling come with a later version; remove the flag"
+
+_GROUPS: tuple[tuple[str, str], ...] = (
+    (
+        _TEXT_ONLY,
+        "limit-mm-per-prompt mm-processor-cache-gb mm-processor-kwargs allowed-local-media-path allowed-media-domains "
+        "interleave-mm-strings media-io-kwargs pooler-config override-pooler-config hf-overrides logits-processors "
+        "logits-processor-pattern",
+    ),
+    (
+        _ONE_DEVICE,
+        "distributed-executor-backend nnodes node-rank master-addr master-port enable-expert-parallel worker-use-ray "
+        "max-parallel-loading-workers disable-custom-all-reduce api-server-count",
+    ),
+    (
+        _NO_LORA,
+        "lora-modules max-loras max-lora-rank max-cpu-loras fully-sharded-loras lora-dtype lora-extra-vocab-size "
+        "enable-lora-bias prompt-adapters lora-resolver",
+    ),
+    (
+        _NO_TOOLS,
+        "tool-call-parser tool-parser-plugin tool-strict-level tool-server reasoning-parser enable-auto-tool-choice "
+        "exclude-tools-when-tool-choice-none",
+    ),
+    (
+        _NO_SPECULATION,
+        "speculative-config spec-method spec-model spec-tokens speculative-draft-tensor-parallel-size "
+        "speculative-max-model-len speculative-disable-by-batch-size ngram-prompt-lookup-min "
+        "spec-decoding-acceptance-method typical-acceptance-sampler-posterior-threshold",
+    ),
+    (_NO_GRAMMAR, "structured-outputs-config structured-outputs-config.backend"),
+    (_NO_HUB, "revision code-revision tokenizer-revision download-dir hf-token hf-config-path"),
+    (_EAGER, "compilation-config optimization-level cuda-graph-sizes enable-sleep-mode"),
+    (
+        _NO_TRACING,
+        "otlp-traces-endpoint collect-detailed-traces profiler-config kv-transfer-config kv-events-config "
+        "kv-offloading-size enable-server-load-tracking",
+    ),
+    (
+        "the server does not offer this yet; remove the flag",
+        "middleware chat-template-content-format default-chat-template-kwargs return-tokens-as-token-ids "
+        "enable-force-include-usage enable-prompt-tokens-details enable-log-outputs fingerprint-mode stream-interval "
+        "logprobs-mode prefix-caching-hash-algo calculate-kv-scales uvicorn-log-level ssl-refresh "
+        "h11-max-incomplete-event-size h11-max-header-count",
+    ),
+)
+"""Sentence -> names."""
+
+_SWITCHES = (
+    "enable-auto-tool-choice enable-expert-parallel disable-custom-all-reduce fully-sharded-loras enable-sleep-mode "
+    "worker-use-ray enable-server-load-tracking return-tokens-as-token-ids enable-force-include-usage ssl-refresh "
+    "enable-prompt-tokens-details enable-log-outputs calculate-kv-scales exclude-tools-when-tool-choice-none "
+    "enable-lora-bias interleave-mm-strings"
+)
+"""Names in `_GROUPS` that take no value."""
+
+_SINGLE: tuple[RefusedFlag, ...] = (
+    RefusedFlag("tensor-parallel-size", _ONE_DEVICE, (1,)),
+    RefusedFlag("pipeline-parallel-size", _ONE_DEVICE, (1,)),
+    RefusedFlag("data-parallel-size", _ONE_DEVICE, (1,)),
+    RefusedFlag("enforce-eager", _EAGER, (True, False), is_switch=True),
+    RefusedFlag("swap-space", _RECOMPUTE, (0,)),
+    RefusedFlag("cpu-offload-gb", "weights are not offloaded in this version; remove the flag", (0,)),
+    RefusedFlag("preemption-mode", _RECOMPUTE, ("recompute",)),
+    RefusedFlag("runner", _TEXT_ONLY, ("auto", "generate")),
+    RefusedFlag("convert", _TEXT_ONLY, ("auto", "none")),
+    RefusedFlag("task", "vLLM renamed it to --runner and --convert, and " + _TEXT_ONLY, ("auto", "generate")),
+    RefusedFlag("tokenizer-mode", "there is one tokenizer mode; remove the flag", ("auto", "hf")),
+    RefusedFlag("skip-tokenizer-init", "the server needs the tokenizer; remove the flag", (False,), is_switch=True),
+    RefusedFlag("trust-remote-code", "code from checkpoints is never run; remove the flag", (False,), is_switch=True),
+    RefusedFlag("quantization", "quantized weights come with a later version; remove the flag", ("none", None)),
+    RefusedFlag("kv-cache-dtype", "the KV cache has the type of --dtype; remove the flag", ("auto",)),
+    RefusedFlag("enable-lora", _NO_LORA, (False,), is_switch=True),
+    RefusedFlag("enable-request-id-headers", "the X-Request-Id header is always sent; remove the flag", (True,), True),
+    RefusedFlag("async-scheduling", "there is one way of scheduling; remove the flag", (False,), is_switch=True),
+    RefusedFlag(
+        "guided-decoding-backend",
+        "vLLM renamed it to --structured-outputs-config.backend, and " + _NO_GRAMMAR,
+        ("auto",),
+    ),
+    RefusedFlag("num-scheduler-steps", "vLLM removed it; every step is scheduled, remove the flag", (1,)),
+    RefusedFlag("multi-step-stream-outputs", "vLLM removed it; remove the flag", is_switch=True),
+    RefusedFlag("use-v2-block-manager", "vLLM removed it; there is one block manager, remove the flag", (True,), True),
+    RefusedFlag(
+        "disable-log-requests",
+        "it is the default now, and its opposite is --enable-log-requests; remove the flag",
+        (True,),
+        is_switch=True,
+    ),
+    RefusedFlag("disable-log-stats", "statistics are at /metrics only; remove the flag", (True,), is_switch=True),
+    RefusedFlag("enable-reasoning", "vLLM replaced it by --reasoning-parser, and " + _NO_TOOLS, (False,), True),
+    RefusedFlag("speculative-model", "vLLM moved it into --speculative-config, and " + _NO_SPECULATION),
+    RefusedFlag("num-speculative-tokens", "vLLM moved it into --speculative-config, and " + _NO_SPECULATION, (0,)),
+    RefusedFlag("ngram-prompt-lookup-max", "vLLM moved it into --speculative-config, and " + _NO_SPECULATION),
+    RefusedFlag("max-seq-len-to-capture", "vLLM removed it; " + _EAGER),
+    RefusedFlag("max-context-len-to-capture", "vLLM removed it; " + _EAGER),
+    RefusedFlag("num-lookahead-slots", "vLLM removed it; remove the flag", (0,)),
+    RefusedFlag("max-num-partial-prefills", "every prompt may be cut; remove the flag", (1,)),
+    RefusedFlag("max-long-partial-prefills", "use --long-prefill-token-threshold instead", (1,)),
+    RefusedFlag("scheduler-delay-factor", "vLLM removed it; remove the flag", (0,)),
+    RefusedFlag("disable-sliding-window", "the checkpoint decides on sliding windows; remove the flag", (False,), True),
+)
+
+
+def refused_flags() -> dict[str, RefusedFlag]:
+    """Returns the table, by name."""
+    switches = frozenset(_SWITCHES.split())
+    table = {flag.name: flag for flag in _SINGLE}
+    for sentence, names in _GROUPS:
+        for name in names.split():
+            table[name] = RefusedFlag(name, sentence, is_switch=name in switches)
+    return table

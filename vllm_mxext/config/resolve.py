@@ -1,0 +1,265 @@
+"""`resolve()`: the user's intent plus checkpoint and machine facts become the concrete configuration, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from vllm_mxext import builtin
+from vllm_mxext.config import machine
+from vllm_mxext.config.app import AppConfig, from_arguments
+from vllm_mxext.config.engine import (
+    CacheConfig,
+    DeviceConfig,
+    DType,
+    EngineConfig,
+    LoadFormat,
+    ModelConfig,
+    SchedulerConfig,
+    SchedulingPolicy,
+)
+from vllm_mxext.config.fit import fitting_tokens
+from vllm_mxext.config.frontend import AdmissionConfig, FrontendConfig
+from vllm_mxext.config.generation import default_sampling, read_chat_template
+from vllm_mxext.config.model_spec import ModelSpec, read_model_spec
+from vllm_mxext.config.options import ServerOptions
+from vllm_mxext.config.server import CorsConfig, ServerConfig, TlsConfig
+from vllm_mxext.errors import ConfigError
+
+DEFAULT_TOKEN_BUDGET = 2048
+
+_DTYPE_ALIASES: dict[str, DType] = {"half": "float16", "float": "float32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the machine offers this process.
+
+    Attributes:
+        num_cores: physical cores.
+        memory: main memory.
+    """
+
+    num_cores: int
+    memory: machine.Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A value that was looked up rather than given.
+
+    Attributes:
+        value: what was chosen.
+        reason: where it comes from, for people.
+    """
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedConfig:
+    """The concrete configuration and how it came about.
+
+    Attributes:
+        app: the intent.
+        engine: everything the engine core needs.
+        server: how the server listens, answers, guards and logs.
+        frontend: admission, sampling defaults and chat template.
+        decisions: field name -> value that was looked up.
+    """
+
+    app: AppConfig
+    engine: EngineConfig
+    server: ServerConfig
+    frontend: FrontendConfig
+    decisions: dict[str, Decision] = field(default_factory=dict)
+
+
+def resolve_engine_args(**arguments: Any) -> ResolvedConfig:
+    """Resolves the keyword arguments of `LLM`, named like the flags with underscores.
+
+    Raises:
+        ConfigError: an argument is unknown or wrong, or the checkpoint is.
+    """
+    return resolve(from_arguments(arguments))
+
+
+def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
+    """Looks up what the intent leaves open: checkpoint facts, data type, lengths, threads, sampling defaults.
+
+    Args:
+        app: the intent.
+        host: what the machine offers; found out by default.
+
+    Raises:
+        ConfigError: model, tokenizer or template cannot be found, or values contradict each other or the checkpoint.
+    """
+    host = Machine(machine.usable_cores(), machine.usable_memory()) if host is None else host
+    decisions: dict[str, Decision] = {}
+    path, names = _find_model(app, decisions)
+    spec = read_model_spec(path)
+    dtype = _dtype(app, spec, decisions)
+    cache = CacheConfig(
+        block_size=app.cache.block_size,
+        enable_prefix_caching=app.cache.enable_prefix_caching,
+        kv_cache_memory_bytes=app.cache.kv_cache_memory_bytes,
+        memory_utilization=app.cache.gpu_memory_utilization,
+        num_blocks_override=app.cache.num_gpu_blocks_override,
+    )
+    scheduler = _scheduler(app, spec, decisions)
+    max_model_len = _max_model_len(app, spec, fitting_tokens(spec, dtype, cache, scheduler, host.memory), decisions)
+    model = ModelConfig(
+        path=path,
+        tokenizer_path=_tokenizer_path(app, path),
+        spec=spec,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        load_format=cast("LoadFormat", app.model.load_format),
+        seed=app.model.seed,
+        max_logprobs=app.model.max_logprobs,
+        served_model_names=names,
+    )
+    engine = EngineConfig(model, cache, scheduler, _device(app, host.num_cores, decisions))
+    frontend = FrontendConfig(
+        AdmissionConfig(app.scheduler.max_num_queued_reqs, app.scheduler.max_num_queued_tokens),
+        default_sampling(app.model.generation_config, app.model.override_generation_config or {}, path),
+        read_chat_template(app.model.chat_template),
+    )
+    return ResolvedConfig(app, engine, _server(app.server), frontend, decisions)
+
+
+def _find_model(app: AppConfig, decisions: dict[str, Decision]) -> tuple[Path, tuple[str, ...]]:
+    """Returns the checkpoint folder and the served names."""
+    given = app.model.model
+    path = builtin.model_path() if given is None else Path(given).expanduser()
+    if given == builtin.BUILTIN_MODEL_NAME and not path.exists():
+        given, path = None, builtin.model_path()
+    if path.is_file():
+        raise ConfigError(f"--model names the file '{given}'; give the folder of a checkpoint in Hugging Face layout.")
+    if not path.is_dir():
+        raise ConfigError(
+            f"There is no folder '{given}': this version reads models from local folders only, downloads come with the "
+            "MX Hub in a later one; download the checkpoint and name its folder, or name no model for the built-in one."
+        )
+    if given is None:
+        decisions["model"] = Decision(builtin.BUILTIN_MODEL_NAME, "built-in model")
+    names = app.model.served_model_name
+    if not names:
+        names = (builtin.BUILTIN_MODEL_NAME if given is None else given,)
+        decisions["served_model_name"] = Decision(names, "from the model")
+    return path.resolve(), names
+
+
+def _tokenizer_path(app: AppConfig, model_path: Path) -> Path:
+    if app.model.tokenizer is None:
+        return model_path
+    path = Path(app.model.tokenizer).expanduser()
+    if not path.exists():
+        raise ConfigError(f"--tokenizer names '{app.model.tokenizer}', which is no folder or file on this machine.")
+    return path.resolve()
+
+
+def _dtype(app: AppConfig, spec: ModelSpec, decisions: dict[str, Decision]) -> DType:
+    given = app.model.dtype
+    if given != "auto":
+        return _DTYPE_ALIASES.get(given, cast("DType", given))
+    decisions["dtype"] = Decision(spec.checkpoint_dtype, "checkpoint")
+    return spec.checkpoint_dtype
+
+
+def _max_model_len(app: AppConfig, spec: ModelSpec, num_fitting: int, decisions: dict[str, Decision]) -> int:
+    given, limit = app.model.max_model_len, spec.max_position_embeddings
+    if given is None:
+        decisions["max_model_len"] = Decision(limit, "checkpoint")
+        return limit
+    if given == -1:
+        if num_fitting < app.cache.block_size:
+            raise ConfigError(
+                "--max-model-len auto finds no room for a KV cache beside the weights; raise --gpu-memory-utilization "
+                "or --kv-cache-memory-bytes, or serve a smaller model."
+            )
+        length = min(limit, num_fitting)
+        reason = "checkpoint" if length == limit else "fits into memory"
+        decisions["max_model_len"] = Decision(length, reason)
+        return length
+    if given > limit:
+        raise ConfigError(f"--max-model-len {given} is more than the checkpoint's limit of {limit} tokens; lower it.")
+    return given
+
+
+def _scheduler(app: AppConfig, spec: ModelSpec, decisions: dict[str, Decision]) -> SchedulerConfig:
+    options, given_len = app.scheduler, app.model.max_model_len
+    needed, why = options.max_num_seqs, "--max-num-seqs"
+    if not options.enable_chunked_prefill:
+        longest = spec.max_position_embeddings if given_len in (None, -1) else given_len
+        if longest is not None and longest > needed:
+            needed, why = longest, "--max-model-len without chunked prefill"
+    budget = options.max_num_batched_tokens
+    if budget is None:
+        budget = max(DEFAULT_TOKEN_BUDGET, needed)
+        decisions["max_num_batched_tokens"] = Decision(budget, why if budget > DEFAULT_TOKEN_BUDGET else "default")
+    elif budget < needed:
+        raise ConfigError(f"--max-num-batched-tokens {budget} is less than the {needed} that {why} needs; raise it.")
+    return SchedulerConfig(
+        max_num_batched_tokens=budget,
+        max_num_seqs=options.max_num_seqs,
+        enable_chunked_prefill=options.enable_chunked_prefill,
+        long_prefill_token_threshold=options.long_prefill_token_threshold,
+        policy=cast("SchedulingPolicy", options.scheduling_policy),
+    )
+
+
+def _device(app: AppConfig, num_cores: int, decisions: dict[str, Decision]) -> DeviceConfig:
+    device, num_threads = app.device.device, app.device.num_threads
+    if device == "auto":
+        device = "cpu"
+        decisions["device"] = Decision(device, "default")
+    if num_threads is None:
+        num_threads = num_cores
+        decisions["num_threads"] = Decision(num_threads, "physical cores of this process")
+    return DeviceConfig(device, num_threads)
+
+
+def _server(options: ServerOptions) -> ServerConfig:
+    return ServerConfig(
+        host=options.host,
+        port=options.port,
+        uds=Path(options.uds).expanduser() if options.uds is not None else None,
+        tls=_tls(options),
+        api_keys=options.api_key,
+        metrics_need_key=not options.metrics_without_key,
+        root_path=options.root_path,
+        cors=CorsConfig(
+            options.allowed_origins, options.allowed_methods, options.allowed_headers, options.allow_credentials
+        ),
+        is_docs_enabled=not options.disable_fastapi_docs,
+        max_request_body_bytes=options.max_request_body_bytes,
+        sse_keep_alive_s=options.sse_keep_alive_interval,
+        shutdown_timeout_s=options.shutdown_timeout,
+        trust_request_chat_template=options.trust_request_chat_template,
+        response_role=options.response_role,
+        log_requests=options.enable_log_requests,
+        max_log_len=options.max_log_len,
+        quiet_endpoints=options.disable_access_log_for_endpoints,
+    )
+
+
+def _tls(options: ServerOptions) -> TlsConfig | None:
+    files = {
+        "--ssl-certfile": options.ssl_certfile,
+        "--ssl-keyfile": options.ssl_keyfile,
+        "--ssl-ca-certs": options.ssl_ca_certs,
+    }
+    for flag, path in files.items():
+        if path is not None and not path.is_file():
+            raise ConfigError(f"{flag} names '{path}', which is no file on this machine.")
+    if options.ssl_certfile is not None:
+        return TlsConfig(options.ssl_certfile, options.ssl_keyfile, options.ssl_ca_certs, options.ssl_cert_reqs)
+    given = [flag for flag, path in files.items() if path is not None]
+    if options.ssl_cert_reqs:
+        given.append("--ssl-cert-reqs")
+    if given:
+        raise ConfigError(f"{given[0]} needs --ssl-certfile, without which there is no HTTPS.")
+    return None
