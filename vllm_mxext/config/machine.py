@@ -50,7 +50,8 @@ def usable_memory(root: Path = _SYSTEM_ROOT) -> Memory:
         limit = _number(folder, "memory.max", "memory.limit_in_bytes")
         if limit is not None:
             used = _number(folder, "memory.current", "memory.usage_in_bytes") or 0
-            cached = _entries(folder / "memory.stat").get("inactive_file", 0)
+            stat = _entries(folder / "memory.stat")
+            cached = stat.get("total_inactive_file", stat.get("inactive_file", 0))
             total, available = min(total, limit), min(available, max(0, limit - used + cached))
     return Memory(total, available)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,15 +19,18 @@ from vllm_mxext.config.engine import (
     SchedulerConfig,
     SchedulingPolicy,
 )
-from vllm_mxext.config.fit import fitting_tokens
 from vllm_mxext.config.frontend import AdmissionConfig, FrontendConfig
 from vllm_mxext.config.generation import default_sampling, read_chat_template
+from vllm_mxext.config.memory_plan import longest_model_len
 from vllm_mxext.config.model_spec import ModelSpec, read_model_spec
 from vllm_mxext.config.options import ServerOptions
 from vllm_mxext.config.server import CorsConfig, ServerConfig, TlsConfig
 from vllm_mxext.errors import ConfigError
 
 DEFAULT_TOKEN_BUDGET = 2048
+
+_AUTO_LENGTH = -1
+"""`--max-model-len auto`."""
 
 _DTYPE_ALIASES: dict[str, DType] = {"half": "float16", "float": "float32"}
 
@@ -109,19 +112,20 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
         num_blocks_override=app.cache.num_gpu_blocks_override,
     )
     scheduler = _scheduler(app, spec, decisions)
-    max_model_len = _max_model_len(app, spec, fitting_tokens(spec, dtype, cache, scheduler, host.memory), decisions)
     model = ModelConfig(
         path=path,
         tokenizer_path=_tokenizer_path(app, path),
         spec=spec,
         dtype=dtype,
-        max_model_len=max_model_len,
+        max_model_len=_max_model_len(app, spec, decisions),
         load_format=cast("LoadFormat", app.model.load_format),
         seed=app.model.seed,
         max_logprobs=app.model.max_logprobs,
         served_model_names=names,
     )
     engine = EngineConfig(model, cache, scheduler, _device(app, host.num_cores, decisions))
+    if app.model.max_model_len == _AUTO_LENGTH:
+        engine = _fitted(engine, host.memory, decisions)
     frontend = FrontendConfig(
         AdmissionConfig(app.scheduler.max_num_queued_reqs, app.scheduler.max_num_queued_tokens),
         default_sampling(app.model.generation_config, app.model.override_generation_config or {}, path),
@@ -169,31 +173,35 @@ def _dtype(app: AppConfig, spec: ModelSpec, decisions: dict[str, Decision]) -> D
     return spec.checkpoint_dtype
 
 
-def _max_model_len(app: AppConfig, spec: ModelSpec, num_fitting: int, decisions: dict[str, Decision]) -> int:
+def _max_model_len(app: AppConfig, spec: ModelSpec, decisions: dict[str, Decision]) -> int:
+    """Returns the length asked for; the checkpoint's where none or an automatic one is."""
     given, limit = app.model.max_model_len, spec.max_position_embeddings
-    if given is None:
+    if given is None or given == _AUTO_LENGTH:
         decisions["max_model_len"] = Decision(limit, "checkpoint")
         return limit
-    if given == -1:
-        if num_fitting < app.cache.block_size:
-            raise ConfigError(
-                "--max-model-len auto finds no room for a KV cache beside the weights; raise --gpu-memory-utilization "
-                "or --kv-cache-memory-bytes, or serve a smaller model."
-            )
-        length = min(limit, num_fitting)
-        reason = "checkpoint" if length == limit else "fits into memory"
-        decisions["max_model_len"] = Decision(length, reason)
-        return length
     if given > limit:
         raise ConfigError(f"--max-model-len {given} is more than the checkpoint's limit of {limit} tokens; lower it.")
     return given
+
+
+def _fitted(engine: EngineConfig, memory: machine.Memory, decisions: dict[str, Decision]) -> EngineConfig:
+    """Shortens the context to what has room in memory."""
+    length = longest_model_len(engine, memory)
+    if length < engine.cache.block_size:
+        raise ConfigError(
+            "--max-model-len auto finds no room for a KV cache beside the weights; raise --gpu-memory-utilization "
+            "or --kv-cache-memory-bytes, or serve a smaller model."
+        )
+    if length < engine.model.max_model_len:
+        decisions["max_model_len"] = Decision(length, "fits into memory")
+    return replace(engine, model=replace(engine.model, max_model_len=length))
 
 
 def _scheduler(app: AppConfig, spec: ModelSpec, decisions: dict[str, Decision]) -> SchedulerConfig:
     options, given_len = app.scheduler, app.model.max_model_len
     needed, why = options.max_num_seqs, "--max-num-seqs"
     if not options.enable_chunked_prefill:
-        longest = spec.max_position_embeddings if given_len in (None, -1) else given_len
+        longest = spec.max_position_embeddings if given_len in (None, _AUTO_LENGTH) else given_len
         if longest is not None and longest > needed:
             needed, why = longest, "--max-model-len without chunked prefill"
     budget = options.max_num_batched_tokens

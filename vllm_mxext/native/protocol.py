@@ -192,7 +192,8 @@ class ModelRunnerOutput:
     """What the forward pass sampled.
 
     Attributes:
-        sampled_token_ids: request id -> new tokens (one each today); only requests that sampled in this step.
+        sampled_token_ids: request id -> new tokens (one each today); only requests that sampled in this step. A
+            negative id says that the request's logits were unusable and it cannot go on.
         logprobs: request id -> one entry per new token, for requests that asked.
     """
 

@@ -73,3 +73,25 @@ def test_a_version_1_memory_limit_counts(root: Path) -> None:
     write(root, "proc/self/cgroup", "9:memory:/box\n")
     write(root, "sys/fs/cgroup/memory/box/memory.limit_in_bytes", "1048576\n")
     assert usable_memory(root).total_bytes == 1048576
+
+
+def test_the_tightest_of_nested_memory_limits_counts(root: Path) -> None:
+    write(root, "proc/self/cgroup", "0::/a/b\n")
+    write(root, "sys/fs/cgroup/a/memory.max", "52428800")
+    write(root, "sys/fs/cgroup/a/b/memory.max", "max")
+    assert usable_memory(root).total_bytes == 52428800
+
+
+def test_a_container_beyond_its_limit_has_no_memory_left(root: Path) -> None:
+    write(root, "proc/self/cgroup", "0::/\n")
+    write(root, "sys/fs/cgroup/memory.max", "1048576")
+    write(root, "sys/fs/cgroup/memory.current", "2097152")
+    assert usable_memory(root) == Memory(total_bytes=1048576, available_bytes=0)
+
+
+def test_a_version_1_page_cache_is_available(root: Path) -> None:
+    write(root, "proc/self/cgroup", "5:cpu,cpuacct:/x\n4:memory:/job\n")
+    write(root, "sys/fs/cgroup/memory/job/memory.limit_in_bytes", "1048576")
+    write(root, "sys/fs/cgroup/memory/job/memory.usage_in_bytes", "1000000")
+    write(root, "sys/fs/cgroup/memory/job/memory.stat", "total_inactive_file 4000\n")
+    assert usable_memory(root).available_bytes == 1048576 - 1000000 + 4000

@@ -94,7 +94,7 @@ class CompiledKernels:
             weight = weight.contiguous()
         out_features, in_features = weight.shape
         elements = self._library.packed_elements(self._code, out_features, in_features)
-        data = self._library.empty(elements, self._dtype)
+        data = self._library.zeros(elements, self._dtype)
         self._pack_linear(weight.data_ptr(), weight.stride(0), out_features, in_features, data.data_ptr(), self._code)
         if bias is not None:
             bias = bias.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
@@ -253,7 +253,7 @@ class CompiledKernels:
     def _allocate_layer(self, spec: KVCacheSpec) -> CompiledKVCache:
         shape = (spec.num_blocks, spec.num_kv_heads, spec.block_size // _GROUP_TOKENS, _GROUP_TOKENS * spec.head_dim)
         size = spec.num_blocks * spec.num_kv_heads * spec.block_size * spec.head_dim
-        memory = [self._library.empty(size + _TAIL_ELEMENTS, spec.dtype).zero_() for _ in range(2)]
+        memory = [self._library.zeros(size + _TAIL_ELEMENTS, spec.dtype) for _ in range(2)]
         key, value = (tensor[:size].view(shape) for tensor in memory)
         return CompiledKVCache(key, value, key.data_ptr(), value.data_ptr(), spec.block_size)
 

@@ -121,7 +121,7 @@ class Kernels(Protocol):
     """Whether a row's result is bit-identical whatever else is in the batch and however prefill was chunked."""
 
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
-        """Packs `weight: [N, K]` (any N, K >= 1) and `bias: [N]`; the arguments may be freed afterwards."""
+        """Packs copies of `weight: [N, K]` (any N, K >= 1) and `bias: [N]`; both may be overwritten afterwards."""
         ...
 
     def linear(self, x: torch.Tensor, layer: PackedLinear, out: torch.Tensor) -> None:

@@ -15,6 +15,7 @@ import torch
 import vllm_mxext.native.kernels as kernels_package
 from vllm_mxext import envs
 from vllm_mxext.errors import ConfigError
+from vllm_mxext.native.kernels.lazy_memory import lazy_zeros
 
 ABI_VERSION = 3
 """Interface version this file was written for; `MX_ABI_VERSION` of `csrc/kernels.h`."""
@@ -145,13 +146,13 @@ class KernelLibrary:
         """Threads that a kernel called from this thread uses."""
         return int(self._functions["mx_num_threads"]())
 
-    def empty(self, num_elements: int, dtype: torch.dtype) -> torch.Tensor:
-        """Uninitialised memory for data that is streamed every step: large pages back it where the system has them."""
+    def zeros(self, num_elements: int, dtype: torch.dtype) -> torch.Tensor:
+        """Zeroed memory for data that is streamed every step: large pages back it where the system has them."""
         spare = _LARGE_PAGE_BYTES // dtype.itemsize
         if num_elements < spare:
-            return torch.empty(num_elements, dtype=dtype)
+            return torch.zeros(num_elements, dtype=dtype)
         # Large pages are aligned to their size; the unused start is never written, so it takes no memory.
-        memory = torch.empty(num_elements + spare, dtype=dtype)
+        memory = lazy_zeros(num_elements + spare, dtype)
         first = -memory.data_ptr() % _LARGE_PAGE_BYTES // dtype.itemsize
         data = memory[first : first + num_elements]
         self._functions["mx_advise_large_pages"](data.data_ptr(), data.nbytes)

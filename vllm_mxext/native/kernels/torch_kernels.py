@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from vllm_mxext.native.kernels.interface import (
     LayerKVCache,
     PackedLinear,
 )
+from vllm_mxext.native.kernels.lazy_memory import lazy_zeros
 
 _NEGATIVE_INFINITY = float("-inf")
 
@@ -137,13 +139,13 @@ class TorchKernels:
         if spec.block_size <= 0 or spec.head_dim <= 0:
             raise ConfigError(f"KV block size {spec.block_size} and head size {spec.head_dim} must be positive.")
         shape = (spec.num_blocks, spec.block_size, spec.num_kv_heads, spec.head_dim)
-        return [
-            LayerKVCache(
-                torch.zeros(shape, dtype=spec.dtype, device=spec.device),
-                torch.zeros(shape, dtype=spec.dtype, device=spec.device),
-            )
-            for _ in range(spec.num_layers)
-        ]
+
+        def zeros() -> torch.Tensor:
+            if spec.device.type == "cpu":
+                return lazy_zeros(math.prod(shape), spec.dtype).view(shape)
+            return torch.zeros(shape, dtype=spec.dtype, device=spec.device)
+
+        return [LayerKVCache(zeros(), zeros()) for _ in range(spec.num_layers)]
 
     def describe(self) -> dict[str, Any]:
         """Facts for logs and `collect-env`."""

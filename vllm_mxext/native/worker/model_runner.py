@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.config.memory_plan import MemoryPlan, plan_memory
 from vllm_mxext.errors import EngineNotReadyError
 from vllm_mxext.logger import init_logger
 from vllm_mxext.native.kernels.interface import Kernels
@@ -21,7 +22,6 @@ from vllm_mxext.native.sampling.sampler import Sampler
 from vllm_mxext.native.worker.device_memory import device_memory
 from vllm_mxext.native.worker.input_batch import InputBatch, StepInputs
 from vllm_mxext.native.worker.kv_cache import KVCache, allocate_kv_cache
-from vllm_mxext.native.worker.memory import MemoryPlan, plan_memory
 from vllm_mxext.native.worker.step_buffers import StepBuffers
 
 logger = init_logger(__name__)

@@ -65,8 +65,8 @@ def main(monkeypatch: pytest.MonkeyPatch, created: list[Any], checkpoint: Path):
     """Runs the program with a given kind of engine."""
 
     def run(engine: type[FakeEngineClient], *argv: str) -> int:
-        def create(config: Any, frontend: Any, *, recorder: Any) -> FakeEngineClient:
-            created.append((config, frontend, recorder))
+        def create(config: Any, frontend: Any, *, recorder: Any, environ: dict[str, str]) -> FakeEngineClient:
+            created.append((config, frontend, recorder, environ))
             return engine(recorder=recorder)
 
         monkeypatch.setattr(api_server, "create_engine_client", create)
@@ -89,6 +89,15 @@ def test_a_signal_ends_the_program_with_status_0(main, created):
 def test_a_failed_start_ends_with_status_1_and_the_root_cause_as_last_line(main, capsys):
     assert main(BrokenEngine) == 1
     assert last_line(capsys).endswith(": The shard model-2.safetensors is missing; download it again.")
+
+
+def test_the_engine_process_logs_as_the_configuration_file_says(main, created, tmp_path, monkeypatch):
+    monkeypatch.delenv("VLLM_MXEXT_CONFIGURE_LOGGING")
+    path = tmp_path / "logging.json"
+    path.write_text('{"version": 1, "incremental": true}')
+    assert main(SelfEndingEngine, "--log-config-file", str(path)) == 0
+    [(*_, environ)] = created
+    assert environ == {"VLLM_MXEXT_LOGGING_CONFIG_PATH": str(path)}
 
 
 def test_a_port_in_use_ends_with_status_2_before_any_engine_is_made(main, created, capsys):
@@ -126,7 +135,7 @@ def test_help_names_the_program(capsys):
 def test_the_engine_feeds_the_metrics_that_the_server_shows(main, created):
     main(SelfEndingEngine, "--served-model-name", "tiny")
 
-    [(config, _, recorder)] = created
+    [(config, _, recorder, _)] = created
     assert config.model.served_model_names == ("tiny",)
     assert b'model_name="tiny"' in recorder.render()[0]
 

@@ -11,11 +11,8 @@ import pytest
 
 from vllm_mxext import envs
 from vllm_mxext.config.engine import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
-from vllm_mxext.config.model_spec import parse_model_spec
-from vllm_mxext.errors import ConfigError
-from vllm_mxext.native.kernels.library import TORCH_ISA, runnable_isas
-from vllm_mxext.native.worker.device_memory import DeviceMemory
-from vllm_mxext.native.worker.memory import (
+from vllm_mxext.config.machine import Memory
+from vllm_mxext.config.memory_plan import (
     DEFAULT_CPU_KV_BYTES,
     activation_bytes,
     format_bytes,
@@ -23,10 +20,13 @@ from vllm_mxext.native.worker.memory import (
     plan_memory,
     weights_bytes,
 )
+from vllm_mxext.config.model_spec import parse_model_spec
+from vllm_mxext.errors import ConfigError
+from vllm_mxext.native.kernels.library import TORCH_ISA, runnable_isas
 from vllm_mxext.native.worker.model_runner import ModelRunner
 
 GIB = 2**30
-ROOMY = DeviceMemory(total_bytes=64 * GIB, available_bytes=60 * GIB)
+ROOMY = Memory(total_bytes=64 * GIB, available_bytes=60 * GIB)
 LARGE = {
     "architectures": ["Qwen3ForCausalLM"],
     "vocab_size": 151_936,
@@ -84,7 +84,7 @@ def test_a_gpu_gets_all_that_its_share_allows() -> None:
 
 
 def test_what_others_use_is_not_planned_with() -> None:
-    busy = DeviceMemory(total_bytes=64 * GIB, available_bytes=4 * GIB)
+    busy = Memory(total_bytes=64 * GIB, available_bytes=4 * GIB)
     plan = plan_memory(engine_config(), busy)
     assert plan.total_bytes <= 4 * GIB
 
@@ -111,7 +111,7 @@ def test_the_table_has_the_numbers() -> None:
     assert f"{plan.num_blocks} blocks of 16" in table
 
 
-def refusal(config: EngineConfig, memory: DeviceMemory) -> str:
+def refusal(config: EngineConfig, memory: Memory) -> str:
     with pytest.raises(ConfigError) as caught:
         plan_memory(config, memory)
     return str(caught.value)
@@ -129,7 +129,7 @@ def number_after(flag: str, message: str) -> int:
 def test_a_context_that_does_not_fit_is_refused_with_the_longest_that_does(
     available_mib: int, max_num_seqs: int, max_model_len: int
 ) -> None:
-    memory = DeviceMemory(total_bytes=64 * GIB, available_bytes=available_mib * 2**20)
+    memory = Memory(total_bytes=64 * GIB, available_bytes=available_mib * 2**20)
     config = replace(engine_config(max_model_len=max_model_len), scheduler=SchedulerConfig(max_num_seqs=max_num_seqs))
     message = refusal(config, memory)
     for size in (weights_bytes(config), activation_bytes(config), available_mib * 2**20):
@@ -158,7 +158,7 @@ def test_too_few_exact_blocks_are_refused() -> None:
 
 
 def test_a_small_cache_on_a_small_machine_is_refused_with_a_context_that_fits() -> None:
-    memory = DeviceMemory(total_bytes=64 * GIB, available_bytes=2 * GIB)
+    memory = Memory(total_bytes=64 * GIB, available_bytes=2 * GIB)
     message = refusal(engine_config(max_model_len=40_960, kv_cache_memory_bytes=2**20), memory)
     assert "leave out --kv-cache-memory-bytes" in message
     plan_memory(engine_config(max_model_len=number_after("--max-model-len", message)), memory)
@@ -166,7 +166,7 @@ def test_a_small_cache_on_a_small_machine_is_refused_with_a_context_that_fits() 
 
 @pytest.mark.parametrize(("dtype", "remedy"), [("float32", "--dtype bfloat16"), ("bfloat16", "a smaller model")])
 def test_weights_that_do_not_fit_are_refused(dtype: str, remedy: str) -> None:
-    memory = DeviceMemory(total_bytes=GIB, available_bytes=GIB)
+    memory = Memory(total_bytes=GIB, available_bytes=GIB)
     assert remedy in refusal(engine_config(dtype=dtype), memory)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.config.machine import Memory
 from vllm_mxext.config.model_spec import ModelSpec
 from vllm_mxext.errors import ConfigError
-from vllm_mxext.native.worker.device_memory import DeviceMemory
 
 DEFAULT_CPU_KV_BYTES = 4 * 2**30
 """KV cache on a CPU unless the user says otherwise; a single longest request may need more."""
@@ -78,7 +78,7 @@ class MemoryPlan:
         return "\n".join(f"{name:<12}{format_bytes(size):>12}  {note}".rstrip() for name, size, note in rows)
 
 
-def plan_memory(config: EngineConfig, memory: DeviceMemory) -> MemoryPlan:
+def plan_memory(config: EngineConfig, memory: Memory) -> MemoryPlan:
     """Divides the device's memory.
 
     Raises:
@@ -107,6 +107,21 @@ def plan_memory(config: EngineConfig, memory: DeviceMemory) -> MemoryPlan:
         max_model_len=config.model.max_model_len,
         max_num_seqs=config.scheduler.max_num_seqs,
     )
+
+
+def longest_model_len(config: EngineConfig, memory: Memory) -> int:
+    """Returns the largest `max_model_len` up to that of `config` for which `plan_memory()` finds room; may be <= 0."""
+    cache = config.cache
+    room = min(int(memory.total_bytes * cache.memory_utilization), memory.available_bytes)
+    room -= weights_bytes(config) + activation_bytes(config)
+    fitting = _longest_that_fits(config, room)
+    block_bytes = kv_block_bytes(config.model.spec, config.model.dtype, cache.block_size)
+    num_blocks = cache.num_blocks_override
+    if num_blocks is None and cache.kv_cache_memory_bytes is not None:
+        num_blocks = cache.kv_cache_memory_bytes // block_bytes
+    if num_blocks is not None:
+        fitting = min(fitting, (num_blocks - _NUM_NULL_BLOCKS) * cache.block_size)
+    return min(fitting, config.model.max_model_len)
 
 
 def weights_bytes(config: EngineConfig) -> int:
@@ -185,9 +200,7 @@ def _num_blocks(config: EngineConfig, room: int, block_bytes: int, min_blocks: i
     return min(affordable, enough_for_all, default)
 
 
-def _refusal(
-    config: EngineConfig, memory: DeviceMemory, budget: int, room: int, num_blocks: int, needed_bytes: int
-) -> str:
+def _refusal(config: EngineConfig, memory: Memory, budget: int, room: int, num_blocks: int, needed_bytes: int) -> str:
     block_bytes = kv_block_bytes(config.model.spec, config.model.dtype, config.cache.block_size)
     numbers = (
         f"weights {format_bytes(weights_bytes(config))} + activations {format_bytes(activation_bytes(config))} "
