@@ -26,6 +26,7 @@ def _name(model: TinyModel) -> str:
     return model.name
 
 
+@pytest.mark.promise("GOLD-1", "GOLD-3")
 @all_kernels
 @pytest.mark.parametrize("model", MODELS, ids=_name)
 def test_float32_tokens_equal_and_logits_close_to_transformers(
@@ -38,6 +39,7 @@ def test_float32_tokens_equal_and_logits_close_to_transformers(
     assert result.min_margin > 10 * result.max_error, "the fixture's margins are too small for the comparison"
 
 
+@pytest.mark.promise("GOLD-3")
 @all_kernels
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("model", MODELS, ids=_name)
@@ -48,6 +50,7 @@ def test_half_precision_logits_are_as_close_to_float32_as_those_of_transformers(
     assert 0 < result.rms_error <= ROUNDING_FACTOR * result.reference_rms_error
 
 
+@pytest.mark.promise("GOLD-1")
 @all_kernels
 @pytest.mark.parametrize("model", FAMILY_MODELS, ids=_name)
 def test_greedy_tokens_are_those_of_generate(model: TinyModel, kernels: str, checkpoint: Checkpoint) -> None:
@@ -59,6 +62,7 @@ def test_greedy_tokens_are_those_of_generate(model: TinyModel, kernels: str, che
         assert answer.token_ids == reference.greedy(prompt.token_ids, prompt.num_tokens)
 
 
+@pytest.mark.promise("LOAD-1")
 @all_kernels
 @pytest.mark.parametrize(("stored", "served"), [("bfloat16", "float32"), ("float32", "bfloat16")])
 def test_checkpoints_are_converted_to_the_dtype_asked_for(

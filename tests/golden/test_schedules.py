@@ -87,12 +87,14 @@ exact_dtypes = pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 class TestCompiledKernelsAreExact:
     """Tokens and logits are bit-identical to the request served alone, whole."""
 
+    @pytest.mark.promise("GOLD-2")
     @pytest.mark.parametrize("schedule", [Schedule("together"), *CHUNKED], ids=lambda schedule: schedule.name)
     def test_when_prompts_are_chunked(
         self, model: TinyModel, dtype: DType, kernels: str, schedule: Schedule, checkpoint: Checkpoint
     ) -> None:
         _check(checkpoint(model, dtype), dtype, _mixed(), schedule, kernels=kernels, is_exact=True)
 
+    @pytest.mark.promise("GOLD-2")
     @pytest.mark.parametrize("schedule", CACHED, ids=lambda schedule: schedule.name)
     def test_when_prefixes_are_found_in_the_cache(
         self, model: TinyModel, dtype: DType, kernels: str, schedule: Schedule, checkpoint: Checkpoint
@@ -100,6 +102,7 @@ class TestCompiledKernelsAreExact:
         served = _check(checkpoint(model, dtype), dtype, _shared_prefix(), schedule, kernels=kernels, is_exact=True)
         assert served.num_prefix_hits >= 4 * 48
 
+    @pytest.mark.promise("GOLD-2")
     @pytest.mark.parametrize("schedule", [TINY_POOL, TINY_POOL_CACHED], ids=lambda schedule: schedule.name)
     def test_when_requests_are_preempted(
         self, model: TinyModel, dtype: DType, kernels: str, schedule: Schedule, checkpoint: Checkpoint
@@ -107,12 +110,14 @@ class TestCompiledKernelsAreExact:
         served = _check(checkpoint(model, dtype), dtype, _growing(), schedule, kernels=kernels, is_exact=True)
         assert served.num_preempted > 0
 
+    @pytest.mark.promise("GOLD-2")
     def test_when_requests_join_and_leave(
         self, model: TinyModel, dtype: DType, kernels: str, checkpoint: Checkpoint
     ) -> None:
         schedule = Schedule("staggered", budget=24, max_num_seqs=4)
         _check(checkpoint(model, dtype), dtype, _staggered(), schedule, kernels=kernels, is_exact=True)
 
+    @pytest.mark.promise("GOLD-2", "SAMP-2")
     def test_when_tokens_are_sampled_with_a_seed(
         self, model: TinyModel, dtype: DType, kernels: str, checkpoint: Checkpoint
     ) -> None:
@@ -124,20 +129,24 @@ class TestCompiledKernelsAreExact:
 class TestTorchKernelsAgreeInFloat32:
     """Tokens are equal, logits close."""
 
+    @pytest.mark.promise("GOLD-2")
     @pytest.mark.parametrize("schedule", [Schedule("together"), CHUNKED[1]], ids=lambda schedule: schedule.name)
     def test_when_prompts_are_chunked(self, model: TinyModel, schedule: Schedule, checkpoint: Checkpoint) -> None:
         _check(checkpoint(model, "float32"), "float32", _mixed(), schedule, kernels=TORCH_ISA, is_exact=False)
 
+    @pytest.mark.promise("GOLD-2")
     def test_when_prefixes_are_found_in_the_cache(self, model: TinyModel, checkpoint: Checkpoint) -> None:
         folder = checkpoint(model, "float32")
         served = _check(folder, "float32", _shared_prefix(), CACHED[1], kernels=TORCH_ISA, is_exact=False)
         assert served.num_prefix_hits >= 4 * 48
 
+    @pytest.mark.promise("GOLD-2")
     def test_when_requests_are_preempted(self, model: TinyModel, checkpoint: Checkpoint) -> None:
         folder = checkpoint(model, "float32")
         served = _check(folder, "float32", _growing(), TINY_POOL, kernels=TORCH_ISA, is_exact=False)
         assert served.num_preempted > 0
 
+    @pytest.mark.promise("GOLD-2")
     def test_when_requests_join_and_leave(self, model: TinyModel, checkpoint: Checkpoint) -> None:
         schedule = Schedule("staggered", budget=24, max_num_seqs=4)
         _check(checkpoint(model, "float32"), "float32", _staggered(), schedule, kernels=TORCH_ISA, is_exact=False)

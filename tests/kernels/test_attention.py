@@ -32,6 +32,7 @@ def whole(lengths):
     return [[(request, length) for request, length in enumerate(lengths)]]
 
 
+@pytest.mark.promise("KERN-1")
 @pytest.mark.parametrize("heads", HEADS, ids=lambda heads: "x".join(map(str, heads)))
 def test_attention_equals_the_reference_for_every_head_layout(kernels, oracle, dtype, make_layer, assert_close, heads):
     layer = make_layer(heads, (1, 33, 150), dtype)
@@ -51,6 +52,7 @@ BATCHES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.promise("KERN-1")
 @settings(max_examples=12, deadline=None)
 @given(batch=BATCHES)
 def test_mixed_batches_over_shuffled_blocks_equal_the_reference(

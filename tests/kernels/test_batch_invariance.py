@@ -17,6 +17,7 @@ def linear(kernels, x, layer, out_dtype):
     return out
 
 
+@pytest.mark.promise("KERN-2")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_linear_rows_do_not_depend_on_the_number_of_rows_or_their_place(kernels, dtype, shape):
     random = torch.Generator().manual_seed(1)
@@ -40,6 +41,7 @@ def test_linear_rows_of_a_deep_layer_do_not_depend_on_the_number_of_rows(kernels
         assert torch.equal(linear(kernels, x[rows], layer, dtype), everything[rows]), count
 
 
+@pytest.mark.promise("KERN-2")
 def test_row_operations_do_not_depend_on_the_batch(kernels, dtype):
     random = torch.Generator().manual_seed(3)
     x, residual = (torch.randn(40, 90, generator=random).to(dtype) for _ in range(2))
@@ -75,6 +77,7 @@ def interleave(chunks_by_request, offset):
     return [step for step in steps if step]
 
 
+@pytest.mark.promise("KERN-2")
 @settings(max_examples=8, deadline=None)
 @given(
     cuts=st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=3), min_size=3, max_size=3),

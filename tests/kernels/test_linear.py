@@ -24,6 +24,7 @@ def random_problem(rows, out_features, in_features, dtype, with_bias, seed=0):
     return x, weight, bias
 
 
+@pytest.mark.promise("KERN-1")
 @settings(max_examples=12, deadline=None)
 @given(
     rows=st.integers(1, 40),

@@ -17,6 +17,7 @@ def random_rows(rows, width, dtype, seed, count):
     return [torch.randn(rows, width, generator=random).to(dtype) for _ in range(count)]
 
 
+@pytest.mark.promise("KERN-1")
 @FEW
 @SHAPES
 def test_rms_norm_equals_the_reference_for_any_width(kernels, oracle, dtype, assert_close, rows, width, seed):
@@ -41,6 +42,7 @@ def test_add_rms_norm_updates_the_residual_and_normalises_it(kernels, oracle, dt
     assert_close(out, expected, dtype)
 
 
+@pytest.mark.promise("KERN-1")
 @FEW
 @SHAPES
 def test_silu_mul_equals_the_reference_for_any_width(kernels, oracle, dtype, assert_close, rows, width, seed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -128,5 +129,6 @@ class KVCacheManagerMachine(RuleBasedStateMachine):
                 assert self.memory[self.slot(request, position)] == contents[position]
 
 
+@pytest.mark.promise("CORE-1")
 class TestKVCacheManager(KVCacheManagerMachine.TestCase):
     settings = settings(deadline=None, max_examples=80, stateful_step_count=40)

@@ -341,6 +341,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 _QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.promise("CORE-1", "CORE-2", "CORE-5")
 class TestScheduler(SchedulerMachine.TestCase):
     settings = settings(_QUIET, max_examples=100, stateful_step_count=30)
 

@@ -46,6 +46,7 @@ def test_too_few_free_blocks_change_nothing():
     assert (request.block_ids, kv.num_free_blocks) == ([], 2)
 
 
+@pytest.mark.promise("CORE-4")
 def test_full_blocks_of_an_equal_prefix_are_shared():
     kv = make_manager()
     first = compute(kv, make_request("a", PROMPT))
@@ -77,6 +78,7 @@ def test_output_tokens_can_be_a_prefix_of_the_next_turn():
     assert len(kv.find_prefix(make_request("b", [*PROMPT, 50, 51, 52]))) == 3
 
 
+@pytest.mark.promise("CORE-4")
 @pytest.mark.parametrize(
     "fields", [{"adapter_id": 1}, {"adapter_id": 2, "adapter_generation": 2}, {"cache_salt": "pepper"}, {}]
 )
@@ -88,6 +90,7 @@ def test_requests_of_other_adapters_generations_and_salts_share_nothing(fields):
     assert num_hit_blocks(kv, **own) == 2
 
 
+@pytest.mark.promise("CORE-7")
 def test_without_prefix_caching_only_samples_of_one_group_share():
     kv = make_manager(enable_prefix_caching=False)
     compute(kv, make_request("a", PROMPT, group_id="g"))

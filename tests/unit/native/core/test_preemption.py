@@ -8,6 +8,7 @@ from tests.unit.native.core.builders import NEXT_TOKEN, Engine, growing_engine, 
 from vllm_mxext.native.protocol import FinishReason
 
 
+@pytest.mark.promise("CORE-5")
 def test_the_last_running_request_is_preempted_and_comes_back_whole():
     engine = growing_engine(2)
     scheduled = overload(engine)
@@ -30,6 +31,7 @@ def test_the_lowest_priority_is_preempted_under_the_priority_policy():
     assert overload(growing_engine(policy="priority")).finished_request_ids == ["r0"]
 
 
+@pytest.mark.promise("CORE-5")
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
 @pytest.mark.parametrize("enable_prefix_caching", [True, False])
 def test_preempted_requests_end_as_if_nothing_had_happened(policy, enable_prefix_caching):

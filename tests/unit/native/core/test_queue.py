@@ -24,6 +24,7 @@ def test_each_policy_has_its_queue():
     assert isinstance(make_queue("priority"), PriorityQueue)
 
 
+@pytest.mark.promise("CORE-6")
 def test_fcfs_serves_in_the_order_of_adding():
     queue = FCFSQueue()
     for request in requests((2,), (0,), (1,)):
@@ -41,6 +42,7 @@ def test_fcfs_serves_a_preempted_request_first():
     assert drain(queue) == ["r2", "r0", "r1"]
 
 
+@pytest.mark.promise("CORE-6")
 def test_priority_serves_the_smallest_key_first_however_it_came():
     queue = PriorityQueue()
     low, high, middle = requests((5, 0.0, 1), (-1, 3.0, 3), (5, 0.0, 0))

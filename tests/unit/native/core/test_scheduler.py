@@ -19,6 +19,7 @@ def scheduled_tokens(engine: Engine) -> dict[str, int]:
 # --- budget and order ---
 
 
+@pytest.mark.promise("CORE-3")
 def test_prompts_and_decodes_share_one_step():
     engine = Engine()
     engine.add("a", 5)
@@ -27,6 +28,7 @@ def test_prompts_and_decodes_share_one_step():
     assert scheduled_tokens(engine) == {"a": 1, "b": 3}
 
 
+@pytest.mark.promise("CORE-2", "CORE-3")
 def test_a_long_prompt_is_cut_to_the_token_budget():
     engine = Engine(max_num_batched_tokens=10)
     engine.add("a", 25)
@@ -74,6 +76,7 @@ def test_prefills_are_served_in_order():
     assert scheduled_tokens(engine) == {"a": 6, "b": 2}
 
 
+@pytest.mark.promise("CORE-2")
 def test_no_more_than_max_num_seqs_run():
     engine = Engine(max_num_seqs=2)
     for request_id in "abc":
@@ -84,6 +87,7 @@ def test_no_more_than_max_num_seqs_run():
     assert scheduled_tokens(engine) == {"c": 2}
 
 
+@pytest.mark.promise("CORE-6")
 def test_priority_decides_who_starts_first():
     engine = Engine(max_num_seqs=1, policy="priority")
     engine.add("late", priority=0, arrival_s=2.0, max_tokens=1)
@@ -95,6 +99,7 @@ def test_priority_decides_who_starts_first():
 # --- prefix cache ---
 
 
+@pytest.mark.promise("CORE-7")
 def test_samples_of_one_prompt_share_its_blocks_in_the_very_first_step():
     for enable_prefix_caching in (True, False):
         engine = Engine(enable_prefix_caching=enable_prefix_caching)
@@ -195,6 +200,7 @@ def test_ended_requests_are_dropped_by_the_runner_in_the_next_step_with_work():
 # --- aborts and failures ---
 
 
+@pytest.mark.promise("CORE-8")
 def test_an_abort_frees_the_blocks_at_once_and_is_told_once():
     engine = Engine()
     engine.add("running", 9)

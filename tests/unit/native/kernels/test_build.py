@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[4]
 TOOLS = [shutil.which(tool) for tool in ("cmake", "ninja")]
 
 
+@pytest.mark.promise("INSTALL-1")
 @pytest.mark.skipif(None in TOOLS, reason="needs cmake and ninja")
 def test_without_a_compiler_the_build_succeeds_and_says_what_that_means(tmp_path):
     tools = tmp_path / "bin"

@@ -79,6 +79,7 @@ def test_a_forced_instruction_set_without_a_library_is_refused(monkeypatch, noth
         select_kernels(CPU, torch.float32)
 
 
+@pytest.mark.promise("INSTALL-1")
 @pytest.mark.usefixtures("nothing_installed")
 def test_without_libraries_the_torch_path_is_used_and_said_so(caplog):
     with caplog.at_level(logging.WARNING):

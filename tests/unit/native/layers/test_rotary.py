@@ -35,6 +35,7 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.promise("LOAD-1")
 @pytest.mark.parametrize("theta", [10_000.0, 1_000_000])
 @pytest.mark.parametrize("head_dim", [16, 64, 128])
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

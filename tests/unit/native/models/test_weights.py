@@ -78,6 +78,7 @@ def check_layer(weights: DecoderWeights, tensors: Tensors, layer: int) -> None:
     assert torch.equal(weights.layers[layer].mlp_norm.weight, tensors[f"{prefix}post_attention_layernorm.weight"])
 
 
+@pytest.mark.promise("LOAD-1")
 def test_every_tensor_arrives_in_its_place_and_stays_there(tmp_path: Path) -> None:
     tensors = save(tmp_path)
     weights, progress = load(tmp_path)
@@ -91,6 +92,7 @@ def test_every_tensor_arrives_in_its_place_and_stays_there(tmp_path: Path) -> No
     assert progress[-1] == 1.0
 
 
+@pytest.mark.promise("LOAD-1")
 def test_shards_are_found_through_the_index(tmp_path: Path) -> None:
     tensors = make_tensors()
     names = list(tensors)

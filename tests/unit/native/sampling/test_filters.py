@@ -48,6 +48,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(row, top_p):
     assert kept.tolist() == sorted(order[: len(kept)].tolist())
 
 
+@pytest.mark.promise("SAMP-1")
 @SETTINGS
 @given(
     row=rows(),

@@ -25,6 +25,7 @@ def test_philox_gives_the_known_answers_of_random123(counter, key, expected):
     assert tuple(int(word[0]) for word in philox4x32(words(*counter), words(*key))) == expected
 
 
+@pytest.mark.promise("SAMP-2")
 def test_noise_depends_on_seed_and_position_only():
     seeds = np.arange(64, dtype=np.uint64) + np.uint64(2**63)
     positions = np.arange(64, dtype=np.int64) * 2**30

@@ -60,6 +60,7 @@ def test_greedy_takes_the_most_likely_token_and_the_lowest_of_equals():
     assert sample(logits, [KINDS["greedy"]] * 3).token_ids.tolist() == [9, 4, 0]
 
 
+@pytest.mark.promise("SAMP-2")
 @pytest.mark.parametrize("vocab_size", [5, 512, 1100, 40_000])
 def test_a_row_gives_the_same_token_and_logprobs_alone_and_anywhere_in_a_batch(vocab_size):
     params = [one.clone(logprobs=one.logprobs or 2) for one in KINDS.values() for _ in range(4)]
@@ -82,6 +83,7 @@ def test_a_row_gives_the_same_token_and_logprobs_alone_and_anywhere_in_a_batch(v
         assert whole.logprobs[row] == shuffled.logprobs[place] == alone.logprobs[0]
 
 
+@pytest.mark.promise("SAMP-1")
 @pytest.mark.parametrize("kind", ["temperature", "min_p", "top_k", "top_p", "all"])
 def test_tokens_follow_the_exact_probabilities(kind):
     params, draws = KINDS[kind], 20_000
@@ -151,6 +153,7 @@ def test_unusable_logits_fail_their_row_only(kind, bad):
     assert all(result.logprobs[row] == good.logprobs[row] for row in others if row in good.logprobs)
 
 
+@pytest.mark.promise("SAMP-1")
 @settings(max_examples=60, deadline=None)
 @given(
     presence=st.floats(-2, 2),
@@ -187,6 +190,7 @@ def test_repetition_penalty_equals_that_of_transformers():
     torch.testing.assert_close(penalised, expected)
 
 
+@pytest.mark.promise("SAMP-3")
 def test_stop_tokens_are_suppressed_until_min_tokens_are_there():
     logits = torch.zeros(3, VOCAB_SIZE)
     logits[:, 0], logits[:, 2], logits[:, 8] = 9, 8, 7
@@ -195,6 +199,7 @@ def test_stop_tokens_are_suppressed_until_min_tokens_are_there():
     assert result.token_ids.tolist() == [8, 8, 0]
 
 
+@pytest.mark.promise("SAMP-4")
 def test_logprobs_are_those_of_the_raw_logits_with_ranks():
     logits = random_logits(1, seed=2)
     params = SamplingParams(temperature=2.0, logprobs=4, presence_penalty=2.0, repetition_penalty=1.9)

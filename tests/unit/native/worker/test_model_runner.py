@@ -65,6 +65,7 @@ def test_nothing_works_before_loading() -> None:
             use()
 
 
+@pytest.mark.promise("MEM-1")
 def test_the_plan_is_logged_before_anything_is_loaded(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="vllm_mxext"):
         make_runner().load()
