@@ -15,17 +15,19 @@ from pathlib import Path
 DEFAULT_FOLDER = Path(".cache/benchmarks/qwen3-0.6b-random")
 
 VOCAB_SIZE = 151_936
+HIDDEN, INNER = 1024, 3072
+LAYERS, HEADS, KV_HEADS, HEAD_DIM = 28, 16, 8, 128
 
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
     "vocab_size": VOCAB_SIZE,
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
+    "hidden_size": HIDDEN,
+    "intermediate_size": INNER,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "head_dim": HEAD_DIM,
     "max_position_embeddings": 40_960,
     "rms_norm_eps": 1e-6,
     "rope_theta": 1_000_000,
@@ -40,25 +42,24 @@ CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}
 
 def parameter_shapes() -> dict[str, tuple[int, ...]]:
     """Returns the tensors of the checkpoint, in the names of transformers."""
-    hidden, width, dim = 1024, 3072, 128
     shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (VOCAB_SIZE, hidden),
-        "model.norm.weight": (hidden,),
+        "model.embed_tokens.weight": (VOCAB_SIZE, HIDDEN),
+        "model.norm.weight": (HIDDEN,),
     }
-    for layer in range(28):
+    for layer in range(LAYERS):
         prefix = f"model.layers.{layer}"
         shapes |= {
-            f"{prefix}.input_layernorm.weight": (hidden,),
-            f"{prefix}.post_attention_layernorm.weight": (hidden,),
-            f"{prefix}.self_attn.q_proj.weight": (16 * dim, hidden),
-            f"{prefix}.self_attn.k_proj.weight": (8 * dim, hidden),
-            f"{prefix}.self_attn.v_proj.weight": (8 * dim, hidden),
-            f"{prefix}.self_attn.o_proj.weight": (hidden, 16 * dim),
-            f"{prefix}.self_attn.q_norm.weight": (dim,),
-            f"{prefix}.self_attn.k_norm.weight": (dim,),
-            f"{prefix}.mlp.gate_proj.weight": (width, hidden),
-            f"{prefix}.mlp.up_proj.weight": (width, hidden),
-            f"{prefix}.mlp.down_proj.weight": (hidden, width),
+            f"{prefix}.input_layernorm.weight": (HIDDEN,),
+            f"{prefix}.post_attention_layernorm.weight": (HIDDEN,),
+            f"{prefix}.self_attn.q_proj.weight": (HEADS * HEAD_DIM, HIDDEN),
+            f"{prefix}.self_attn.k_proj.weight": (KV_HEADS * HEAD_DIM, HIDDEN),
+            f"{prefix}.self_attn.v_proj.weight": (KV_HEADS * HEAD_DIM, HIDDEN),
+            f"{prefix}.self_attn.o_proj.weight": (HIDDEN, HEADS * HEAD_DIM),
+            f"{prefix}.self_attn.q_norm.weight": (HEAD_DIM,),
+            f"{prefix}.self_attn.k_norm.weight": (HEAD_DIM,),
+            f"{prefix}.mlp.gate_proj.weight": (INNER, HIDDEN),
+            f"{prefix}.mlp.up_proj.weight": (INNER, HIDDEN),
+            f"{prefix}.mlp.down_proj.weight": (HIDDEN, INNER),
         }
     return shapes
 

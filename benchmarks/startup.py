@@ -1,7 +1,9 @@
 """Times `mxext serve` from the start of the process to the first answered request, and the memory it holds then.
 
-python benchmarks/startup.py --repeats 5
-python benchmarks/startup.py -- --model FOLDER
+    python benchmarks/startup.py --repeats 5
+    python benchmarks/startup.py -- --model FOLDER
+
+The last line is one JSON object.
 """
 
 from __future__ import annotations

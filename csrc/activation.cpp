@@ -9,8 +9,6 @@
 namespace mx {
 namespace {
 
-constexpr int64_t kSerialRows = 8;
-
 template <class T>
 void silu_mul_row(const T* gate, const T* up, int64_t inner, T* out) {
     for_each_vector(inner, [&](int64_t i, auto lanes) {
@@ -22,7 +20,7 @@ void silu_mul_row(const T* gate, const T* up, int64_t inner, T* out) {
 
 template <class T>
 void silu_mul(const MxSiluMulCall& call) {
-    parallel_for(call.rows, kSerialRows, [&](int64_t row) {
+    parallel_for(call.rows, call.inner, [&](int64_t row) {
         const T* gate = static_cast<const T*>(call.gate_up) + row * call.gate_up_stride;
         silu_mul_row(gate, gate + call.inner, call.inner, static_cast<T*>(call.out) + row * call.out_stride);
     });

@@ -23,11 +23,14 @@
 
 #include "attention_tile.h"
 #include "dispatch.h"
+#include "parallel.h"
 
 namespace mx {
 namespace {
 
-/// One task: rows `first_row ..` of one request, for every key/value head.
+constexpr int64_t kSerialProducts = 1 << 17;  // less than so many multiplications stays on the calling thread
+
+/// Rows `first_row ..` of one request; with each key/value head they make one task.
 struct WorkItem {
     int32_t request;
     int32_t first_row;
@@ -66,11 +69,11 @@ struct PagedAttention {
 
     void run() const {
         const std::vector<WorkItem> items = plan(geometry, step);
-        const int64_t count = static_cast<int64_t>(items.size());
-#pragma omp parallel for schedule(dynamic, 1) collapse(2)
-        for (int64_t item = 0; item < count; ++item) {
-            for (int32_t head = 0; head < geometry.num_kv_heads; ++head) run_item(items[item], head);
-        }
+        int64_t products = 0;
+        for (const WorkItem& item : items) products += int64_t{2} * item.rows * item.end_key * geometry.head_dim;
+        const bool is_small = products * geometry.num_kv_heads <= kSerialProducts;
+        parallel_tasks(static_cast<int64_t>(items.size()), geometry.num_kv_heads, is_small,
+                       [&](int64_t item, int64_t head) { run_item(items[item], static_cast<int32_t>(head)); });
     }
 
     void run_item(const WorkItem& item, int32_t kv_head) const {

@@ -10,12 +10,10 @@
 namespace mx {
 namespace {
 
-constexpr int64_t kSerialRows = 64;
-
 template <class T>
 void embedding(const MxEmbeddingCall& call) {
     const size_t row_bytes = static_cast<size_t>(call.hidden) * sizeof(T);
-    parallel_for(call.rows, kSerialRows, [&](int64_t row) {
+    parallel_for(call.rows, call.hidden, [&](int64_t row) {
         const T* from = static_cast<const T*>(call.weight) + call.token_ids[row] * call.weight_stride;
         std::memcpy(static_cast<T*>(call.out) + row * call.out_stride, from, row_bytes);
     });

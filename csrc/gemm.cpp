@@ -23,8 +23,6 @@
 #include "scratch.h"
 #include "tile.h"
 
-extern "C" int omp_get_max_threads();
-
 namespace mx {
 namespace {
 
@@ -32,7 +30,8 @@ constexpr int64_t kChunkRows = 192;
 constexpr int64_t kWholeRows = 96;  // up to here one chunk holds all rows
 constexpr int64_t kDepthCut = 4096;
 constexpr int64_t kCacheLine = 64;
-constexpr int64_t kSerialRows = 16;  // fewer are converted by the calling thread
+constexpr int64_t kSerialWeights = 1 << 19;   // layers of up to so many weights, which one core's cache holds, ...
+constexpr int64_t kSerialProducts = 1 << 20;  // ... and so many multiplications stay on the calling thread
 
 /// Lines of the next panel that one tile asks for: one in each of its first steps.
 struct PrefetchRange {
@@ -105,13 +104,15 @@ struct Gemm {
         const int64_t chunks = divide_up(rows, chunk_rows);
         const int64_t count = panels();
         const int threads = omp_get_max_threads();
-#pragma omp parallel for schedule(dynamic, 1) collapse(2)
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-            for (int64_t panel = 0; panel < count; ++panel) {
-                const int64_t first = chunk * chunk_rows;
-                run_task(first, std::min(chunk_rows, rows - first), panel, panel + threads);
-            }
-        }
+        parallel_tasks(chunks, count, is_small(), [&](int64_t chunk, int64_t panel) {
+            const int64_t first = chunk * chunk_rows;
+            run_task(first, std::min(chunk_rows, rows - first), panel, panel + threads);
+        });
+    }
+
+    bool is_small() const {
+        const int64_t weights = layer.in_features * layer.out_features;
+        return weights <= kSerialWeights && rows * weights <= kSerialProducts;
     }
 
     void run_task(int64_t first_row, int64_t task_rows, int64_t panel, int64_t next_panel) const {
@@ -168,7 +169,7 @@ const Left<T>* prepare_left(const T* x, int64_t& x_stride, int64_t rows, int64_t
     }
     static thread_local Scratch scratch;
     Left<T>* prepared = scratch.get<Left<T>>(rows * padded);
-    parallel_for(rows, kSerialRows, [&](int64_t row) {
+    parallel_for(rows, padded, [&](int64_t row) {
         convert_row(x + row * x_stride, in_features, prepared + row * padded, padded);
     });
     x_stride = padded;

@@ -2,7 +2,8 @@
 //
 // All libraries export the same names and read the same layouts; they differ in the instructions they use. Tensors are
 // raw pointers to row-major data with unit stride in the last dimension; `*_stride` counts elements between rows.
-// `dtype` is one of MxDtype. No function fails: arguments are checked in Python. Zero rows are fine everywhere.
+// `dtype` is one of MxDtype. No function fails or checks its arguments: that is the caller's duty. Zero rows are fine
+// everywhere.
 //
 // Every operation takes one structure, because ctypes needs 0.1 us for each argument of a call and Python's struct
 // module 0.015 us for each field. 64-bit fields come first, so that there is no padding between fields.

@@ -3,9 +3,7 @@
 #include <cstring>
 
 #include "kernels.h"
-
-// Declared here, not taken from <omp.h>: the symbol binds at load time to the OpenMP runtime that torch brought.
-extern "C" int omp_get_max_threads();
+#include "parallel.h"
 
 int32_t mx_abi_version() { return MX_ABI_VERSION; }
 

@@ -11,8 +11,6 @@
 namespace mx {
 namespace {
 
-constexpr int64_t kSerialRows = 16;
-
 /// `residual += x`, rounded; returns the sum of squares of the rounded values.
 template <class T>
 float add_to_residual(const T* x, T* residual, int64_t hidden) {
@@ -27,7 +25,7 @@ float add_to_residual(const T* x, T* residual, int64_t hidden) {
 template <class T>
 void rms_norm(const MxRmsNormCall& call) {
     const int64_t hidden = call.hidden;
-    parallel_for(call.rows, kSerialRows, [&](int64_t row) {
+    parallel_for(call.rows, hidden, [&](int64_t row) {
         const T* x = static_cast<const T*>(call.x) + row * call.x_stride;
         T* residual = static_cast<T*>(call.residual) + row * call.residual_stride;
         T* out = static_cast<T*>(call.out) + row * call.out_stride;

@@ -14,8 +14,6 @@
 namespace mx {
 namespace {
 
-constexpr int64_t kSerialTokens = 4;
-
 template <class T>
 void rotate(T* head, const float* cos_sin, int head_dim) {
     const int half = head_dim / 2;
@@ -67,7 +65,8 @@ struct RopeKvWrite {
     T* value_cache;
 
     void run(T* qkv, int64_t qkv_stride) const {
-        parallel_for(step.num_tokens, kSerialTokens,
+        const int64_t width = int64_t{geometry.num_heads + 2 * geometry.num_kv_heads} * geometry.head_dim;
+        parallel_for(step.num_tokens, width,
                      [&](int64_t token) { run_token(qkv + token * qkv_stride, token); });
     }
 
@@ -81,8 +80,7 @@ struct RopeKvWrite {
         for (int head = 0; head < geometry.num_kv_heads; ++head) {
             norm_and_rotate(keys + head * dim, k_norm, eps, angles, dim);
         }
-        const int64_t slot = step.slot_mapping[token];
-        if (slot >= 0) write(keys, keys + geometry.num_kv_heads * dim, slot);
+        write(keys, keys + geometry.num_kv_heads * dim, step.slot_mapping[token]);
     }
 
     void write(const T* keys, const T* values, int64_t slot) const {

@@ -237,16 +237,22 @@ MX_INLINE Floats store_rounded(Bf16* to, Floats value, AllLanes) {
 
 // ---- reductions: the order of the lanes is fixed ----
 
+/// Combines the upper half of the lanes with the lower half until one is left.
+template <class Combine>
+MX_INLINE float fold_lanes(Floats value, Combine combine) {
+    float lane[kLanes];
+    store(lane, value);
+    for (int width = kLanes / 2; width > 0; width /= 2) {
+        for (int i = 0; i < width; ++i) lane[i] = combine(lane[i], lane[i + width]);
+    }
+    return lane[0];
+}
+
 MX_INLINE float horizontal_sum(Floats value) {
 #if defined(__AVX512F__)
     return _mm512_reduce_add_ps((__m512)value);
 #else
-    float lane[kLanes];
-    store(lane, value);
-    for (int width = kLanes / 2; width > 0; width /= 2) {
-        for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-    }
-    return lane[0];
+    return fold_lanes(value, [](float a, float b) { return a + b; });
 #endif
 }
 
@@ -254,12 +260,7 @@ MX_INLINE float horizontal_max(Floats value) {
 #if defined(__AVX512F__)
     return _mm512_reduce_max_ps((__m512)value);
 #else
-    float lane[kLanes];
-    store(lane, value);
-    for (int width = kLanes / 2; width > 0; width /= 2) {
-        for (int i = 0; i < width; ++i) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
-    }
-    return lane[0];
+    return fold_lanes(value, [](float a, float b) { return a > b ? a : b; });
 #endif
 }
 

@@ -18,28 +18,15 @@
 
 namespace mx {
 
-/// How element type T is multiplied: `Left` is the broadcast operand's type, `Right` one loaded vector.
+/// How element type T is multiplied: `Left` is the broadcast operand's type, `Right` one loaded vector. This is the way
+/// of fp32 and fp16; bf16 has one of its own.
 template <class T>
-struct Product;
-
-template <>
-struct Product<float> {
+struct Product {
     using Left = float;
     using Right = Floats;
     static constexpr int kDepth = 1;
     static constexpr int kSubsteps = 1;
-    static MX_INLINE Right right(const float* w, int) { return load(w); }
-    static MX_INLINE Right left(const float* x, int) { return splat(*x); }
-    static MX_INLINE Floats add(Floats sum, Right x, Right w) { return fma(x, w, sum); }
-};
-
-template <>
-struct Product<Fp16> {
-    using Left = float;
-    using Right = Floats;
-    static constexpr int kDepth = 1;
-    static constexpr int kSubsteps = 1;
-    static MX_INLINE Right right(const Fp16* w, int) { return load(w); }
+    static MX_INLINE Right right(const T* w, int) { return load(w); }
     static MX_INLINE Right left(const float* x, int) { return splat(*x); }
     static MX_INLINE Floats add(Floats sum, Right x, Right w) { return fma(x, w, sum); }
 };

@@ -40,6 +40,7 @@ PROMISES = {
     "CORE-6": "The waiting queue is first come first served or by priority.",
     "CORE-7": "Samples of one request share their prompt's blocks.",
     "CORE-8": "Abort at any moment frees everything the request held.",
+    "CORE-9": "No request starves: the first in order always goes on; under fcfs one that returns gains a token.",
     # Worker, models, kernels
     "MEM-1": "The memory plan is shown before loading and refuses what cannot fit with a suggestion that works.",
     "GOLD-1": "Llama, Qwen2, Qwen3 and Mistral give transformers' greedy tokens in float32.",

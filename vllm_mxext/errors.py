@@ -2,7 +2,6 @@
 
     MxError
     ├── ConfigError                    wrong flag, file, environment or checkpoint; nothing has started
-    │   └── MissingDependencyError     an optional package is needed
     ├── RequestError                   this request cannot be served; others are not affected
     │   ├── InvalidRequestError
     │   │   ├── ContextLengthExceededError
@@ -26,10 +25,6 @@ class MxError(Exception):
 
 class ConfigError(MxError):
     """A flag, file, environment variable or checkpoint is wrong."""
-
-
-class MissingDependencyError(ConfigError):
-    """An optional package is needed for what was asked."""
 
 
 class RequestError(MxError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +19,30 @@ MIN_TEMPERATURE = 1e-2
 """Positive temperatures are raised to this, below which float32 probabilities overflow."""
 
 MAX_NUM_SAMPLES = 16_384
+
+_OPTIONAL_FIELDS = frozenset({"seed", "max_tokens", "logprobs"})
+"""Fields in which None has a meaning of its own."""
+
+_FIELD_TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
+    (("n", "top_k", "min_tokens", "max_tokens", "logprobs", "seed"), int, "an integer"),
+    (
+        ("presence_penalty", "frequency_penalty", "repetition_penalty", "temperature", "top_p", "min_p"),
+        numbers.Real,
+        "a number",
+    ),
+    (
+        (
+            "ignore_eos",
+            "detokenize",
+            "skip_special_tokens",
+            "spaces_between_special_tokens",
+            "include_stop_str_in_output",
+        ),
+        bool,
+        "True or False",
+    ),
+)
+"""Fields, the type each must have, and how to say so."""
 
 
 class OutputKind(str, Enum):
@@ -80,6 +105,7 @@ class SamplingParams:
     output_kind: OutputKind = OutputKind.CUMULATIVE
 
     def __post_init__(self) -> None:
+        self._check_types()
         self._normalise()
         self._check_ranges()
         self._check_stops()
@@ -94,22 +120,31 @@ class SamplingParams:
         """Whether the most likely token is always taken."""
         return self.temperature < GREEDY_TEMPERATURE
 
-    @property
-    def has_penalties(self) -> bool:
-        """Whether logits depend on the tokens so far."""
-        return self.presence_penalty != 0 or self.frequency_penalty != 0 or self.repetition_penalty != 1
-
     @classmethod
     def from_optional(cls, **values: Any) -> SamplingParams:
         """Builds parameters from keyword arguments in which None means the default."""
-        optional = {"seed", "max_tokens", "logprobs"}
-        return cls(**{name: value for name, value in values.items() if value is not None or name in optional})
+        return cls(**{name: value for name, value in values.items() if value is not None or name in _OPTIONAL_FIELDS})
 
     def clone(self, **changes: Any) -> SamplingParams:
         """Returns a copy with some fields replaced; the result is checked again."""
         return dataclasses.replace(self, **changes)
 
+    def _check_types(self) -> None:
+        for fields, kind, name in _FIELD_TYPES:
+            for field in fields:
+                value = getattr(self, field)
+                if value is None and field in _OPTIONAL_FIELDS:
+                    continue
+                if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                    raise InvalidRequestError(f"{field} must be {name}, got {value!r}.", param=field)
+
     def _normalise(self) -> None:
+        try:
+            object.__setattr__(self, "output_kind", OutputKind(self.output_kind))
+        except ValueError:
+            kinds = ", ".join(kind.value for kind in OutputKind)
+            message = f"output_kind must be one of {kinds}, got {self.output_kind!r}."
+            raise InvalidRequestError(message, param="output_kind") from None
         stop: Any = self.stop
         object.__setattr__(self, "stop", _as_tuple(stop, "stop", str))
         stop_token_ids: Any = self.stop_token_ids
@@ -122,10 +157,6 @@ class SamplingParams:
             object.__setattr__(self, "temperature", MIN_TEMPERATURE)
 
     def _check_ranges(self) -> None:
-        for field in ("n", "top_k", "min_tokens", "max_tokens", "logprobs", "seed"):
-            value = getattr(self, field)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise InvalidRequestError(f"{field} must be an integer, got {value!r}.", param=field)
         _require(1 <= self.n <= MAX_NUM_SAMPLES, "n", f"in [1, {MAX_NUM_SAMPLES}]", self.n)
         _require(-2 <= self.presence_penalty <= 2, "presence_penalty", "in [-2, 2]", self.presence_penalty)
         _require(-2 <= self.frequency_penalty <= 2, "frequency_penalty", "in [-2, 2]", self.frequency_penalty)

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
+from tests.api.refusals import CHAT, PLAIN, error_of, refused
 from vllm_mxext.engine.backends.fake import FakeEngineClient
-from vllm_mxext.server.openai.unsupported import CHAT_FIELDS, COMPLETION_FIELDS
+from vllm_mxext.errors import InvalidRequestError
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.promise("API-4")]
 
-CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
-PLAIN: dict[str, Any] = {"prompt": "hello"}
 USER = {"role": "user", "content": "hi"}
-
-
-def error_of(response: Any) -> dict[str, Any]:
-    """The error object, after checking the fields it always has."""
-    assert response.headers["content-type"] == "application/json"
-    body = response.json()
-    assert set(body) == {"error"}
-    error = body["error"]
-    assert {"message", "type", "param", "code"} <= set(error)
-    assert error["code"] == response.status_code
-    assert error["message"]
-    return error
-
-
-async def refused(server: Any, path: str, body: dict[str, Any], status: int = 400) -> dict[str, Any]:
-    response = await server.http.post(path, json=body)
-    assert response.status_code == status, response.text
-    return error_of(response)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"])
@@ -268,8 +250,6 @@ async def test_bodies_above_the_limit_are_413_and_the_connection_goes_on(shared_
 
 
 async def test_the_length_alone_is_enough_to_refuse_a_body(shared_server):
-    import asyncio
-
     reader, writer = await asyncio.open_connection("127.0.0.1", shared_server.port)
     writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\n\r\n")  # and no body
     status_line = await reader.readline()
@@ -278,76 +258,7 @@ async def test_the_length_alone_is_enough_to_refuse_a_body(shared_server):
     assert b" 413 " in status_line
 
 
-NON_NEUTRAL: dict[str, Any] = {
-    "response_format": {"type": "json_object"},
-    "structured_outputs": {"regex": "a+"},
-    "guided_json_object": True,
-    "tool_choice": "required",
-    "function_call": {"name": "f"},
-    "use_beam_search": True,
-    "include_reasoning": False,
-    "modalities": ["audio"],
-    "return_prompt_text": True,
-    "top_n_sigma": 1.0,
-}
-NEUTRAL: dict[str, list[Any]] = {
-    "response_format": [{"type": "text"}],
-    "structured_outputs": [{"json": None}],
-    "tool_choice": ["none", "auto"],
-    "parallel_tool_calls": [True, False],
-    "use_beam_search": [False],
-    "length_penalty": [1, 1.0],
-    "include_reasoning": [True],
-    "modalities": [["text"]],
-    "typical_p": [1.0],
-    "mirostat": [0],
-    "stream_interval": [1],
-}
-ENDPOINT_FIELDS = [("/v1/chat/completions", CHAT, field) for field in sorted(CHAT_FIELDS)] + [
-    ("/v1/completions", PLAIN, field) for field in sorted(COMPLETION_FIELDS)
-]
-
-
-@pytest.mark.promise("API-8")
-@pytest.mark.parametrize(("path", "body", "field"), [e for e in ENDPOINT_FIELDS if e[2] != "parallel_tool_calls"])
-async def test_known_fields_that_cannot_be_honoured_are_refused_by_name(shared_server, path, body, field):
-    error = await refused(shared_server, path, body | {field: NON_NEUTRAL.get(field, 7)})
-
-    assert error["param"] == field
-    assert f"`{field}`" in error["message"]
-    assert "leave" in error["message"]
-
-
-@pytest.mark.parametrize(("path", "body", "field"), ENDPOINT_FIELDS)
-async def test_neutral_values_of_those_fields_are_accepted(shared_server, path, body, field):
-    for value in (None, [], {}, "", *NEUTRAL.get(field, [])):
-        response = await shared_server.http.post(path, json=body | {field: value})
-        assert response.status_code == 200, (field, value, response.text)
-
-
-async def test_fields_that_only_openai_reads_and_unknown_ones_are_accepted(shared_server):
-    extras = {
-        "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "prompt_cache_key": "k",
-        "whatever": [1], "best_of": 1,
-    }  # fmt: skip
-    assert (await shared_server.http.post("/v1/chat/completions", json=CHAT | extras)).status_code == 200
-
-
-async def test_null_means_the_default_for_every_field(shared_server):
-    from vllm_mxext.server.openai.protocol import ChatCompletionRequest, CompletionRequest
-
-    for path, body, model in (
-        ("/v1/chat/completions", CHAT, ChatCompletionRequest),
-        ("/v1/completions", PLAIN, CompletionRequest),
-    ):
-        nulls = dict.fromkeys(model.model_fields)
-        response = await shared_server.http.post(path, json=nulls | body)
-        assert response.status_code == 200, response.text
-
-
 async def test_template_errors_are_400(shared_server, monkeypatch):
-    from vllm_mxext.errors import InvalidRequestError
-
     def refuse(*args: Any, **kwargs: Any) -> str:
         raise InvalidRequestError("The chat template refused the messages: roles must alternate (line 3)")
 
@@ -388,14 +299,24 @@ async def test_a_full_queue_is_429_with_the_time_to_come_again(serve):
     connection.close()
 
 
+@pytest.mark.asyncio(loop_scope="function")
+async def test_more_prompts_than_an_empty_queue_takes_are_400_not_a_429_for_ever(serve):
+    server = await serve(FakeEngineClient(max_num_seqs=2, max_queued=3))
+
+    refused = await server.http.post("/v1/completions", json=PLAIN | {"prompt": ["a", "b", "c"], "n": 2})
+    taken = await server.http.post("/v1/completions", json=PLAIN | {"prompt": ["a", "b", "c", "d", "e"]})
+
+    assert (refused.status_code, taken.status_code) == (400, 200)
+    assert error_of(refused)["param"] == "prompt"
+    assert "6 samples" in error_of(refused)["message"]
+
+
 @pytest.mark.promise("ENG-7")
 @pytest.mark.asyncio(loop_scope="function")
 async def test_a_failed_request_is_500_with_the_engine_s_reason(server):
     server.engine.hold()
     connection = await server.send_and_hold("/v1/completions", {"prompt": "other"})
     await server.engine.wait_for(lambda: server.engine.num_open == 1)
-    import asyncio
-
     asking = asyncio.create_task(server.http.post("/v1/completions", json=PLAIN))
     await server.engine.wait_for(lambda: server.engine.num_open == 2)
     server.engine.fail_request(server.engine.requests[1].request_id, "Row 7 is not a number.")
@@ -409,8 +330,6 @@ async def test_a_failed_request_is_500_with_the_engine_s_reason(server):
 
 @pytest.mark.asyncio(loop_scope="function")
 async def test_a_request_aborted_by_the_server_is_503_so_that_it_is_sent_again(server):
-    import asyncio
-
     server.engine.hold()
     asking = asyncio.create_task(server.http.post("/v1/completions", json=PLAIN))
     await server.engine.wait_for(lambda: server.engine.num_open == 1)

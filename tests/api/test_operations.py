@@ -232,3 +232,13 @@ async def test_the_response_role_can_be_configured(serve):
     ).json()
 
     assert body["choices"][0]["message"]["role"] == "narrator"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/health", "/v1/health/live", "/v1/health/ready", "/version", "/metrics", "/v1/models", "/v1/models/fake-model"],
+)
+async def test_head_answers_as_get_does_without_a_body(server, path):
+    get, head = await server.http.get(path), await server.http.head(path)
+    assert (head.status_code, head.headers["content-type"]) == (get.status_code, get.headers["content-type"])
+    assert head.content == b""

@@ -196,7 +196,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for request_id in scheduled.num_scheduled_tokens:
             self.withdrawn.setdefault(request_id, FinishReason.ERROR)
         self.num_resets += 1
-        self.take(self.scheduler.fail_step(scheduled, "The forward pass failed."))
+        self.scheduler.fail_step(scheduled, "The forward pass failed.")
+        self.is_in_step = False
 
     @rule()
     def reset_prefix_cache(self) -> None:
@@ -341,7 +342,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 _QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@pytest.mark.promise("CORE-1", "CORE-2", "CORE-5")
+@pytest.mark.promise("CORE-1", "CORE-2", "CORE-5", "CORE-9")
 class TestScheduler(SchedulerMachine.TestCase):
     settings = settings(_QUIET, max_examples=100, stateful_step_count=30)
 

@@ -57,7 +57,7 @@ def _answer(connection: Connection, body: dict[str, Any]) -> str:
     parts: list[str] = []
     events = connection.stream("/v1/chat/completions", body)
     try:
-        with contextlib.closing(events):  # type: ignore[type-var]
+        with contextlib.closing(events):
             for event in events:
                 for choice in event.get("choices", ()):
                     parts.append(choice["delta"].get("content") or "")

@@ -1,11 +1,11 @@
-"""Streams answers from a running server for `mxext chat` and `mxext complete`."""
+"""The connection of `mxext chat`, `mxext complete` and `mxext bench serve` to a running server."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import httpx
@@ -100,8 +100,8 @@ class Connection:
         except ValueError:
             raise ServerError(f"{self._url} does not answer like an OpenAI-compatible server.") from None
 
-    def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Posts `body` with `stream` on and yields the events; closing the iterator aborts the request.
+    def stream(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        """Posts `body` with `stream` on and yields the events; closing the generator aborts the request.
 
         Raises:
             ServerError: no server answers, it refuses, or the stream ends with an error.

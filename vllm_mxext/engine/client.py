@@ -59,6 +59,7 @@ class ModelInfo:
         max_logprobs: largest number of log probabilities per token; -1 = no limit.
         default_sampling: defaults from `generation_config.json` for fields the user leaves open.
         created_s: Unix time at which serving began.
+        max_open_samples: samples that running and waiting requests may have together; None = no limit.
     """
 
     served_names: tuple[str, ...]
@@ -68,6 +69,7 @@ class ModelInfo:
     max_logprobs: int
     default_sampling: dict[str, float | int]
     created_s: int
+    max_open_samples: int | None = None
 
 
 class EngineClient(Protocol):

@@ -12,6 +12,7 @@ from vllm_mxext.engine.client import ModelInfo
 def model_info(config: EngineConfig, frontend: FrontendConfig) -> ModelInfo:
     """Gathers the facts about the model that a configuration names; serving begins now."""
     model = config.model
+    max_queued = frontend.admission.max_num_queued_reqs
     return ModelInfo(
         served_names=model.served_model_names or (str(model.path),),
         root=str(model.path),
@@ -20,4 +21,5 @@ def model_info(config: EngineConfig, frontend: FrontendConfig) -> ModelInfo:
         max_logprobs=model.max_logprobs,
         default_sampling=dict(frontend.default_sampling),
         created_s=int(time.time()),
+        max_open_samples=None if max_queued is None else config.scheduler.max_num_seqs + max_queued,
     )

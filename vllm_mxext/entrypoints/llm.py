@@ -79,7 +79,7 @@ class LLM:
     ) -> list[RequestOutput]:
         """Generates for one or several prompts and returns their outputs in order.
 
-        A request that fails in the engine has finish reason `error`, and the log says why.
+        A request that fails in the engine has finish reason `error`, and the log names it.
 
         Args:
             prompts: texts, lists of token ids, or dictionaries with `prompt` or `prompt_token_ids`.
@@ -138,7 +138,7 @@ class LLM:
         return self._run(prompts, sampling_params, use_tqdm)
 
     def reset_prefix_cache(self) -> bool:
-        """Forgets cached blocks; False when running requests hold some."""
+        """Forgets cached blocks; running requests keep theirs. Returns whether it was done."""
         return self._engine.reset_prefix_cache()
 
     def close(self) -> None:

@@ -79,7 +79,7 @@ class AsyncCoreClient(CoreClient, Protocol):
         ...
 
     async def reset_prefix_cache(self) -> bool:
-        """Forgets cached blocks; False when running requests hold some."""
+        """Forgets cached blocks; running requests keep theirs. Returns whether it was done."""
         ...
 
     async def stop(self) -> None:
@@ -127,7 +127,7 @@ class InprocCoreClient:
         return self._core.step()
 
     def reset_prefix_cache(self) -> bool:
-        """Forgets cached blocks; False when running requests hold some."""
+        """Forgets cached blocks; running requests keep theirs. Returns whether it was done."""
         return self._core.reset_prefix_cache()
 
 
@@ -194,7 +194,7 @@ class ProcessCoreClient:
         self._send(messages.Abort(list(request_ids)))
 
     async def reset_prefix_cache(self) -> bool:
-        """Forgets cached blocks; False when running requests hold some."""
+        """Forgets cached blocks; running requests keep theirs. Returns whether it was done."""
         self._num_calls += 1
         call: asyncio.Future[bool] = self._loop.create_future()
         self._calls[self._num_calls] = call

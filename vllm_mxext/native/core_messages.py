@@ -74,14 +74,12 @@ class CoreInfo(msgspec.Struct, array_like=True, frozen=True):
         block_size: token positions per block.
         kernels: name of the kernel set.
         is_batch_invariant: whether a row's result is the same bits whatever else is in the batch.
-        memory_plan: table of what memory is used for; empty if nothing was planned.
     """
 
     num_blocks: int
     block_size: int
     kernels: str = ""
     is_batch_invariant: bool = True
-    memory_plan: str = ""
 
 
 class Ready(msgspec.Struct, tag="ready", array_like=True, frozen=True):
@@ -97,7 +95,7 @@ class StepOutputs(msgspec.Struct, tag="outputs", array_like=True, frozen=True):
 
 
 class PrefixCacheReset(msgspec.Struct, tag="prefix_cache_reset", array_like=True, frozen=True):
-    """Answer to `ResetPrefixCache`; `done` is False when running requests hold blocks."""
+    """Answer to `ResetPrefixCache`; `done` says whether the cache was emptied."""
 
     call_id: int
     done: bool

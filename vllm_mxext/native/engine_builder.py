@@ -20,7 +20,7 @@ def build_engine_core(config: EngineConfig, report: ProgressReport) -> EngineCor
         ConfigError: it does not fit, or files of the checkpoint are missing or broken.
     """
     runner = ModelRunner(config)
-    runner.load(lambda _phase, fraction: report("loading", fraction))
+    runner.load(lambda fraction: report("loading", fraction))
     scheduler = Scheduler(
         config.scheduler,
         num_blocks=runner.num_blocks,
@@ -33,7 +33,6 @@ def build_engine_core(config: EngineConfig, report: ProgressReport) -> EngineCor
         block_size=config.cache.block_size,
         kernels=runner.kernels.name,
         is_batch_invariant=runner.kernels.is_batch_invariant,
-        memory_plan=runner.memory_report().plan.table(),
     )
     core = EngineCore(scheduler, runner, info)
     report("warming up", 0.0)

@@ -59,7 +59,7 @@ class EngineCore:
         """Schedules, computes and accounts for one step.
 
         A request whose logits are unusable ends with `FinishReason.ERROR` and the others go on. If the forward pass
-        raises, so does this; the step's requests have ended then.
+        raises, so does this; the step's requests have ended then, which the next step's outputs say.
         """
         scheduled = self._scheduler.schedule()
         result = self._execute(scheduled)
@@ -72,7 +72,7 @@ class EngineCore:
         return outputs
 
     def reset_prefix_cache(self) -> bool:
-        """Forgets cached blocks, so that later requests find nothing computed before; always possible here."""
+        """Forgets cached blocks, so that later requests find nothing computed before; always possible, so True."""
         self._scheduler.reset_prefix_cache()
         return True
 

@@ -17,6 +17,7 @@ from vllm_mxext.config.server import ServerConfig
 from vllm_mxext.engine.client import EngineClient, EnginePhase
 from vllm_mxext.errors import EngineDeadError
 from vllm_mxext.logger import init_logger
+from vllm_mxext.server.http_protocol import BoundedHttpProtocol
 from vllm_mxext.server.listen import describe_socket
 
 logger = init_logger(__name__)
@@ -163,7 +164,7 @@ def _uvicorn_config(app: ASGIApp, config: ServerConfig, on_tick: Any) -> uvicorn
         }
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=BoundedHttpProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -105,11 +105,6 @@ class ChatTemplates:
         self._environment = _environment(now)
         self._compile = functools.lru_cache(maxsize=_NUM_CACHED_TEMPLATES)(self._compile_uncached)
 
-    @property
-    def has_default(self) -> bool:
-        """Whether a conversation can be rendered without giving a template."""
-        return "default" in self._templates
-
     def content_format(self, chat_template: str | None = None) -> ContentFormat:
         """The content format of a template, chosen as `render` does."""
         return self._compile(self._choose(chat_template, has_tools=False)).content_format

@@ -77,11 +77,6 @@ class HfTokenizer:
         """Ids left out of text by `skip_special_tokens`."""
         return self._special_ids
 
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether the model brings a chat template."""
-        return self._chat_templates.has_default
-
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Tokenizes `text`; special tokens written out in the text are recognised.
 

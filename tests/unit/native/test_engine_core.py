@@ -104,12 +104,17 @@ def test_an_aborted_request_ends_with_abort_and_others_go_on() -> None:
     assert tokens(outputs["kept"]) == undisturbed(kept)[1:]
 
 
+@pytest.mark.promise("ENG-7")
 def test_a_forward_pass_that_raises_ends_its_requests_and_leaves_a_working_core() -> None:
     runner = HashRunner(lethal=lambda request_ids: "bad" in request_ids)
     core = make_core(runner=runner)
     core.add_request(request("bad"))
-    with pytest.raises(CoreKilledError):
+    with pytest.raises(CoreKilledError) as raised:
         core.step()
     good = request("good")
     core.add_request(good)
-    assert tokens(run(core)["good"]) == undisturbed(good)
+    outputs = run(core)
+    assert [(output.finish_reason, output.error) for output in outputs["bad"]] == [
+        (FinishReason.ERROR, str(raised.value))
+    ]
+    assert tokens(outputs["good"]) == undisturbed(good)

@@ -101,7 +101,14 @@ class FakeEngineClient:
         self._tokenizer = FakeTokenizer()
         self._status = EngineStatus(EnginePhase.STARTING)
         self._model = ModelInfo(
-            ("fake-model", "org/fake-model"), "fake", max_model_len, FakeTokenizer.SIZE, 20, default_sampling or {}, 1
+            ("fake-model", "org/fake-model"),
+            "fake",
+            max_model_len,
+            FakeTokenizer.SIZE,
+            20,
+            default_sampling or {},
+            1,
+            None if max_queued is None else max_num_seqs + max_queued,
         )
         self._open: dict[str, _Open] = {}
         self._steps_allowed: int | None = None

@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vllm_mxext import envs
 from vllm_mxext.config.app import AppConfig, parse_serve_args
 from vllm_mxext.config.resolve import ResolvedConfig, resolve
 from vllm_mxext.config.table import format_table
@@ -58,7 +59,7 @@ async def _serve(resolved: ResolvedConfig, core_environ: Mapping[str, str]) -> N
 
 def _core_environ(log_config_file: Path | None) -> dict[str, str]:
     """Variables that make the engine process log as this one does."""
-    return {} if log_config_file is None else {"VLLM_MXEXT_LOGGING_CONFIG_PATH": str(log_config_file.absolute())}
+    return {} if log_config_file is None else {envs.LOGGING_CONFIG_PATH.name: str(log_config_file.absolute())}
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:

@@ -186,22 +186,21 @@ class Scheduler:
             self._running = [request for request in self._running if not request.is_finished]
         return EngineCoreOutputs(outputs, self._make_stats(scheduled))
 
-    def fail_step(self, scheduled: SchedulerOutput, message: str) -> EngineCoreOutputs:
+    def fail_step(self, scheduled: SchedulerOutput, message: str) -> None:
         """Ends every request of a step whose forward pass failed with `FinishReason.ERROR`; the others go on.
 
-        The prefix cache is emptied, since it may know blocks that were never written. The next step's
-        `finished_request_ids` cover every row of the failed one, whether or not the runner got to know it.
+        Their outputs come with the next `update_from_output()`. The prefix cache is emptied, since it may know blocks
+        that were never written. The next step's `finished_request_ids` cover every row of the failed one, whether or
+        not the runner got to know it.
         """
         self._kv.reset_prefix_cache()
-        outputs, self._unsent_outputs = self._unsent_outputs, []
         for request_id in scheduled.num_scheduled_tokens:
             request = self._requests.get(request_id)
             if request is not None and request.status is RequestStatus.RUNNING:
                 self._withdraw(request)
-                outputs.append(self._end(request, FinishReason.ERROR, error=message))
+                self._unsent_outputs.append(self._end(request, FinishReason.ERROR, error=message))
         dropped = [*scheduled.finished_request_ids, *self._dropped_request_ids]
         self._dropped_request_ids = list(dict.fromkeys(dropped))
-        return EngineCoreOutputs(outputs, self._make_stats(scheduled))
 
     def reset_prefix_cache(self) -> None:
         """Forgets all cached blocks, at any moment; nothing computed before is found by requests admitted later."""

@@ -5,8 +5,6 @@ Equally likely tokens are ranked by id, lowest first, so every filter keeps an e
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -93,7 +91,9 @@ def filtered_weights(
     return np.arange(len(row)) if ids is None else ids, weights
 
 
-def unnormalised(logits: _F32, maximum: Any, temperature: Any, out: _F32 | None = None) -> _F32:
+def unnormalised(
+    logits: _F32, maximum: np.float32 | _F32, temperature: np.float32 | _F32, out: _F32 | None = None
+) -> _F32:
     """`exp((logits - maximum) / temperature)` in float32: 1 for the most likely token."""
     weights: _F32 = np.subtract(logits, maximum, out=out)
     weights /= temperature

@@ -29,6 +29,9 @@ NO_LOGPROBS = -2
 
 _MASK_64 = (1 << 64) - 1
 
+_LARGEST_REPETITION = 1e20
+"""Repetition penalties are kept within this factor of 1, so that no logit leaves the range of float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowTokens:
@@ -75,11 +78,6 @@ class SamplingMetadata:
     tokens: dict[int, RowTokens] = field(default_factory=dict)
     suppressed: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
 
-    @property
-    def num_rows(self) -> int:
-        """Number of rows, equal to the number of logits rows."""
-        return len(self.temperature)
-
 
 @dataclass(frozen=True, slots=True)
 class SamplerOutput:
@@ -125,7 +123,7 @@ class SamplingColumns:
         self.min_p[row] = params.min_p
         self.presence_penalty[row] = params.presence_penalty
         self.frequency_penalty[row] = params.frequency_penalty
-        self.repetition_penalty[row] = params.repetition_penalty
+        self.repetition_penalty[row] = min(max(params.repetition_penalty, 1 / _LARGEST_REPETITION), _LARGEST_REPETITION)
         self.seed[row] = seed & _MASK_64
         self.num_logprobs[row] = NO_LOGPROBS if params.logprobs is None else min(params.logprobs, 2**31 - 1)
         stop_ids = sorted({*eos_token_ids, *params.stop_token_ids}) if params.min_tokens else []

@@ -15,11 +15,9 @@ class KVCache:
     """KV blocks of all layers.
 
     Attributes:
-        spec: geometry.
         layers: blocks of each layer, in the kernel set's own layout.
     """
 
-    spec: KVCacheSpec
     layers: tuple[LayerKVCache, ...]
 
     @property
@@ -45,4 +43,4 @@ def allocate_kv_cache(
         dtype=dtype,
         device=device,
     )
-    return KVCache(cache_spec, tuple(kernels.allocate_kv_cache(cache_spec)))
+    return KVCache(tuple(kernels.allocate_kv_cache(cache_spec)))

@@ -26,13 +26,12 @@ from vllm_mxext.native.worker.step_buffers import StepBuffers
 
 logger = init_logger(__name__)
 
-LoadProgress = Callable[[str, float], None]
+LoadProgress = Callable[[float], None]
 
-_LOADING = "loading"
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
-def _ignore_progress(phase: str, fraction: float) -> None:
+def _ignore_progress(fraction: float) -> None:
     """Reports to nobody."""
 
 
@@ -94,13 +93,13 @@ class ModelRunner:
         """Plans memory, loads weights and allocates everything `execute()` uses.
 
         Args:
-            progress: called with the phase and the share of it done, 0 to 1.
+            progress: called with the share done, from 0 to 1.
 
         Raises:
             ConfigError: the model does not fit, or its files are missing or broken.
         """
         config, started_s = self._config, time.monotonic()
-        progress(_LOADING, 0.0)
+        progress(0.0)
         plan = plan_memory(config, device_memory(config.device.device))
         logger.info("Memory plan for %s on %s:\n%s", config.model.path.name, self._device, plan.table())
         if self._device.type == "cpu":
@@ -115,9 +114,7 @@ class ModelRunner:
             dtype=self._dtype,
             device=self._device,
         )
-        weights = load_weights(
-            config.model, kernels, self._dtype, self._device, lambda fraction: progress(_LOADING, fraction)
-        )
+        weights = load_weights(config.model, kernels, self._dtype, self._device, progress)
         limits = config.scheduler
         buffers = Activations(
             config.model.spec, limits.max_num_batched_tokens, limits.max_num_seqs, self._dtype, self._device

@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.outputs import CompletionOutput, RequestOutput
 from vllm_mxext.requests import Prompt, TextPrompt, TokensPrompt
 from vllm_mxext.server.context import ServerContext
@@ -27,8 +28,10 @@ async def create_completion(context: ServerContext, request: CompletionRequest, 
         EngineError: the engine could not do it.
     """
     params = completion_sampling(request, context.client.model.default_sampling)
+    prompts = _prompts(request)
+    _check_number_of_samples(len(prompts) * params.n, context.client.model.max_open_samples)
     exchange = Exchange.begin(context, request, params, "cmpl")
-    generation = await exchange.admit(_prompts(request), priority)
+    generation = await exchange.admit(prompts, priority)
     writer = _CompletionWriter(context.client.tokenizer, request, params.n)
     return await respond(exchange, generation, writer, _KINDS)
 
@@ -42,6 +45,16 @@ def _prompts(request: CompletionRequest) -> list[Prompt]:
         TextPrompt(one, add_special_tokens=adds_special_tokens) if isinstance(one, str) else TokensPrompt(tuple(one))
         for one in prompt
     ]
+
+
+def _check_number_of_samples(num_samples: int, limit: int | None) -> None:
+    """Refuses more prompts than an empty queue takes: such a request would be told to come again for ever."""
+    if limit is not None and num_samples > limit:
+        raise InvalidRequestError(
+            f"The prompts ask for {num_samples} samples, this server takes {limit} at once; send fewer prompts in one "
+            "request.",
+            param="prompt",
+        )
 
 
 class _CompletionWriter:

@@ -54,11 +54,13 @@ def openai_router(context: ServerContext) -> APIRouter:
         priority = _priority(request, body.priority)
         return await run_until_disconnect(request.receive, create_completion(context, body, priority))
 
+    @router.head("/v1/models", include_in_schema=False)
     @router.get("/v1/models")
     async def models() -> Response:
         """Lists the names the server answers to."""
         return _json(list_models(context))
 
+    @router.head("/v1/models/{model_id:path}", include_in_schema=False)
     @router.get("/v1/models/{model_id:path}")
     async def model(model_id: str) -> Response:
         """Describes one of them; the name may contain slashes."""

@@ -21,6 +21,7 @@ def operations_router(context: ServerContext) -> APIRouter:
     """Returns the routes; the readiness middleware has already answered while the engine takes no requests."""
     router = APIRouter(tags=["operations"])
 
+    @router.head(LIVE_PATH, include_in_schema=False)
     @router.get(LIVE_PATH)
     async def live() -> Response:
         """Says that the process is worth keeping: 503 only once the engine is dead for good."""
@@ -29,6 +30,7 @@ def operations_router(context: ServerContext) -> APIRouter:
             raise EngineNotReadyError(explain(status))
         return _json({"status": "live", "phase": status.phase.value})
 
+    @router.head(READY_PATH, include_in_schema=False)
     @router.get(READY_PATH)
     async def ready() -> Response:
         """Says that a request sent now is served now: 503 while the engine loads, restarts, stalls or drains."""
@@ -38,6 +40,7 @@ def operations_router(context: ServerContext) -> APIRouter:
         await _ask_engine(context)
         return _json(_report(context))
 
+    @router.head(HEALTH_PATH, include_in_schema=False)
     @router.get(HEALTH_PATH)
     async def health() -> Response:
         """Says that requests are accepted and the engine answers, and how long start-up took."""
@@ -45,11 +48,13 @@ def operations_router(context: ServerContext) -> APIRouter:
             await _ask_engine(context)
         return _json(_report(context))
 
+    @router.head("/version", include_in_schema=False)
     @router.get("/version")
     async def version() -> Response:
         """Names the version of the server."""
         return _json({"version": package_version()})
 
+    @router.head(METRICS_PATH, include_in_schema=False)
     @router.get(METRICS_PATH)
     async def metrics(request: Request) -> Response:
         """Returns the figures for Prometheus."""

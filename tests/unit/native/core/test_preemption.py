@@ -51,6 +51,7 @@ def test_a_preempted_request_starts_from_what_the_prefix_cache_kept():
     assert scheduled.new_requests[0].num_computed_tokens > 0
 
 
+@pytest.mark.promise("CORE-9")
 def test_a_request_without_a_block_sits_out_rather_than_preempting_itself():
     engine = Engine(num_blocks=20, block_size=4, max_model_len=32)
     engine.add("a", 12, max_tokens=6)

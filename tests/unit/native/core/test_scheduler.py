@@ -250,10 +250,10 @@ def test_a_failed_step_ends_its_requests_and_leaves_no_lie_in_the_prefix_cache()
     engine.add("a", list(range(10)))
     engine.add("b", list(range(10)))
     scheduled = engine.scheduler.schedule()
-    outputs = engine.scheduler.fail_step(scheduled, "out of memory")
-    assert (only(outputs).request_id, only(outputs).finish_reason) == ("a", ERROR)
-    assert only(outputs).error == "out of memory"
-    scheduled, _ = engine.step()
+    engine.scheduler.fail_step(scheduled, "out of memory")
+    scheduled, outputs = engine.step()
+    failed = outputs.outputs[0]
+    assert (failed.request_id, failed.finish_reason, failed.error) == ("a", ERROR, "out of memory")
     assert scheduled.finished_request_ids == ["a"]
     assert scheduled.num_scheduled_tokens == {"b": 10}, "nothing of a is found"
     assert list(engine.run()) == ["b"]

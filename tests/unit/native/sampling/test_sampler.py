@@ -191,6 +191,16 @@ def test_repetition_penalty_equals_that_of_transformers():
 
 
 @pytest.mark.promise("SAMP-3")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [0.0, 0.01, 2.0])
+@pytest.mark.parametrize("repetition", [1e-320, 1e-40, 1e40, 1e308])
+def test_the_most_extreme_repetition_penalties_leave_usable_logits(repetition, temperature):
+    logits = random_logits(4) * 1000
+    logits[:, PROMPT[0]] = 0.0
+    params = [SamplingParams(repetition_penalty=repetition, temperature=temperature)] * 4
+    assert FAILED_TOKEN_ID not in sample(logits, params).token_ids
+
+
 def test_stop_tokens_are_suppressed_until_min_tokens_are_there():
     logits = torch.zeros(3, VOCAB_SIZE)
     logits[:, 0], logits[:, 2], logits[:, 8] = 9, 8, 7

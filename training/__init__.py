@@ -1,0 +1,1 @@
+"""Makes the built-in demonstration model and its adapters from nothing but seeded generators."""
