@@ -106,15 +106,18 @@ async def test_a_request_is_never_submitted_when_the_client_leaves_while_its_tem
 
 
 async def test_a_refused_prompt_takes_its_admitted_neighbours_with_it(serve):
-    engine = FakeEngineClient(max_num_seqs=1, max_queued=1)
+    engine = FakeEngineClient(max_num_seqs=1, max_queued=2)
     server = await serve(engine)
     engine.hold()
+    other = await server.send_and_hold("/v1/completions", {"prompt": "other"})
+    await engine.wait_for(lambda: engine.num_open == 1)
 
     response = await server.http.post("/v1/completions", json={"prompt": ["a", "b", "c"]})
 
     assert response.status_code == 429
-    await engine.wait_for(lambda: engine.num_open == 0)
+    await engine.wait_for(lambda: engine.num_open == 1)
     assert len(engine.aborted) == 2
+    other.close()
 
 
 async def test_a_failed_prompt_takes_its_open_neighbours_with_it(server):

@@ -227,7 +227,7 @@ async def test_draining_refuses_new_requests_and_lets_open_ones_finish(client: E
 
 
 async def test_shutdown_ends_every_open_stream(client: EngineClient) -> None:
-    streams = [await client.generate(endless(str(i))) for i in range(3)]
+    streams = await asyncio.gather(*(client.generate(endless(str(i))) for i in range(3)))
     await client.shutdown()
     for stream in streams:
         last = [output async for output in stream][-1]
