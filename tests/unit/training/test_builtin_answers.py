@@ -1,0 +1,63 @@
+"""What the built-in model and its adapters answer to held-out items."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from training.evaluate import SEED, Judge
+from training.tasks import TASKS
+from training.tasks.adapters import ADAPTER_TASKS
+from training.tasks.base import held_out_items
+from vllm_mxext import LLM, SamplingParams
+from vllm_mxext.builtin import model_path
+
+NUM_ITEMS = 20
+GOOD_PERCENT = 95.0
+
+
+def claimed_tasks() -> list[str]:
+    """Tasks that the model card says are right in at least 95% of the cases."""
+    card = (model_path() / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \|[^|]*\| \d+ \| ([\d.]+)% \|$", card, re.MULTILINE)
+    return [name for name, percent in rows if float(percent) >= GOOD_PERCENT]
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge(model_path(), batch_size=NUM_ITEMS)
+
+
+@pytest.mark.promise("MODEL-2")
+def test_the_engine_gives_the_right_answers_that_the_card_claims(judge):
+    tasks = claimed_tasks()
+    assert len(tasks) >= 5
+    with LLM() as llm:
+        for task in tasks:
+            items = [item for item in held_out_items(TASKS[task].generate, NUM_ITEMS, SEED) if not item.tools]
+            outputs = llm.chat(
+                [list(item.messages[:-1]) for item in items],
+                SamplingParams(temperature=0, max_tokens=300),
+                use_tqdm=False,
+            )
+            answers = [output.outputs[0].text for output in outputs]
+            right = sum(answer == judge.expected(item) for answer, item in zip(answers, items, strict=True))
+            assert right >= 0.85 * len(items), f"{task}: {right} of {len(items)} answers are right"
+
+
+@pytest.mark.promise("MODEL-3")
+@pytest.mark.parametrize(("adapter", "task"), [("math_tuned", "equation_steps"), ("code_tuned", "complete_function")])
+def test_an_adapter_answers_what_the_base_model_cannot(judge, adapter, task):
+    from peft import PeftModel
+
+    from vllm_mxext.builtin import adapter_path
+
+    generate = ADAPTER_TASKS[adapter][task].generate
+    base, _ = judge.accuracy(generate, NUM_ITEMS)
+    judge.model = PeftModel.from_pretrained(judge.model, str(adapter_path(adapter))).eval()
+    try:
+        tuned, _ = judge.accuracy(generate, NUM_ITEMS)
+    finally:
+        judge.model = judge.model.unload()
+    assert tuned >= base + 0.4
