@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 BUILD_INPUTS := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 
 # The stamps' names say whether there was a compiler, so that one installed later is used.
-COMPILER := $(firstword $(shell command -v c++ g++ clang++ 2>/dev/null))
+COMPILER := $(firstword $(shell command -v g++ c++ 2>/dev/null))
 INSTALLED := $(VENV)/.installed$(if $(COMPILER),,-without-compiler)
 INSTALLED_DEV := $(INSTALLED)-dev
 

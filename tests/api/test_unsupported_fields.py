@@ -53,9 +53,15 @@ async def test_known_fields_that_cannot_be_honoured_are_refused_by_name(shared_s
 
 @pytest.mark.parametrize(("path", "body", "field"), ENDPOINT_FIELDS)
 async def test_neutral_values_of_those_fields_are_accepted(shared_server, path, body, field):
-    for value in (None, [], {}, "", *NEUTRAL.get(field, [])):
+    empty = [] if field in ("guided_json", "tools") else [[], {}, ""]
+    for value in (None, *empty, *NEUTRAL.get(field, [])):
         response = await shared_server.http.post(path, json=body | {field: value})
         assert response.status_code == 200, (field, value, response.text)
+
+
+@pytest.mark.parametrize(("field", "value"), [("guided_json", {}), ("tools", [])])
+async def test_an_empty_value_that_means_something_is_refused(shared_server, field, value):
+    assert (await refused(shared_server, "/v1/chat/completions", CHAT | {field: value}))["param"] == field
 
 
 async def test_fields_that_only_openai_reads_and_unknown_ones_are_accepted(shared_server):

@@ -114,7 +114,7 @@ class AsyncLLMEngine:
         return self._client.tokenizer
 
     async def reset_prefix_cache(self) -> bool:
-        """Forgets cached blocks; False when running requests hold some."""
+        """Forgets cached blocks, so that later requests find nothing computed before; False if that was refused."""
         return await self._client.reset_prefix_cache()
 
     async def shutdown(self, timeout_s: float = 0.0) -> None:

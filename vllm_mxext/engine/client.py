@@ -133,7 +133,7 @@ class EngineClient(Protocol):
         ...
 
     async def reset_prefix_cache(self) -> bool:
-        """Forgets cached blocks; False when running requests hold some."""
+        """Forgets cached blocks, so that later requests find nothing computed before; False if that was refused."""
         ...
 
     def begin_drain(self) -> None:

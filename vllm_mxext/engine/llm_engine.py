@@ -11,6 +11,7 @@ from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.engine.engine_args import EngineArgs
 from vllm_mxext.engine.frontend.input_processor import InputProcessor
 from vllm_mxext.engine.frontend.output_processor import OutputProcessor, ProcessedStep
+from vllm_mxext.engine.frontend.templated_tokenizer import load_frontend_tokenizer
 from vllm_mxext.engine.prompts import PromptLike, parse_prompt
 from vllm_mxext.errors import EngineDeadError, InvalidRequestError
 from vllm_mxext.native.core_client import InprocCoreClient
@@ -43,7 +44,7 @@ class SteppedCore(Protocol):
         ...
 
     def reset_prefix_cache(self) -> bool:
-        """Forgets cached blocks; False when running requests hold some."""
+        """Forgets cached blocks, so that later requests find nothing computed before; False if that was refused."""
         ...
 
 
@@ -78,7 +79,11 @@ class LLMEngine:
             ConfigError: an argument is unknown or wrong, or the engine cannot be loaded.
         """
         given = {} if engine_args is None else engine_args.arguments
-        return cls(EngineArgs(**{**given, **arguments}).resolve().engine)
+        resolved = EngineArgs(**{**given, **arguments}).resolve()
+        model = resolved.engine.model
+        return cls(
+            resolved.engine, tokenizer=load_frontend_tokenizer(model.tokenizer_path, resolved.frontend.chat_template)
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -147,7 +152,7 @@ class LLMEngine:
         return self._outputs.num_requests
 
     def reset_prefix_cache(self) -> bool:
-        """Forgets cached blocks; False when running requests hold some."""
+        """Forgets cached blocks, so that later requests find nothing computed before; False if that was refused."""
         return self._require_core().reset_prefix_cache()
 
     def close(self) -> None:

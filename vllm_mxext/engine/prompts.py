@@ -59,7 +59,8 @@ def parse_prompts(given: PromptLike | Sequence[PromptLike]) -> list[Prompt]:
 
 
 def _is_token_ids(value: Any) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(item, int) for item in value)
+    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return is_list and all(isinstance(item, int) for item in value)
 
 
 def _parse_mapping(given: Mapping[str, object]) -> Prompt:

@@ -17,13 +17,10 @@ from vllm_mxext.engine.llm_engine import LLMEngine
 from vllm_mxext.engine.model_info import model_info
 from vllm_mxext.engine.prompts import PromptLike, parse_prompts
 from vllm_mxext.errors import InvalidRequestError
-from vllm_mxext.logger import init_logger
 from vllm_mxext.outputs import RequestOutput
 from vllm_mxext.requests import GenerateRequest, Prompt, TextPrompt
 from vllm_mxext.sampling_params import OutputKind, SamplingParams
 from vllm_mxext.tokenizer.interface import Tokenizer
-
-logger = init_logger(__name__)
 
 Conversation = Sequence[Mapping[str, Any]]
 """Messages with `role` and `content`, and whatever else the chat template reads."""
@@ -215,8 +212,6 @@ class _ProgressBar:
 
     def count(self, output: RequestOutput) -> None:
         """Takes a finished request."""
-        if any(sample.finish_reason == "error" for sample in output.outputs):
-            logger.error("Request %s failed in the engine.", output.request_id)
         self._num_tokens[0] += len(output.prompt_token_ids)
         self._num_tokens[1] += sum(len(sample.token_ids) for sample in output.outputs)
         elapsed_s = self._bar.format_dict["elapsed"]

@@ -45,3 +45,8 @@ def test_anything_else_is_refused(given: Any) -> None:
 def test_parts_that_are_not_served_are_named() -> None:
     with pytest.raises(UnsupportedFeatureError, match="multi_modal_data"):
         parse_prompt({"prompt": "a", "multi_modal_data": {}})  # type: ignore[typeddict-unknown-key]
+
+
+def test_bytes_are_no_token_ids() -> None:
+    with pytest.raises(InvalidRequestError, match="bytes"):
+        parse_prompt(b"abc")

@@ -21,12 +21,15 @@ from vllm_mxext.engine.frontend.request_state import RequestState
 from vllm_mxext.engine.model_info import model_info
 from vllm_mxext.engine.supervisor import CoreSupervisor, RestartPolicy
 from vllm_mxext.errors import EngineDeadError, EngineNotReadyError, GenerationError, InvalidRequestError, QueueFullError
+from vllm_mxext.logger import init_logger
 from vllm_mxext.native.core_client import AsyncCoreClient, ProcessCoreClient
 from vllm_mxext.native.core_messages import CoreInfo
 from vllm_mxext.native.protocol import EngineCoreOutputs, EngineCoreRequest
 from vllm_mxext.observability.stats import NullStatsRecorder, StatsRecorder
 from vllm_mxext.requests import GenerateRequest, TextPrompt
 from vllm_mxext.tokenizer.interface import Tokenizer
+
+logger = init_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +176,7 @@ class NativeEngineClient:
             raise EngineDeadError(status.detail)
 
     async def reset_prefix_cache(self) -> bool:
-        """Forgets cached blocks; False when running requests hold some."""
+        """Forgets cached blocks, so that later requests find nothing computed before; False if that was refused."""
         return await self._supervisor.reset_prefix_cache()
 
     def begin_drain(self) -> None:
@@ -289,7 +292,14 @@ class _RequestsInFlight:
 
     def core_ready(self, info: CoreInfo) -> None:
         """Hears what the new core is like; the first one's KV cache is recorded."""
-        if not self._is_cache_recorded:
+        if self._is_cache_recorded:
+            if not info.is_batch_invariant:
+                logger.warning(
+                    "Streams continue on the %s kernels, which are not batch-invariant: they may go on with other "
+                    "tokens than an undisturbed run would have.",
+                    info.kernels,
+                )
+        else:
             self._is_cache_recorded = True
             self._recorder.record_cache_config({"block_size": info.block_size, "num_gpu_blocks": info.num_blocks})
 

@@ -171,6 +171,7 @@ class OutputProcessor:
 
     def _fail(self, state: RequestState, error: EngineError) -> list[str]:
         state.error = error
+        logger.error("Request %s failed: %s", state.request_id, error)
         return self._end_open_samples(state, "error")
 
     def _end_open_samples(self, state: RequestState, reason: FinishReasonName) -> list[str]:

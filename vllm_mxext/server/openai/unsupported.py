@@ -95,6 +95,10 @@ COMPLETION_FIELDS = GENERATION_FIELDS | {"suffix": _never}
 TOKENIZE_FIELDS: dict[str, Callable[[Any], bool]] = {"tools": _never, "mm_processor_kwargs": _never}
 
 
+_MEANINGFUL_WHEN_EMPTY = frozenset({"guided_json", "tools"})
+"""An empty schema asks for any JSON; an empty tool list is a mistake that OpenAI's API refuses too."""
+
+
 def refuse_unsupported(body: Mapping[str, Any], fields: Mapping[str, Callable[[Any], bool]]) -> None:
     """Looks for fields that the server knows but cannot honour.
 
@@ -104,7 +108,8 @@ def refuse_unsupported(body: Mapping[str, Any], fields: Mapping[str, Callable[[A
     """
     for field in body.keys() & fields.keys():
         value = body[field]
-        if value is None or value in ("", [], {}) or fields[field](value):
+        is_empty = value in ("", [], {}) and field not in _MEANINGFUL_WHEN_EMPTY
+        if value is None or is_empty or fields[field](value):
             continue
         raise UnsupportedFeatureError(
             f"This server does not support `{field}` yet, and ignoring it would change the answer; "
