@@ -30,6 +30,7 @@ constexpr int64_t kChunkRows = 192;
 constexpr int64_t kWholeRows = 96;  // up to here one chunk holds all rows
 constexpr int64_t kDepthCut = 4096;
 constexpr int64_t kCacheLine = 64;
+constexpr int64_t kStreamedRows = 4;          // up to so many rows, weights come in as fast as memory gives them anyway
 constexpr int64_t kSerialWeights = 1 << 19;   // layers of up to so many weights, which one core's cache holds, ...
 constexpr int64_t kSerialProducts = 1 << 20;  // ... and so many multiplications stay on the calling thread
 
@@ -118,7 +119,7 @@ struct Gemm {
     void run_task(int64_t first_row, int64_t task_rows, int64_t panel, int64_t next_panel) const {
         alignas(64) float sums[kChunkRows * kPanelColumns];
         const T* weights = static_cast<const T*>(layer.weights) + panel * panel_size();
-        const bool is_prefetching = task_rows > 4 && next_panel < panels();
+        const bool is_prefetching = task_rows > kStreamedRows && next_panel < panels();
         const T* next = is_prefetching ? weights + (next_panel - panel) * panel_size() : nullptr;
         const RowTiles tiles(task_rows);
         const int64_t depth = padded_depth<T>(layer.in_features);
