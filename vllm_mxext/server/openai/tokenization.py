@@ -24,11 +24,14 @@ async def tokenize(context: ServerContext, request: TokenizeTextRequest | Tokeni
         text = await render_conversation(context, request)
         adds_special_tokens = bool(request.add_special_tokens)
     tokens = await context.run_in_thread(partial(tokenizer.encode, text, add_special_tokens=adds_special_tokens))
+    token_strs = None
+    if request.return_token_strs:  # off the event loop: a token at a time, and the text may be large
+        token_strs = await context.run_in_thread(lambda: [tokenizer.token_text(token) for token in tokens])
     return {
         "count": len(tokens),
         "max_model_len": context.client.model.max_model_len,
         "tokens": tokens,
-        "token_strs": [tokenizer.token_text(token) for token in tokens] if request.return_token_strs else None,
+        "token_strs": token_strs,
     }
 
 
