@@ -197,7 +197,9 @@ class LoopCore:
         self.is_frozen = True
 
     def thaw(self) -> None:
+        """Goes on, and says so as a core without work does now and then."""
         self.is_frozen = False
+        self._say(messages.Alive())
         self._wake()
 
     def die(self, exit_: CoreExit | None = None) -> None:

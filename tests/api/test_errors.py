@@ -192,7 +192,7 @@ async def test_context_overflow_has_the_wording_and_reason_that_clients_look_for
 
 
 async def test_unknown_paths_are_404(shared_server):
-    for path in ("/v2/chat", "/health/", "/v1", "/"):
+    for path in ("/v2/chat", "/health/", "/v1", "/", "/v1/models/"):
         response = await shared_server.http.get(path)
         assert response.status_code == 404
         assert path in error_of(response)["message"]

@@ -163,6 +163,17 @@ async def test_http_requests_are_counted_by_route_method_and_status(server):
     assert await server.figure('http_request_duration_seconds_count{handler="/v1/completions",method="POST"}') == 1
 
 
+async def test_what_a_guard_refuses_is_counted_under_the_route_it_was_for(serve):
+    server = await serve(config=ServerConfig(api_keys=("key",), metrics_need_key=False))
+    await server.http.post("/v1/completions", json={"prompt": "x"})
+    await server.http.get("/docs")
+    await server.http.get("/random/path")
+
+    for handler, method in (("/v1/completions", "POST"), ("/docs", "GET"), ("unmatched", "GET")):
+        labels = f'{{handler="{handler}",method="{method}",status="401"}}'
+        assert await server.figure("http_requests_total" + labels) == 1
+
+
 async def test_metrics_come_in_the_format_that_is_asked_for(server):
     plain = await server.http.get("/metrics")
     openmetrics = await server.http.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})

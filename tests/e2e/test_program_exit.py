@@ -37,7 +37,7 @@ async def work(engine, ending):
     print(client.supervisor.core.process_id, flush=True)
     if ending == "exception":
         raise ValueError("the program's own mistake")
-    if ending == "ctrl-c":
+    if ending in ("ctrl-c", "kill"):
         await asyncio.Event().wait()
 
 async def main(ending):
@@ -86,4 +86,21 @@ def test_the_engine_process_ends_with_its_program(tmp_path: Path, ending: str, l
     _, errors = program.communicate(timeout=WAIT_S)
     wait_for_end(core_id)
     assert (errors.splitlines() or [""])[-1] == last_line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a stopped process stays until it is continued")
+def test_a_stopped_engine_process_ends_with_its_killed_program(tmp_path: Path) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "kill"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert program.stdout is not None
+    core_id = int(program.stdout.readline())
+    os.kill(core_id, signal.SIGSTOP)
+    program.kill()
+    program.communicate(timeout=WAIT_S)
+    wait_for_end(core_id)
     assert list(tmp_path.iterdir()) == []

@@ -127,8 +127,8 @@ class CoreSupervisor:
 
     @property
     def silence_s(self) -> float:
-        """Seconds for which the core has said nothing although it has work; 0 without work."""
-        return self._loop.time() - self._last_sign_s if self._in_core else 0.0
+        """Seconds for which a core that is ready has said nothing; without work it says every few that it is alive."""
+        return self._loop.time() - self._last_sign_s if self._is_ready else 0.0
 
     def start(self) -> None:
         """Starts the first core; needs a running event loop."""
@@ -188,6 +188,8 @@ class CoreSupervisor:
                 self._enter_phase(name, begin + share * fraction)
             case messages.Ready(info):
                 self._become_ready(info)
+            case messages.Alive():
+                pass
             case _:
                 raise AssertionError(f"A {type(message).__name__} is not for the supervisor.")
 
@@ -255,8 +257,6 @@ class CoreSupervisor:
     def _add(self, requests: Sequence[EngineCoreRequest]) -> None:
         if self._core is None or not requests:
             return
-        if not self._in_core:
-            self._last_sign_s = self._loop.time()
         self._in_core.update(request.request_id for request in requests)
         self._core.add_requests(requests)
 

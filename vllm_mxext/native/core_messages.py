@@ -94,6 +94,10 @@ class StepOutputs(msgspec.Struct, tag="outputs", array_like=True, frozen=True):
     outputs: EngineCoreOutputs
 
 
+class Alive(msgspec.Struct, tag="alive", array_like=True, frozen=True):
+    """Sent every few seconds by a core without work, so that silence always means trouble."""
+
+
 class PrefixCacheReset(msgspec.Struct, tag="prefix_cache_reset", array_like=True, frozen=True):
     """Answer to `ResetPrefixCache`; `done` says whether the cache was emptied."""
 
@@ -116,7 +120,7 @@ class Failed(msgspec.Struct, tag="failed", array_like=True, frozen=True):
 
 
 ToCore = Start | AddRequests | Abort | ResetPrefixCache | Stop
-FromCore = Hello | Progress | Ready | StepOutputs | PrefixCacheReset | Failed
+FromCore = Hello | Progress | Ready | StepOutputs | Alive | PrefixCacheReset | Failed
 
 
 def encode_config(config: EngineConfig) -> bytes:

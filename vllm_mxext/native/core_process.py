@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import shutil
@@ -24,7 +25,9 @@ from vllm_mxext.native.engine_core import EngineCore, ProgressReport
 logger = init_logger(__name__)
 
 IDLE_POLL_MS = 5_000
-"""How often an idle core wakes up to see whether its parent is alive."""
+"""How often an idle core wakes up to say that it is alive and to see whether its parent is."""
+
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 BuildCore = Callable[[EngineConfig, ProgressReport], EngineCore]
 
@@ -89,6 +92,8 @@ def serve(channel: FrontChannel, core: EngineCore, is_parent_alive: Callable[[],
             channel.send(messages.StepOutputs(core.step()))
         elif not is_parent_alive():
             return
+        else:
+            channel.send(messages.Alive())
 
 
 def run(address: str, parent_id: int, build: BuildCore) -> int:
@@ -174,14 +179,25 @@ def exit_with_parent(address: str) -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
+def die_with_parent() -> None:
+    """Asks the kernel to kill this process when its parent ends; unlike a thread, that also ends a stopped process."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main(build: BuildCore = _build_native) -> NoReturn:
     """Entry point: `python -m vllm_mxext.native.core_process ADDRESS PARENT_ID`, with a pipe as standard input."""
+
+    def build_connected(config: EngineConfig, report: ProgressReport) -> EngineCore:
+        die_with_parent()  # only now: before the connection stood, the socket's folder would have stayed behind
+        return build(config, report)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the front decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     address, parent_id = sys.argv[1:3]
     exit_with_parent(address)
     configure_logging()
-    sys.exit(run(address, int(parent_id), build))
+    sys.exit(run(address, int(parent_id), build_connected))
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ def create_app(
         lifespan=_lifespan(context),
         middleware=_middlewares(context),
     )
-    app.include_router(openai_router(context))
-    app.include_router(operations_router(context))
+    # Listed one by one, not included as routers, so that `app.routes` can be searched for the route of a path.
+    app.router.routes += [*openai_router(context).routes, *operations_router(context).routes]
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
 
     async def on_error(request: Request, error: Exception) -> Response:

@@ -38,7 +38,7 @@ class NativeClientOptions:
 
     Attributes:
         num_tokenizer_threads: prompts tokenized at once.
-        stall_after_s: silence of a core with work after which it is reported as stalled, in seconds; longer than any
+        stall_after_s: silence of a core after which it is reported as stalled, in seconds; longer than any
             step may take.
         restart: how often and how fast a dead core is replaced.
     """
@@ -103,7 +103,7 @@ class NativeEngineClient:
             return replace(status, phase=EnginePhase.DRAINING)
         silence_s = self._supervisor.silence_s
         if status.phase is EnginePhase.READY and silence_s > self._options.stall_after_s:
-            detail = f"The engine has work but has sent nothing for {silence_s:.0f} s."
+            detail = f"The engine process has said nothing for {silence_s:.0f} s."
             return replace(status, phase=EnginePhase.STALLED, detail=detail)
         return status
 

@@ -126,7 +126,7 @@ class InputProcessor:
             raise ContextLengthExceededError(
                 f"{limit}your messages resulted in {num_prompt_tokens} tokens. "
                 "Please reduce the length of the messages.",
-                param="messages",
+                param="prompt",
             )
         if params.max_tokens is None:
             return params.clone(max_tokens=remaining)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 LIVE_PATH = "/v1/health/live"
@@ -42,6 +43,12 @@ def route_path(scope: Scope) -> str:
 
 
 def route_template(scope: Scope) -> str:
-    """Returns the template of the route that was taken, or `unmatched`; a bounded set of values."""
+    """Returns the template of the route that was taken or, if a guard answered before, that fits the path.
+
+    `unmatched` if there is none: the set of values is bounded.
+    """
     route = scope.get("route")
+    if route is None:
+        matching = (route for route in scope["app"].routes if route.matches(scope)[0] is not Match.NONE)
+        route = next(matching, None)
     return str(getattr(route, "path", "unmatched"))

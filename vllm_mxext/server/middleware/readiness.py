@@ -44,6 +44,6 @@ def explain(status: EngineStatus) -> str:
     if status.phase is EnginePhase.RESTARTING:
         return f"The engine is restarting: {status.detail or 'requests wait for it'}"
     if status.phase is EnginePhase.STALLED:
-        return f"The engine has stalled: {status.detail or 'it has work but says nothing'}"
+        return f"The engine has stalled: {status.detail or 'its process says nothing'}"
     detail = (status.detail or _LOADING_STEPS.get(status.phase, status.phase.value)).rstrip(".")
     return f"The model is loading: {detail}, {status.progress:.0%}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 import orjson
 from fastapi import APIRouter
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -64,6 +66,8 @@ def openai_router(context: ServerContext) -> APIRouter:
     @router.get("/v1/models/{model_id:path}")
     async def model(model_id: str) -> Response:
         """Describes one of them; the name may contain slashes."""
+        if not model_id:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
         return _json(retrieve_model(context, model_id))
 
     @router.post("/tokenize", openapi_extra=_body("TokenizeTextRequest", "TokenizeChatRequest"))
