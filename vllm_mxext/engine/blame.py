@@ -8,7 +8,7 @@ from dataclasses import dataclass
 SUSPECT_AFTER_DEATHS = 2
 """Deaths in a row without a new token that make a request a suspect, which is then tried alone."""
 
-GUILTY_AFTER_DEATHS_ALONE = 2
+GUILTY_AFTER_DEATHS_ALONE = 3
 """Of these, deaths with no other request in the core that convict it."""
 
 

@@ -32,8 +32,9 @@ def test_only_deaths_alone_convict() -> None:
     for _ in range(5):
         blame.record_death(["a", "b"], [])
     assert not blame.is_guilty("a")
-    blame.record_death(["a"], [])
-    assert not blame.is_guilty("a")
+    for _ in range(2):
+        blame.record_death(["a"], [])
+        assert not blame.is_guilty("a")  # a lone request is not blamed for two deaths that had other causes
     blame.record_death(["a"], [])
     assert blame.is_guilty("a")
     assert not blame.is_guilty("b")
