@@ -16,4 +16,16 @@ inline auto dispatch(int32_t dtype, Function function) {
     }
 }
 
+/// Calls `function(T{}, Out{})`, where Out is T or float.
+template <class Function>
+inline void dispatch_output(int32_t dtype, bool is_fp32, Function function) {
+    dispatch(dtype, [&](auto element) {
+        if (is_fp32) {
+            function(element, float{});
+        } else {
+            function(element, element);
+        }
+    });
+}
+
 }  // namespace mx

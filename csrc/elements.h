@@ -28,6 +28,15 @@ inline float bits_float(uint32_t bits) {
     return value;
 }
 
+inline float bf16_to_float(Bf16 value) { return bits_float(static_cast<uint32_t>(value.bits) << 16); }
+
+/// Rounds to nearest even; NaN becomes the quiet NaN.
+inline Bf16 float_to_bf16(float value) {
+    const uint32_t bits = float_bits(value);
+    if (value != value) return {0x7fc0};
+    return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+}
+
 /// Rounds to nearest even; overflow gives infinity, NaN stays NaN.
 inline Fp16 float_to_half(float value) {
     const uint32_t bits = float_bits(value);

@@ -13,17 +13,21 @@
 
 #include <stdint.h>
 
-#define MX_ABI_VERSION 3
+#define MX_ABI_VERSION 4
 #define MX_API extern "C" __attribute__((visibility("default")))
 
 enum MxDtype { MX_BF16 = 0, MX_FP16 = 1, MX_FP32 = 2 };
 
-/// A packed linear layer (layout: pack.cpp).
+/// How the weights of a linear layer are kept.
+enum MxFormat { MX_PLAIN = 0, MX_INT8 = 1 };
+
+/// A packed linear layer.
 struct MxLinear {
     const void* weights;
     const float* bias;  // [out_features] or null
     int64_t in_features;
     int64_t out_features;
+    int32_t format;  // MxFormat: in the type of the model (panels.h) or quantised (int8.h)
 };
 
 /// Constants of one attention layer and of its cache (layout: kv_layout.h).
@@ -53,8 +57,9 @@ struct MxPackLinearCall {
     int64_t weight_stride;
     int64_t out_features;
     int64_t in_features;
-    void* packed;  // mx_packed_elements() elements
+    void* packed;  // mx_packed_bytes() bytes, zeroed
     int32_t dtype;
+    int32_t format;  // MxFormat
 };
 
 struct MxLinearCall {
@@ -74,6 +79,15 @@ struct MxEmbeddingCall {
     const void* weight;
     int64_t weight_stride;
     int64_t hidden;
+    void* out;
+    int64_t out_stride;
+    int32_t dtype;
+};
+
+struct MxTiedEmbeddingCall {
+    const MxLinear* head;  // of the same model: its weight [V, H] is the embedding
+    const int32_t* token_ids;
+    int64_t rows;
     void* out;
     int64_t out_stride;
     int32_t dtype;
@@ -140,12 +154,13 @@ MX_API int32_t mx_num_threads();
 /// Asks the system for large pages behind memory that has not been written yet.
 MX_API void mx_advise_large_pages(void* start, int64_t bytes);
 
-/// Elements `mx_pack_linear` writes for a weight `[out_features, in_features]`.
-MX_API int64_t mx_packed_elements(int32_t dtype, int64_t out_features, int64_t in_features);
+/// Bytes `mx_pack_linear` writes for a weight `[out_features, in_features]`.
+MX_API int64_t mx_packed_bytes(int32_t dtype, int32_t format, int64_t out_features, int64_t in_features);
 
 MX_API void mx_pack_linear(const MxPackLinearCall* call);
 MX_API void mx_linear(const MxLinearCall* call);
 MX_API void mx_embedding(const MxEmbeddingCall* call);
+MX_API void mx_tied_embedding(const MxTiedEmbeddingCall* call);
 MX_API void mx_rms_norm(const MxRmsNormCall* call);
 MX_API void mx_silu_mul(const MxSiluMulCall* call);
 MX_API void mx_rope_kv_write(const MxRopeKvWriteCall* call);

@@ -1,4 +1,4 @@
-// Packs linear weights into the panels that panels.h draws.
+// Packs linear weights into the panels that panels.h and int8.h draw.
 //
 // A unit is what one step keeps of one column: a pair of bf16, one fp16 or one fp32. Packing transposes units,
 // [64 columns][steps] -> [steps][64 columns], in blocks of 16 x 16: a column-wise walk over whole rows would hit the
@@ -8,7 +8,9 @@
 #include <cstring>
 
 #include "dispatch.h"
+#include "int8.h"
 #include "panels.h"
+#include "parallel.h"
 
 namespace mx {
 namespace {
@@ -112,19 +114,61 @@ void pack_linear(const T* weight, int64_t stride, int64_t out_features, int64_t 
     }
 }
 
+/// Quantises `columns` rows of the weight into one panel of int8.h.
+template <class T>
+void pack_panel_int8(const T* from, int64_t from_stride, int columns, int64_t depth, char* to) {
+    for (int64_t first = 0; first < depth; first += kInt8Group, to += kInt8BlockBytes) {
+        std::memset(to, kInt8Offset, kInt8ScaleOffset);
+        Bf16* scales = reinterpret_cast<Bf16*>(to + kInt8ScaleOffset);
+        for (int column = 0; column < columns; ++column) {
+            const GroupValues values(from + column * from_stride + first, depth - first);
+            scales[column] = float_to_bf16(values.magnitude() / 127.0f);
+            int8_t q[kInt8Group];
+            values.quantise(bf16_to_float(scales[column]), q);
+            for (int i = 0; i < kInt8Group; ++i) {
+                to[i / 4 * kInt8QuadBytes + column * 4 + i % 4] = static_cast<char>(q[i] + kInt8Offset);
+            }
+        }
+        for (int column = columns; column < kInt8Columns; ++column) scales[column] = Bf16{0};
+    }
+}
+
+template <class T>
+void pack_linear_int8(const T* weight, int64_t stride, int64_t out_features, int64_t in_features, char* packed) {
+    const int64_t panels = divide_up(out_features, kInt8Columns);
+    const int64_t panel_bytes = divide_up(in_features, kInt8Group) * kInt8BlockBytes;
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int64_t panel = 0; panel < panels; ++panel) {
+        const int64_t first = panel * kInt8Columns;
+        const int columns = static_cast<int>(std::min<int64_t>(kInt8Columns, out_features - first));
+        pack_panel_int8(weight + first * stride, stride, columns, in_features, packed + panel * panel_bytes);
+    }
+}
+
 }  // namespace
 }  // namespace mx
 
-int64_t mx_packed_elements(int32_t dtype, int64_t out_features, int64_t in_features) {
+int64_t mx_packed_bytes(int32_t dtype, int32_t format, int64_t out_features, int64_t in_features) {
+    if (format == MX_INT8) {
+        return mx::divide_up(out_features, mx::kInt8Columns) * mx::divide_up(in_features, mx::kInt8Group) *
+               mx::kInt8BlockBytes;
+    }
     return mx::dispatch(dtype, [&](auto element) {
-        return mx::panel_count(out_features) * mx::panel_elements<decltype(element)>(in_features);
+        using T = decltype(element);
+        return mx::panel_count(out_features) * mx::panel_elements<T>(in_features) * static_cast<int64_t>(sizeof(T));
     });
 }
 
 void mx_pack_linear(const MxPackLinearCall* call) {
     mx::dispatch(call->dtype, [&](auto element) {
         using T = decltype(element);
-        mx::pack_linear(static_cast<const T*>(call->weight), call->weight_stride, call->out_features,
-                        call->in_features, static_cast<T*>(call->packed));
+        const T* weight = static_cast<const T*>(call->weight);
+        if (call->format == MX_INT8) {
+            mx::pack_linear_int8(weight, call->weight_stride, call->out_features, call->in_features,
+                                 static_cast<char*>(call->packed));
+        } else {
+            mx::pack_linear(weight, call->weight_stride, call->out_features, call->in_features,
+                            static_cast<T*>(call->packed));
+        }
     });
 }

@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "elements.h"
+#include "parallel.h"
 
 namespace mx {
 
@@ -25,8 +26,6 @@ template <class T>
 constexpr int kPackDepth = 1;
 template <>
 constexpr int kPackDepth<Bf16> = 2;
-
-inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 inline int64_t panel_count(int64_t out_features) { return divide_up(out_features, kPanelColumns); }
 

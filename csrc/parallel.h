@@ -8,6 +8,8 @@ extern "C" int omp_get_max_threads();
 
 namespace mx {
 
+inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+
 /// Element-wise work up to so many elements, a few us of one core, stays on the calling thread. That keeps small models
 /// quick on busy machines, where a woken thread may have to wait milliseconds for a core.
 constexpr int64_t kSerialElements = 1 << 13;

@@ -11,7 +11,7 @@
 
 #include "elements.h"
 
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -91,6 +91,41 @@ MX_INLINE Floats fma(Floats a, Floats b, Floats c) {
 #else
     return a * b + c;
 #endif
+}
+
+/// In every lane, the sum of the products of the two signed 16-bit halves.
+MX_INLINE Ints multiply_pairs(Words a, Words b) {
+#if defined(__AVX512BW__)
+    return (Ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return (Ints)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+    const Ints low_a = (Ints)(a << 16) >> 16, low_b = (Ints)(b << 16) >> 16;
+    return low_a * low_b + ((Ints)a >> 16) * ((Ints)b >> 16);
+#endif
+}
+
+MX_INLINE Floats to_floats(Ints value) { return __builtin_convertvector(value, Floats); }
+
+/// Rounds to the nearest whole number, halves to the even one; |value| < 2^22.
+MX_INLINE Ints round_to_ints(Floats value) {
+    const float round = 12582912.0f;  // 1.5 * 2^23: adding it drops the fraction
+    return __builtin_convertvector(value + round - round, Ints);
+}
+
+/// Stores the lowest byte of every lane.
+MX_INLINE void store_bytes(int8_t* to, Ints value) {
+    typedef int8_t Bytes __attribute__((vector_size(kLanes)));
+    const Bytes bytes = __builtin_convertvector(value, Bytes);
+    std::memcpy(to, &bytes, sizeof bytes);
+}
+
+/// The larger of `largest`, which is not negative, and |value|; a NaN counts as larger than every number.
+MX_INLINE Floats max_magnitude(Floats largest, Floats value) {
+    const Words magnitude = (Words)value & 0x7fffffffu;
+    return (Floats)((Words)largest > magnitude ? (Words)largest : magnitude);
 }
 
 /// Lanewise maximum; a NaN in `a` gives `b`.
@@ -261,6 +296,28 @@ MX_INLINE float horizontal_max(Floats value) {
     return _mm512_reduce_max_ps((__m512)value);
 #else
     return fold_lanes(value, [](float a, float b) { return a > b ? a : b; });
+#endif
+}
+
+MX_INLINE int32_t horizontal_sum(Ints value) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)value);
+#else
+    int32_t sum = 0;
+    for (int lane = 0; lane < kLanes; ++lane) sum += value[lane];
+    return sum;
+#endif
+}
+
+/// The largest lane of values that are not negative; a NaN counts as larger than every number.
+MX_INLINE float horizontal_max_magnitude(Floats value) {
+#if defined(__AVX512F__)
+    return bits_float(_mm512_reduce_max_epu32((__m512i)value));
+#else
+    const Words bits = (Words)value;
+    uint32_t largest = 0;
+    for (int lane = 0; lane < kLanes; ++lane) largest = bits[lane] > largest ? bits[lane] : largest;
+    return bits_float(largest);
 #endif
 }
 

@@ -31,6 +31,7 @@ PROMISES = {
     "MODEL-2": "The built-in model solves the tasks its card claims.",
     "MODEL-3": "The LoRA adapters that ship change the built-in model's answers.",
     "MODEL-4": "One seed makes the same corpus and tokenizer again.",
+    "MODEL-5": "The built-in model has at most 8 MB of bfloat16 weights.",
     # Scheduler and KV cache
     "CORE-1": "Blocks have one owner, correct reference counts and return to the pool, after any history.",
     "CORE-2": "A step never exceeds the token budget, max_num_seqs or max_model_len.",
@@ -47,8 +48,10 @@ PROMISES = {
     "GOLD-2": "The answer does not depend on chunking, prefix hits, preemption or neighbours.",
     "GOLD-3": "Logits are close to transformers' in bfloat16, float16 and float32.",
     "LOAD-1": "Checkpoints load from single and sharded safetensors, with tied embeddings and rope scaling variants.",
+    "LOAD-2": "`--dtype auto` computes in the checkpoint's own type.",
     "KERN-1": "Every compiled kernel agrees with its PyTorch reference.",
     "KERN-2": "A compiled kernel's row does not depend on its neighbours or on how the work was cut.",
+    "INT8-1": "`--quantization int8` halves the weights' memory; every kernel path gives the same, close logits.",
     # Sampling
     "SAMP-1": "temperature, top-k, top-p, min-p and penalties choose from the distribution they define.",
     "SAMP-2": "Sampling noise is a function of seed and position: tokens do not depend on the batch.",

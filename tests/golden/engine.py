@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from unittest import mock
 import torch
 
 from vllm_mxext import envs
-from vllm_mxext.config.engine import CacheConfig, DType, EngineConfig, ModelConfig, SchedulerConfig
+from vllm_mxext.config.engine import CacheConfig, DType, EngineConfig, ModelConfig, Quantization, SchedulerConfig
 from vllm_mxext.config.model_spec import read_model_spec
 from vllm_mxext.native.core.scheduler import Scheduler
 from vllm_mxext.native.kernels.library import TORCH_ISA, runnable_isas
@@ -27,8 +28,9 @@ _MAX_STEPS = 2_000
 
 
 def kernel_sets() -> list[str]:
-    """Kernel sets this machine runs: plain PyTorch and the fastest compiled one, if there is one."""
-    return [TORCH_ISA, *runnable_isas()[:1]]
+    """Plain PyTorch and the fastest compiled kernels of this machine; with `TEST_ALL_ISAS=1` all it can run."""
+    isas = runnable_isas()
+    return [TORCH_ISA, *(isas if os.environ.get("TEST_ALL_ISAS") else isas[:1])]
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,9 @@ class Served:
     num_prefix_hits: int = 0
 
 
-def engine_config(folder: Path, dtype: DType, schedule: Schedule) -> EngineConfig:
+def engine_config(folder: Path, dtype: DType, schedule: Schedule, quantization: Quantization) -> EngineConfig:
     """Configuration of a small engine."""
-    model = ModelConfig(folder, folder, read_model_spec(folder), dtype, MAX_MODEL_LEN)
+    model = ModelConfig(folder, folder, read_model_spec(folder), dtype, MAX_MODEL_LEN, quantization)
     return EngineConfig(
         model,
         CacheConfig(
@@ -117,10 +119,18 @@ def engine_config(folder: Path, dtype: DType, schedule: Schedule) -> EngineConfi
     )
 
 
-def serve(folder: Path, dtype: DType, prompts: Sequence[Prompt], schedule: Schedule = WHOLE, *, kernels: str) -> Served:
+def serve(
+    folder: Path,
+    dtype: DType,
+    prompts: Sequence[Prompt],
+    schedule: Schedule = WHOLE,
+    *,
+    kernels: str,
+    quantization: Quantization = "none",
+) -> Served:
     """Serves the prompts to the end and checks that every block came back."""
     with mock.patch.dict("os.environ", {envs.CPU_ISA.name: kernels}):
-        runner = ModelRunner(engine_config(folder, dtype, schedule))
+        runner = ModelRunner(engine_config(folder, dtype, schedule, quantization))
         runner.load()
     scheduler = Scheduler(
         SchedulerConfig(max_num_batched_tokens=schedule.budget, max_num_seqs=schedule.max_num_seqs),

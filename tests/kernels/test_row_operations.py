@@ -83,3 +83,27 @@ def test_row_operations_accept_strided_rows(kernels, oracle, dtype, assert_close
     kernels.silu_mul(wide[:, 4:84], out[:, 5:45])
     oracle.silu_mul(wide[:, 4:84], expected[:, 5:45])
     assert_close(out, expected, dtype)
+
+
+@pytest.mark.promise("KERN-1")
+@settings(max_examples=15, deadline=None)
+@given(
+    vocab_size=st.integers(1, 200),
+    hidden=st.integers(1, 150),
+    quantization=st.sampled_from(("none", "int8")),
+    data=st.data(),
+)
+def test_a_tied_embedding_gives_the_rows_of_the_packed_head(
+    kernels, oracle, dtype, vocab_size, hidden, quantization, data
+):
+    weight = torch.randn(vocab_size, hidden, generator=torch.Generator().manual_seed(4)).to(dtype)
+    ids = torch.tensor(data.draw(st.lists(st.integers(0, vocab_size - 1), max_size=9)), dtype=torch.int32)
+    wide = torch.full((len(ids), hidden + 3), 7.0).to(dtype)
+    kernels.tied_embedding(ids, kernels.pack_linear(weight, None, quantization), wide[:, 1:-2])
+    expected = torch.empty(len(ids), hidden, dtype=dtype)
+    oracle.tied_embedding(ids, oracle.pack_linear(weight, None, quantization), expected)
+    assert torch.equal(wide[:, 1:-2], expected)
+    assert (wide[:, :1] == 7).all()
+    assert (wide[:, -2:] == 7).all()
+    if quantization == "none":
+        assert torch.equal(expected, weight[ids])

@@ -14,6 +14,8 @@ from vllm_mxext.bench.workload import Workload
 from vllm_mxext.cli.connection import API_KEY_VARIABLE, DEFAULT_URL, Connection
 from vllm_mxext.errors import ConfigError
 
+_ENGINE_ARGS = ("model", "dtype", "quantization", "num_threads", "load_format")
+
 _SAMPLE_TEXT = "the quick brown fox jumps over 13 lazy dogs and 27 + 5 = 32; sort b a c d, copy it twice. "
 
 
@@ -40,6 +42,7 @@ def run(argv: Sequence[str]) -> int:
 def _add_offline_arguments(parser: argparse.ArgumentParser, default: Workload) -> None:
     parser.add_argument("--model", help="folder of the checkpoint (default: the built-in model)")
     parser.add_argument("--dtype", default="auto", help="element type (default: auto)")
+    parser.add_argument("--quantization", default="none", help="int8 converts the weights (default: none)")
     parser.add_argument("--num-threads", type=int, help="CPU threads (default: physical cores)")
     parser.add_argument("--load-format", default="auto", help="dummy needs no weights (default: auto)")
     parser.add_argument("--repeats", type=int, default=3, help="measurements after a warm-up (default: 3)")
@@ -63,7 +66,7 @@ def _bench_engine(arguments: argparse.Namespace) -> int:
     from vllm_mxext.bench.offline import measure_offline  # noqa: PLC0415 - after the arguments are checked
     from vllm_mxext.entrypoints.llm import LLM  # noqa: PLC0415 - imports torch
 
-    engine_args = {name: getattr(arguments, name) for name in ("model", "dtype", "num_threads", "load_format")}
+    engine_args = {name: getattr(arguments, name) for name in _ENGINE_ARGS}
     with LLM(enable_prefix_caching=False, **engine_args) as llm:
         vocab_size = llm.model.vocab_size
         measure_offline(llm, workload, vocab_size, arguments.seed)

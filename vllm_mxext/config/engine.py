@@ -11,6 +11,7 @@ from vllm_mxext.config.model_spec import ModelSpec
 DType = Literal["bfloat16", "float16", "float32"]
 SchedulingPolicy = Literal["fcfs", "priority"]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
+Quantization = Literal["none", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class ModelConfig:
         tokenizer_path: folder or file of the tokenizer.
         spec: what `config.json` says.
         dtype: element type of weights, activations and KV cache.
+        quantization: what the weights of linear layers are converted to when they are loaded.
         max_model_len: tokens of prompt plus output at most.
         load_format: `dummy` fills weights with seeded noise instead of reading them.
         seed: seed of dummy weights, and of request seeds that the user leaves open (offline only).
@@ -34,6 +36,7 @@ class ModelConfig:
     spec: ModelSpec
     dtype: DType
     max_model_len: int
+    quantization: Quantization = "none"
     load_format: LoadFormat = "auto"
     seed: int = 0
     max_logprobs: int = 20

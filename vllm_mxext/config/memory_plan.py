@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.config.engine import EngineConfig, ModelConfig
 from vllm_mxext.config.machine import Memory
 from vllm_mxext.config.model_spec import ModelSpec
 from vllm_mxext.errors import ConfigError
@@ -15,6 +15,8 @@ DEFAULT_CPU_KV_BYTES = 4 * 2**30
 _DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _PANEL_COLUMNS = 64
 _PANEL_DEPTH = 2
+_INT8_GROUP = 32
+_INT8_BLOCK_BYTES = _INT8_GROUP * (_INT8_GROUP + 2)
 _NUM_NULL_BLOCKS = 1
 
 
@@ -26,7 +28,7 @@ class MemoryPlan:
         device_total_bytes: memory of the device, or of the container if that is less.
         device_available_bytes: of these, not in use by others now.
         budget_bytes: what the engine may take in all.
-        weights_bytes: packed weights with their padding, embedding, norms and rotary table.
+        weights_bytes: packed weights with their padding, an embedding that is not tied, norms and rotary table.
         activation_bytes: forward buffers, logits and the persistent batch.
         block_bytes: one KV block over all layers.
         block_size: token positions per KV block.
@@ -126,18 +128,18 @@ def longest_model_len(config: EngineConfig, memory: Memory) -> int:
 
 def weights_bytes(config: EngineConfig) -> int:
     """Bytes of all weights and the rotary table, an upper bound that is exact for the compiled kernels."""
-    spec, itemsize = config.model.spec, _DTYPE_BYTES[config.model.dtype]
+    model, spec, itemsize = config.model, config.model.spec, _DTYPE_BYTES[config.model.dtype]
     q_width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     layer = (
-        _linear_bytes(q_width + 2 * kv_width, spec.hidden_size, itemsize, spec.has_qkv_bias)
-        + _linear_bytes(spec.hidden_size, q_width, itemsize, spec.has_o_bias)
-        + _linear_bytes(2 * spec.intermediate_size, spec.hidden_size, itemsize, spec.has_mlp_bias)
-        + _linear_bytes(spec.hidden_size, spec.intermediate_size, itemsize, spec.has_mlp_bias)
+        _linear_bytes(model, q_width + 2 * kv_width, spec.hidden_size, spec.has_qkv_bias)
+        + _linear_bytes(model, spec.hidden_size, q_width, spec.has_o_bias)
+        + _linear_bytes(model, 2 * spec.intermediate_size, spec.hidden_size, spec.has_mlp_bias)
+        + _linear_bytes(model, spec.hidden_size, spec.intermediate_size, spec.has_mlp_bias)
         + 2 * spec.hidden_size * itemsize
         + (2 * spec.head_dim * itemsize if spec.has_qk_norm else 0)
     )
-    embedding = spec.vocab_size * spec.hidden_size * itemsize
-    head = _linear_bytes(spec.vocab_size, spec.hidden_size, itemsize, has_bias=False)
+    embedding = 0 if spec.has_tied_embeddings else spec.vocab_size * spec.hidden_size * itemsize
+    head = _linear_bytes(model, spec.vocab_size, spec.hidden_size, has_bias=False)
     final_norm = spec.hidden_size * itemsize
     rotary = config.model.max_model_len * spec.head_dim * 4
     return spec.num_layers * layer + embedding + head + final_norm + rotary
@@ -178,11 +180,17 @@ def format_bytes(num_bytes: int) -> str:
     return f"{size:.2f} GiB"
 
 
-def _linear_bytes(out_features: int, in_features: int, itemsize: int, has_bias: bool) -> int:
-    """Bytes of a packed linear layer (csrc/panels.h: panels of 64 columns, depth in pairs)."""
+def _linear_bytes(model: ModelConfig, out_features: int, in_features: int, has_bias: bool) -> int:
+    """Bytes of a packed linear layer.
+
+    Panels of 64 columns, the depth in pairs (csrc/panels.h), or blocks of 32 x 32 int8 and 32 scales (csrc/int8.h).
+    """
+    bias_bytes = 4 * out_features if has_bias else 0
+    if model.quantization == "int8":
+        return -(-out_features // _INT8_GROUP) * -(-in_features // _INT8_GROUP) * _INT8_BLOCK_BYTES + bias_bytes
     columns = -(-out_features // _PANEL_COLUMNS) * _PANEL_COLUMNS
     depth = -(-in_features // _PANEL_DEPTH) * _PANEL_DEPTH
-    return columns * depth * itemsize + (4 * out_features if has_bias else 0)
+    return columns * depth * _DTYPE_BYTES[model.dtype] + bias_bytes
 
 
 def _num_blocks(config: EngineConfig, room: int, block_bytes: int, min_blocks: int) -> int:
@@ -223,8 +231,8 @@ def _suggestion(config: EngineConfig, room: int) -> str:
         if config.cache.kv_cache_memory_bytes is not None or config.cache.num_blocks_override is not None:
             remedy += " and leave out --kv-cache-memory-bytes"
         return remedy
-    if config.model.dtype == "float32":
-        return "use --dtype bfloat16, a smaller model, or a machine with more memory"
+    if config.model.quantization == "none" and config.device.device == "cpu":
+        return "use --quantization int8, a smaller model, or a machine with more memory"
     return "use a smaller model, free memory, or use a machine with more"
 
 

@@ -138,6 +138,10 @@ class ModelOptions:
         "auto", values.choice("auto", "bfloat16", "float16", "half", "float32", "float"),
         "Element type of weights, activations and KV cache; auto is the checkpoint's.",
     )  # fmt: skip
+    quantization: str = _flag(
+        "none", values.choice("none", "int8"),
+        "What linear layers are converted to at load: int8 takes half the memory of bfloat16, at some loss (CPU).",
+    )  # fmt: skip
     max_model_len: int | None = _flag(
         None, values.integer(1, special={"auto": -1, "-1": -1}),
         "Tokens of prompt plus output at most; default: the checkpoint's limit; auto or -1: what fits into memory.",

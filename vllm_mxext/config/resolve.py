@@ -16,6 +16,7 @@ from vllm_mxext.config.engine import (
     EngineConfig,
     LoadFormat,
     ModelConfig,
+    Quantization,
     SchedulerConfig,
     SchedulingPolicy,
 )
@@ -118,6 +119,7 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
         spec=spec,
         dtype=dtype,
         max_model_len=_max_model_len(app, spec, decisions),
+        quantization=_quantization(app),
         load_format=cast("LoadFormat", app.model.load_format),
         seed=app.model.seed,
         max_logprobs=app.model.max_logprobs,
@@ -171,6 +173,12 @@ def _dtype(app: AppConfig, spec: ModelSpec, decisions: dict[str, Decision]) -> D
         return _DTYPE_ALIASES.get(given, cast("DType", given))
     decisions["dtype"] = Decision(spec.checkpoint_dtype, "checkpoint")
     return spec.checkpoint_dtype
+
+
+def _quantization(app: AppConfig) -> Quantization:
+    if app.model.quantization != "none" and app.device.device == "cuda":
+        raise ConfigError("--quantization int8 needs --device cpu: there are no int8 kernels for CUDA in this version.")
+    return cast("Quantization", app.model.quantization)
 
 
 def _max_model_len(app: AppConfig, spec: ModelSpec, decisions: dict[str, Decision]) -> int:

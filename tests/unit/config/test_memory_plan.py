@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vllm_mxext import envs
-from vllm_mxext.config.engine import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
+from vllm_mxext.config.engine import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, Quantization, SchedulerConfig
 from vllm_mxext.config.machine import Memory
 from vllm_mxext.config.memory_plan import (
     DEFAULT_CPU_KV_BYTES,
@@ -52,11 +52,15 @@ SMALL = {
 
 
 def engine_config(
-    values: dict[str, Any] = LARGE, *, max_model_len: int = 4096, dtype: Any = "bfloat16", **cache: Any
+    values: dict[str, Any] = LARGE,
+    *,
+    max_model_len: int = 4096,
+    dtype: Any = "bfloat16",
+    quantization: Quantization = "none",
+    **cache: Any,
 ) -> EngineConfig:
-    model = ModelConfig(
-        Path("model"), Path("model"), parse_model_spec(values), dtype, max_model_len, load_format="dummy"
-    )
+    folder = Path("model")
+    model = ModelConfig(folder, folder, parse_model_spec(values), dtype, max_model_len, quantization, "dummy")
     return EngineConfig(model, CacheConfig(**cache), SchedulerConfig(max_num_seqs=32))
 
 
@@ -164,14 +168,16 @@ def test_a_small_cache_on_a_small_machine_is_refused_with_a_context_that_fits() 
     plan_memory(engine_config(max_model_len=number_after("--max-model-len", message)), memory)
 
 
-@pytest.mark.parametrize(("dtype", "remedy"), [("float32", "--dtype bfloat16"), ("bfloat16", "a smaller model")])
-def test_weights_that_do_not_fit_are_refused(dtype: str, remedy: str) -> None:
-    memory = Memory(total_bytes=GIB, available_bytes=GIB)
-    assert remedy in refusal(engine_config(dtype=dtype), memory)
+@pytest.mark.parametrize(("quantization", "remedy"), [("none", "--quantization int8"), ("int8", "a smaller model")])
+def test_weights_that_do_not_fit_are_refused(quantization: Quantization, remedy: str) -> None:
+    memory = Memory(total_bytes=GIB // 2, available_bytes=GIB // 2)
+    assert remedy in refusal(engine_config(quantization=quantization), memory)
 
 
 @pytest.mark.parametrize("kernels", [TORCH_ISA, *runnable_isas()[:1]])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("dtype", "quantization"), [("bfloat16", "none"), ("float32", "none"), ("bfloat16", "int8")], ids=str
+)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -182,10 +188,12 @@ def test_weights_that_do_not_fit_are_refused(dtype: str, remedy: str) -> None:
     ids=str,
 )
 def test_the_plan_is_what_is_then_allocated(
-    changes: dict[str, Any], dtype: str, kernels: str, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], dtype: str, quantization: Quantization, kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(envs.CPU_ISA.name, kernels)
-    config = engine_config({**SMALL, **changes}, dtype=dtype, max_model_len=200, num_blocks_override=40)
+    config = engine_config(
+        {**SMALL, **changes}, dtype=dtype, quantization=quantization, max_model_len=200, num_blocks_override=40
+    )
     runner = ModelRunner(config)
     runner.load()
     report = runner.memory_report()

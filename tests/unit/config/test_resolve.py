@@ -43,6 +43,14 @@ def test_open_values_come_from_checkpoint_and_machine(checkpoint: Path) -> None:
     assert (reasons["dtype"], reasons["num_threads"]) == ("checkpoint", "physical cores of this process")
 
 
+@pytest.mark.promise("LOAD-2")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_engine_computes_in_the_type_of_the_checkpoint(checkpoint: Path, dtype: str) -> None:
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": dtype}))
+    assert resolved(str(checkpoint), "--dtype", "auto").engine.model.dtype == dtype
+
+
 def test_given_values_are_kept(checkpoint: Path) -> None:
     config = resolved(
         str(checkpoint),
@@ -203,3 +211,10 @@ def test_resolving_imports_no_torch(checkpoint: Path) -> None:
         f"resolve_engine_args(model={str(checkpoint)!r}); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.promise("INT8-1")
+def test_quantization_is_a_choice_for_the_cpu(checkpoint: Path) -> None:
+    assert resolved(str(checkpoint)).engine.model.quantization == "none"
+    assert resolved(str(checkpoint), "-q", "int8").engine.model.quantization == "int8"
+    assert "--device cpu" in error_of(str(checkpoint), "--quantization", "int8", "--device", "cuda")

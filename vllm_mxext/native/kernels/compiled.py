@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from vllm_mxext.config.engine import Quantization
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.native.kernels.interface import (
     AttentionGeometry,
@@ -16,7 +16,14 @@ from vllm_mxext.native.kernels.interface import (
     LayerKVCache,
     PackedLinear,
 )
-from vllm_mxext.native.kernels.library import DTYPE_CODES, GeometryStruct, KernelLibrary, LinearStruct, StepStruct
+from vllm_mxext.native.kernels.library import (
+    DTYPE_CODES,
+    FORMAT_CODES,
+    GeometryStruct,
+    KernelLibrary,
+    LinearStruct,
+    StepStruct,
+)
 
 _GROUP_TOKENS = 16
 _MAX_HEAD_DIM = 512
@@ -76,6 +83,7 @@ class CompiledKernels:
         self._pack_linear = library.operation("mx_pack_linear")
         self._linear = library.operation("mx_linear")
         self._embedding = library.operation("mx_embedding")
+        self._tied_embedding = library.operation("mx_tied_embedding")
         self._rms_norm = library.operation("mx_rms_norm")
         self._silu_mul = library.operation("mx_silu_mul")
         self._rope_kv_write = library.operation("mx_rope_kv_write")
@@ -87,18 +95,23 @@ class CompiledKernels:
         self._step_struct = StepStruct()
         self._step_address = ctypes.addressof(self._step_struct)
 
-    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> CompiledLinear:
+    def pack_linear(
+        self, weight: torch.Tensor, bias: torch.Tensor | None = None, quantization: Quantization = "none"
+    ) -> CompiledLinear:
         """Packs `weight: [N, K]` with all cores; see `Kernels.pack_linear`."""
         weight = weight.detach().to(device="cpu", dtype=self._dtype)
         if weight.stride(1) != 1:
             weight = weight.contiguous()
         out_features, in_features = weight.shape
-        elements = self._library.packed_elements(self._code, out_features, in_features)
-        data = self._library.zeros(elements, self._dtype)
-        self._pack_linear(weight.data_ptr(), weight.stride(0), out_features, in_features, data.data_ptr(), self._code)
+        form = FORMAT_CODES[quantization]
+        data = self._library.zeros(self._library.packed_bytes(self._code, form, out_features, in_features), torch.uint8)
+        self._pack_linear(
+            weight.data_ptr(), weight.stride(0), out_features, in_features, data.data_ptr(), self._code, form
+        )
         if bias is not None:
             bias = bias.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
-        struct = LinearStruct(data.data_ptr(), bias.data_ptr() if bias is not None else 0, in_features, out_features)
+        bias_address = bias.data_ptr() if bias is not None else 0
+        struct = LinearStruct(data.data_ptr(), bias_address, in_features, out_features, form)
         return CompiledLinear(data, bias, in_features, out_features, struct, ctypes.addressof(struct))
 
     def linear(self, x: torch.Tensor, layer: PackedLinear, out: torch.Tensor) -> None:
@@ -128,41 +141,22 @@ class CompiledKernels:
             self._code,
         )
 
+    def tied_embedding(self, token_ids: torch.Tensor, head: PackedLinear, out: torch.Tensor) -> None:
+        """See `Kernels.tied_embedding`."""
+        assert type(head) is CompiledLinear
+        self._tied_embedding(
+            head.address, token_ids.data_ptr(), token_ids.shape[0], out.data_ptr(), out.stride(0), self._code
+        )
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """See `Kernels.rms_norm`."""
-        rows, hidden = x.shape
-        self._rms_norm(
-            x.data_ptr(),
-            x.stride(0),
-            0,
-            0,
-            rows,
-            hidden,
-            weight.data_ptr(),
-            out.data_ptr(),
-            out.stride(0),
-            self._code,
-            eps,
-        )
+        self._normalise(x, 0, 0, weight, eps, out)
 
     def add_rms_norm(
         self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
     ) -> None:
         """See `Kernels.add_rms_norm`."""
-        rows, hidden = x.shape
-        self._rms_norm(
-            x.data_ptr(),
-            x.stride(0),
-            residual.data_ptr(),
-            residual.stride(0),
-            rows,
-            hidden,
-            weight.data_ptr(),
-            out.data_ptr(),
-            out.stride(0),
-            self._code,
-            eps,
-        )
+        self._normalise(x, residual.data_ptr(), residual.stride(0), weight, eps, out)
 
     def silu_mul(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:
         """See `Kernels.silu_mul`."""
@@ -239,16 +233,29 @@ class CompiledKernels:
             raise ConfigError(f"These kernels were chosen for {self._dtype}, the KV cache cannot be {spec.dtype}.")
         return [self._allocate_layer(spec) for _ in range(spec.num_layers)]
 
-    def describe(self) -> dict[str, Any]:
-        """Facts for logs and `collect-env`."""
-        return {
-            "name": self.name,
-            "isa": self._library.isa,
-            "library": str(self._library.path),
-            "threads": self._library.num_threads(),
-            "dtype": str(self._dtype).removeprefix("torch."),
-            "batch_invariant": self.is_batch_invariant,
-        }
+    def _normalise(
+        self,
+        x: torch.Tensor,
+        residual_address: int,
+        residual_stride: int,
+        weight: torch.Tensor,
+        eps: float,
+        out: torch.Tensor,
+    ) -> None:
+        rows, hidden = x.shape
+        self._rms_norm(
+            x.data_ptr(),
+            x.stride(0),
+            residual_address,
+            residual_stride,
+            rows,
+            hidden,
+            weight.data_ptr(),
+            out.data_ptr(),
+            out.stride(0),
+            self._code,
+            eps,
+        )
 
     def _allocate_layer(self, spec: KVCacheSpec) -> CompiledKVCache:
         shape = (spec.num_blocks, spec.num_kv_heads, spec.block_size // _GROUP_TOKENS, _GROUP_TOKENS * spec.head_dim)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+
+from vllm_mxext.config.engine import Quantization
+
+INT8_GROUP = 32
+"""Neighbouring values along K that share a scale in an int8 layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,11 @@ class PackedLinear:
     in_features: int
     out_features: int
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weights and bias."""
+        return self.data.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
 
 class Kernels(Protocol):
     """One implementation of the model's operations.
@@ -120,16 +130,28 @@ class Kernels(Protocol):
     is_batch_invariant: bool
     """Whether a row's result is bit-identical whatever else is in the batch and however prefill was chunked."""
 
-    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
-        """Packs copies of `weight: [N, K]` (any N, K >= 1) and `bias: [N]`; both may be overwritten afterwards."""
+    def pack_linear(
+        self, weight: torch.Tensor, bias: torch.Tensor | None = None, quantization: Quantization = "none"
+    ) -> PackedLinear:
+        """Packs copies of `weight: [N, K]` (any N, K >= 1) and `bias: [N]`; both may be overwritten afterwards.
+
+        With `int8`, every 32 neighbouring weights of a row share a bfloat16 scale of largest magnitude / 127.
+        """
         ...
 
     def linear(self, x: torch.Tensor, layer: PackedLinear, out: torch.Tensor) -> None:
-        """Writes `x @ weight.T + bias`: `x: [M, K]`, `out: [M, N]` in x's dtype or float32; sums are float32."""
+        """Writes `x @ weight.T + bias`: `x: [M, K]`, `out: [M, N]` in x's dtype or float32; sums are float32.
+
+        For an int8 layer x is quantised too, in groups of 32 with a float32 scale of largest magnitude / 127.
+        """
         ...
 
     def embedding(self, token_ids: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
         """Gathers rows: `token_ids: [M]` int32, `weight: [V, H]`, `out: [M, H]`."""
+        ...
+
+    def tied_embedding(self, token_ids: torch.Tensor, head: PackedLinear, out: torch.Tensor) -> None:
+        """Gathers rows of the weight that `head` was packed from, as it is after packing: `out: [M, in_features]`."""
         ...
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
@@ -199,8 +221,4 @@ class Kernels(Protocol):
         Raises:
             ConfigError: block size or head size not supported by this kernel set.
         """
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Facts for logs and `collect-env`: name, instruction set, library path, threads."""
         ...

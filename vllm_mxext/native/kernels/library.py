@@ -14,10 +14,11 @@ import torch
 
 import vllm_mxext.native.kernels as kernels_package
 from vllm_mxext import envs
+from vllm_mxext.config.engine import Quantization
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.native.kernels.lazy_memory import lazy_zeros
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 """Interface version this file was written for; `MX_ABI_VERSION` of `csrc/kernels.h`."""
 
 COMPILED_ISAS = ("avx512_bf16", "avx512", "avx2", "generic")
@@ -29,13 +30,22 @@ TORCH_ISA = "torch"
 DTYPE_CODES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 """`MxDtype` of `csrc/kernels.h`."""
 
+FORMAT_CODES: dict[Quantization, int] = {"none": 0, "int8": 1}
+"""`MxFormat` of `csrc/kernels.h`."""
+
 _LARGE_PAGE_BYTES = 2 * 2**20
 
 
 class LinearStruct(ctypes.Structure):
     """`MxLinear` of `csrc/kernels.h`."""
 
-    _fields_ = [("weights", c_void_p), ("bias", c_void_p), ("in_features", c_int64), ("out_features", c_int64)]
+    _fields_ = [
+        ("weights", c_void_p),
+        ("bias", c_void_p),
+        ("in_features", c_int64),
+        ("out_features", c_int64),
+        ("format", c_int32),
+    ]
 
 
 class GeometryStruct(ctypes.Structure):
@@ -69,9 +79,10 @@ class StepStruct(ctypes.Structure):
 # Structure of each operation's arguments in csrc/kernels.h, as format of the struct module: P address, q 64-bit
 # count or stride, i 32-bit integer (dtype code first), f float.
 _CALL_FORMATS = {
-    "mx_pack_linear": "PqqqPi",
+    "mx_pack_linear": "PqqqPii",
     "mx_linear": "PPqqPqii",
     "mx_embedding": "PqPqqPqi",
+    "mx_tied_embedding": "PPqPqi",
     "mx_rms_norm": "PqPqqqPPqif",
     "mx_silu_mul": "PqqqPqi",
     "mx_rope_kv_write": "PqPPPPPPPif",
@@ -83,7 +94,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "mx_cpu_supports": ([c_char_p], c_int32),
     "mx_num_threads": ([], c_int32),
     "mx_advise_large_pages": ([c_void_p, c_int64], None),
-    "mx_packed_elements": ([c_int32, c_int64, c_int64], c_int64),
+    "mx_packed_bytes": ([c_int32, c_int32, c_int64, c_int64], c_int64),
     **{name: ([c_void_p], None) for name in _CALL_FORMATS},
 }
 
@@ -158,9 +169,9 @@ class KernelLibrary:
         self._functions["mx_advise_large_pages"](data.data_ptr(), data.nbytes)
         return data
 
-    def packed_elements(self, dtype_code: int, out_features: int, in_features: int) -> int:
-        """Elements of a packed linear layer."""
-        return int(self._functions["mx_packed_elements"](dtype_code, out_features, in_features))
+    def packed_bytes(self, dtype_code: int, format_code: int, out_features: int, in_features: int) -> int:
+        """Bytes of a packed linear layer."""
+        return int(self._functions["mx_packed_bytes"](dtype_code, format_code, out_features, in_features))
 
 
 def _check_abi(handle: ctypes.CDLL, path: Path) -> None:

@@ -11,7 +11,6 @@ from vllm_mxext.logger import init_logger
 from vllm_mxext.native.kernels.compiled import CompiledKernels
 from vllm_mxext.native.kernels.interface import Kernels
 from vllm_mxext.native.kernels.library import (
-    DTYPE_CODES,
     TORCH_ISA,
     best_library,
     requested_isa,
@@ -29,16 +28,19 @@ def select_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
     `VLLM_MXEXT_CPU_ISA` names (`avx512_bf16`, `avx512`, `avx2`, `generic` or `torch`).
 
     Raises:
-        ConfigError: the named library is missing or not for this CPU, or an installed one is stale.
+        ConfigError: the named library is missing or not for this CPU, an installed one is stale, or it has no kernels
+            for `dtype`.
     """
     if device.type != "cpu":
         return TorchKernels(device)
     library = best_library()
-    if library is not None and dtype in DTYPE_CODES:
+    if library is not None:
         return CompiledKernels(library, dtype)
     if requested_isa() != TORCH_ISA:
-        reason = f"{dtype} has no compiled kernels" if library else "no compiled kernels are installed"
-        logger.warning("%s: using the slower PyTorch path (set %s=torch to silence this)", reason, envs.CPU_ISA.name)
+        logger.warning(
+            "No compiled kernels are installed: using the slower PyTorch path (set %s=torch to silence this)",
+            envs.CPU_ISA.name,
+        )
     return TorchKernels(device)
 
 

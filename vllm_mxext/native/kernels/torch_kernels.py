@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
+from vllm_mxext.config.engine import Quantization
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.native.kernels.interface import (
+    INT8_GROUP,
     AttentionGeometry,
     AttentionMetadata,
     KVCacheSpec,
@@ -19,6 +21,47 @@ from vllm_mxext.native.kernels.interface import (
 from vllm_mxext.native.kernels.lazy_memory import lazy_zeros
 
 _NEGATIVE_INFINITY = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class TorchInt8Linear(PackedLinear):
+    """An int8 layer.
+
+    Attributes:
+        data: `[out_features, groups, 32]` int8, zero past the last column.
+        scales: `[out_features, groups, 1]` bfloat16.
+    """
+
+    scales: torch.Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weights, scales and bias."""
+        return self.data.nbytes + self.scales.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+    def dequantise(self) -> torch.Tensor:
+        """The weight the layer stands for, `[out_features, groups * 32]` float32."""
+        return _dequantise(self.data, self.scales)
+
+
+def quantise_groups(x: torch.Tensor, scale_dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantises every 32 neighbouring values of a row to int8.
+
+    Args:
+        x: `[M, K]`; rows are padded with zeros to whole groups.
+        scale_dtype: type the scale is rounded to before the values are divided by it.
+
+    Returns:
+        Values `[M, groups, 32]` from -127 to 127, and scales `[M, groups, 1]`.
+    """
+    padded = functional.pad(x.float(), (0, -x.shape[1] % INT8_GROUP)).view(x.shape[0], -1, INT8_GROUP)
+    scales = (padded.abs().amax(-1, keepdim=True) / 127).to(scale_dtype)
+    inverse = torch.where(scales > 0, 1 / scales.float(), 0)
+    return (padded * inverse).clamp(-127, 127).round().to(torch.int8), scales
+
+
+def _dequantise(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    return (values.float() * scales.float()).flatten(1)
 
 
 class TorchKernels:
@@ -38,17 +81,26 @@ class TorchKernels:
         self._step: AttentionMetadata | None = None
         self._step_lengths: tuple[list[int], list[int]] = ([], [])
 
-    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
+    def pack_linear(
+        self, weight: torch.Tensor, bias: torch.Tensor | None = None, quantization: Quantization = "none"
+    ) -> PackedLinear:
         """Copies the weight to the device; see `Kernels.pack_linear`."""
         out_features, in_features = weight.shape
-        data = weight.detach().to(self._device, copy=True).contiguous()
         if bias is not None:
             bias = bias.detach().to(device=self._device, dtype=torch.float32, copy=True)
+        if quantization == "int8":
+            values, scales = quantise_groups(weight.detach().to(self._device), torch.bfloat16)
+            return TorchInt8Linear(values, bias, in_features, out_features, scales)
+        data = weight.detach().to(self._device, copy=True).contiguous()
         return PackedLinear(data, bias, in_features, out_features)
 
     def linear(self, x: torch.Tensor, layer: PackedLinear, out: torch.Tensor) -> None:
         """See `Kernels.linear`."""
         bias = layer.bias
+        if isinstance(layer, TorchInt8Linear):
+            product = functional.linear(_dequantise(*quantise_groups(x, torch.float32)), layer.dequantise())
+            out.copy_(product if bias is None else product + bias)
+            return
         if out.dtype == x.dtype:
             out.copy_(functional.linear(x, layer.data, None if bias is None else bias.to(x.dtype)))
             return
@@ -61,6 +113,13 @@ class TorchKernels:
     def embedding(self, token_ids: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
         """See `Kernels.embedding`."""
         out.copy_(functional.embedding(token_ids, weight))
+
+    def tied_embedding(self, token_ids: torch.Tensor, head: PackedLinear, out: torch.Tensor) -> None:
+        """See `Kernels.tied_embedding`."""
+        if isinstance(head, TorchInt8Linear):
+            out.copy_(_dequantise(head.data[token_ids], head.scales[token_ids])[:, : head.in_features])
+        else:
+            self.embedding(token_ids, head.data, out)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """See `Kernels.rms_norm`."""
@@ -146,17 +205,6 @@ class TorchKernels:
             return torch.zeros(shape, dtype=spec.dtype, device=spec.device)
 
         return [LayerKVCache(zeros(), zeros()) for _ in range(spec.num_layers)]
-
-    def describe(self) -> dict[str, Any]:
-        """Facts for logs and `collect-env`."""
-        return {
-            "name": self.name,
-            "isa": "torch",
-            "library": None,
-            "threads": torch.get_num_threads(),
-            "device": str(self._device),
-            "batch_invariant": self.is_batch_invariant,
-        }
 
     def _lengths(self, metadata: AttentionMetadata) -> tuple[list[int], list[int]]:
         """`query_start_loc` and `seq_lens` on the host; the one synchronisation of a step, made by its first layer."""

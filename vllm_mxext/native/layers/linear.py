@@ -24,8 +24,7 @@ class Linear:
     @property
     def num_bytes(self) -> int:
         """Bytes of weights and bias."""
-        bias = self.packed.bias
-        return self.packed.data.nbytes + (0 if bias is None else bias.nbytes)
+        return self.packed.num_bytes
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """Writes the product: `x: [M, in_features]`, `out: [M, out_features]` in x's dtype or float32."""

@@ -10,6 +10,7 @@ import torch
 from vllm_mxext.native.kernels.interface import AttentionMetadata, Kernels, LayerKVCache
 from vllm_mxext.native.layers.activations import Activations
 from vllm_mxext.native.layers.attention import Attention
+from vllm_mxext.native.layers.embedding import Embedding
 from vllm_mxext.native.layers.linear import Linear
 from vllm_mxext.native.layers.mlp import GatedMLP
 from vllm_mxext.native.layers.norm import RMSNorm
@@ -45,13 +46,13 @@ class DecoderWeights:
     """All weights of a decoder, ready to run.
 
     Attributes:
-        embedding: `[vocab_size, H]`.
+        embedding: of the tokens.
         layers: from input to output.
         final_norm: norm before the head.
-        head: output head; a tied one is packed from the embedding.
+        head: output head.
     """
 
-    embedding: torch.Tensor
+    embedding: Embedding
     layers: tuple[DecoderLayer, ...]
     final_norm: RMSNorm
     head: Linear
@@ -60,14 +61,15 @@ class DecoderWeights:
     def num_bytes(self) -> int:
         """Bytes of all weights and of the rotary table."""
         linears = [self.head]
-        tensors = [self.embedding, self.final_norm.weight, self.layers[0].attention.cos_sin]
+        tensors = [self.final_norm.weight, self.layers[0].attention.cos_sin]
         for layer in self.layers:
             attention = layer.attention
             linears += [attention.qkv, attention.output, layer.mlp.gate_up, layer.mlp.down]
             tensors += [layer.attention_norm.weight, layer.mlp_norm.weight]
             if attention.head_norms:
                 tensors += [attention.head_norms.query, attention.head_norms.key]
-        return sum(linear.num_bytes for linear in linears) + sum(tensor.nbytes for tensor in tensors)
+        num_bytes = sum(linear.num_bytes for linear in linears) + sum(tensor.nbytes for tensor in tensors)
+        return num_bytes + self.embedding.num_bytes
 
 
 class Decoder:
@@ -98,7 +100,7 @@ class Decoder:
         num_tokens = batch.token_ids.shape[0]
         residual = buffers.residual[:num_tokens]
         normed, projected = buffers.normed[:num_tokens], buffers.projected[:num_tokens]
-        self._kernels.embedding(batch.token_ids, self._weights.embedding, residual)
+        self._weights.embedding(batch.token_ids, residual)
         for index, layer in enumerate(layers):
             if index == 0:
                 layer.attention_norm(residual, normed)

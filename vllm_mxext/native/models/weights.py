@@ -10,6 +10,7 @@ from vllm_mxext.config.engine import ModelConfig
 from vllm_mxext.config.model_spec import ModelSpec
 from vllm_mxext.native.kernels.interface import AttentionGeometry, Kernels
 from vllm_mxext.native.layers.attention import Attention, HeadNorms
+from vllm_mxext.native.layers.embedding import Embedding, TableEmbedding, TiedEmbedding
 from vllm_mxext.native.layers.linear import Linear
 from vllm_mxext.native.layers.mlp import GatedMLP
 from vllm_mxext.native.layers.norm import RMSNorm
@@ -42,7 +43,7 @@ def load_weights(
     ignored = (*layout.ignored_suffixes, layout.head) if config.spec.has_tied_embeddings else layout.ignored_suffixes
     source.check(expected_tensors(config.spec, layout), ignored)
     cos_sin = cos_sin_table(config.spec.rope, config.spec.head_dim, config.max_model_len, device)
-    return _WeightLoader(config.spec, layout, source, kernels, dtype, device).load(cos_sin, progress)
+    return _WeightLoader(config, layout, source, kernels, dtype, device).load(cos_sin, progress)
 
 
 def expected_tensors(spec: ModelSpec, layout: CheckpointLayout) -> dict[str, Shape]:
@@ -89,30 +90,30 @@ class _WeightLoader:
 
     def __init__(
         self,
-        spec: ModelSpec,
+        config: ModelConfig,
         layout: CheckpointLayout,
         source: WeightSource,
         kernels: Kernels,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._spec = spec
+        self._spec = config.spec
+        self._quantization = config.quantization
         self._layout = layout
         self._source = source
         self._kernels = kernels
         self._dtype = dtype
         self._device = device
-        self._layer_shapes = _layer_tensors(spec, layout)
+        self._layer_shapes = _layer_tensors(config.spec, layout)
         self._geometries: dict[int | None, AttentionGeometry] = {}
         self._staging = torch.empty(0, dtype=dtype)
 
     def load(self, cos_sin: torch.Tensor, progress: Progress) -> DecoderWeights:
         spec, layout = self._spec, self._layout
         num_groups = spec.num_layers + 1
-        embedding = self._own(layout.embedding, (spec.vocab_size, spec.hidden_size))
         final_norm = RMSNorm(self._kernels, self._own(layout.final_norm, (spec.hidden_size,)), spec.rms_norm_eps)
         # The head needs the largest staging buffer, so it comes first, while little else is in memory.
-        head = self._head(embedding)
+        embedding, head = self._ends()
         self._staging = torch.empty(0, dtype=self._dtype)
         progress(1 / num_groups)
         layers = []
@@ -121,12 +122,15 @@ class _WeightLoader:
             progress((layer + 2) / num_groups)
         return DecoderWeights(embedding, tuple(layers), final_norm, head)
 
-    def _head(self, embedding: torch.Tensor) -> Linear:
-        if self._spec.has_tied_embeddings:
-            return Linear(self._kernels, self._kernels.pack_linear(embedding))
-        weight = self._stage(embedding.shape[0], embedding.shape[1])
-        self._source.read(self._layout.head, weight)
-        return Linear(self._kernels, self._kernels.pack_linear(weight))
+    def _ends(self) -> tuple[Embedding, Linear]:
+        """Reads the token embedding and the output head."""
+        spec, layout = self._spec, self._layout
+        weight = self._stage(spec.vocab_size, spec.hidden_size)
+        self._source.read(layout.embedding if spec.has_tied_embeddings else layout.head, weight)
+        head = self._packed(weight, None)
+        if spec.has_tied_embeddings:
+            return TiedEmbedding(self._kernels, head.packed), head
+        return TableEmbedding(self._kernels, self._own(layout.embedding, tuple(weight.shape))), head
 
     def _layer(self, layer: int, cos_sin: torch.Tensor) -> DecoderLayer:
         spec, layout, kernels = self._spec, self._layout, self._kernels
@@ -176,7 +180,10 @@ class _WeightLoader:
             if bias is not None:
                 self._source.read(f"{prefix}{name}.bias", bias[first:last])
             first = last
-        return Linear(self._kernels, self._kernels.pack_linear(weight, bias))
+        return self._packed(weight, bias)
+
+    def _packed(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        return Linear(self._kernels, self._kernels.pack_linear(weight, bias, self._quantization))
 
     def _own(self, name: str, shape: Shape) -> torch.Tensor:
         target = torch.empty(shape, dtype=self._dtype)
