@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 DEFAULT_FOLDER = Path(".cache/benchmarks/qwen3-0.6b-random")
 
@@ -88,7 +89,7 @@ def make_checkpoint(folder: Path, seed: int = 0) -> None:
 
 def _write_tokenizer(folder: Path) -> None:
     vocab = {f"w{index}": index for index in range(VOCAB_SIZE)}
-    tokenizer = {
+    tokenizer: dict[str, Any] = {
         "version": "1.0",
         "added_tokens": [],
         "normalizer": None,

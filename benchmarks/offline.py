@@ -1,6 +1,8 @@
-"""Generates offline with our engine and with transformers, interleaved, on a random Qwen3-0.6B-shaped checkpoint.
+"""Generates offline with our engine and with its peers, interleaved, on a random Qwen3-0.6B-shaped checkpoint.
 
     python benchmarks/offline.py --repeats 3
+    python benchmarks/peers/make_environments.py openvino
+    python benchmarks/offline.py --engines vllm_mxext openvino-fp16 vllm_mxext-int8 openvino-int8
 
 Greedy, end-of-text ignored; output tokens count over the whole time, prompt processing included. The workload with one
 output token measures the prompt. The last line is one JSON object.
@@ -11,10 +13,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from make_checkpoint import DEFAULT_FOLDER, VOCAB_SIZE, make_checkpoint
+from peers.make_environments import DEFAULT_ROOT
+from peers.process import PeerProcess
 
 from vllm_mxext.bench.bandwidth import read_bandwidth
 from vllm_mxext.bench.metrics import summarize
@@ -29,13 +34,14 @@ Measure = Callable[[Workload, int], float]
 """Workload and seed -> seconds."""
 
 
-def load_ours(folder: Path, num_threads: int) -> Measure:
+def load_ours(folder: Path, num_threads: int, quantization: str = "none") -> Measure:
     """Loads our engine."""
     from vllm_mxext.entrypoints.llm import LLM  # noqa: PLC0415 - only if it takes part
 
     llm = LLM(
         model=str(folder),
         num_threads=num_threads,
+        quantization=quantization,
         enable_prefix_caching=False,
         max_model_len=2048,
         kv_cache_memory_bytes="2GiB",
@@ -49,7 +55,7 @@ def load_transformers(folder: Path, num_threads: int) -> Measure:
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - the same
 
     torch.set_num_threads(num_threads)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()  # type: ignore[no-untyped-call]
 
     def measure(workload: Workload, seed: int) -> float:
         ids = torch.tensor(workload.prompts(range(VOCAB_SIZE), seed))
@@ -71,7 +77,25 @@ def load_transformers(folder: Path, num_threads: int) -> Measure:
     return measure
 
 
-ENGINES = {"vllm_mxext": load_ours, "transformers": load_transformers}
+def load_openvino(form: str, root: Path, num_threads: int) -> Measure:
+    """Loads the converted checkpoint in an OpenVINO environment (`peers/make_environments.py`)."""
+    folder = root / "openvino"
+    python = folder / "env" / "bin" / "python"
+    return PeerProcess(python, "openvino_worker.py", [str(folder / form), str(num_threads)], VOCAB_SIZE).measure
+
+
+def engines_of(folder: Path, num_threads: int, peers: Path) -> dict[str, Callable[[], Measure]]:
+    """Returns engine name -> what loads it."""
+    return {
+        "vllm_mxext": partial(load_ours, folder, num_threads),
+        "vllm_mxext-int8": partial(load_ours, folder, num_threads, "int8"),
+        "transformers": partial(load_transformers, folder, num_threads),
+        "openvino-fp16": partial(load_openvino, "fp16", peers, num_threads),
+        "openvino-int8": partial(load_openvino, "int8", peers, num_threads),
+    }
+
+
+DEFAULT_ENGINES = ("vllm_mxext", "vllm_mxext-int8", "transformers")
 
 
 def figures(workload: Workload, seconds: list[float]) -> dict[str, Any]:
@@ -94,9 +118,12 @@ def _row(results: dict[str, Any], workload: str, engine: str) -> tuple[object, .
 
 def main() -> None:
     """Reads the arguments, measures and reports."""
-    parser = argparse.ArgumentParser(description="Our engine and transformers on the same workloads, interleaved.")
+    parser = argparse.ArgumentParser(description="Our engine and its peers on the same workloads, interleaved.")
     parser.add_argument("--model", type=Path, default=DEFAULT_FOLDER, help="checkpoint; made if it is the default")
-    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", default=list(DEFAULT_ENGINES), help="also openvino-fp16, openvino-int8")
+    parser.add_argument(
+        "--peers", type=Path, default=DEFAULT_ROOT, help=f"their environments (default: {DEFAULT_ROOT})"
+    )
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--num-threads", type=int, default=usable_cores())
@@ -105,11 +132,14 @@ def main() -> None:
     if arguments.model == DEFAULT_FOLDER:
         make_checkpoint(arguments.model)
     workloads = [Workload.parse(text) for text in arguments.workloads]
+    loaders = engines_of(arguments.model, arguments.num_threads, arguments.peers)
+    if unknown := set(arguments.engines) - set(loaders):
+        parser.error(f"unknown engines: {', '.join(sorted(unknown))}; there are {', '.join(loaders)}")
     load_s: dict[str, float] = {}
     engines: dict[str, Measure] = {}
     for name in arguments.engines:
         start = time.perf_counter()
-        engines[name] = ENGINES[name](arguments.model, arguments.num_threads)
+        engines[name] = loaders[name]()
         load_s[name] = round(time.perf_counter() - start, 2)
         print(f"{name} loaded in {load_s[name]} s", flush=True)
         engines[name](Workload(2, 16, 4), arguments.seed)

@@ -109,7 +109,7 @@ class Soak:
 
     async def wrong(self) -> str:
         """Sends a request that must be refused."""
-        wrong = self.randomness.choice(
+        wrong: dict[str, Any] = self.randomness.choice(
             [{"temperature": 9}, {"max_tokens": 0}, {"model": "nobody"}, {"messages": []}, {"top_p": "x"}, {"n": 0}]
         )
         response = await self.client.post("/v1/chat/completions", json={**self.chat(), **wrong})
@@ -194,7 +194,7 @@ async def run(server: ServerProcess, watch_file: Path, arguments: argparse.Names
         model = (await client.get("/v1/models")).json()["data"][0]["id"]
         soak = Soak(client, model, random.Random(arguments.seed))
         await soak.whole_chat()
-        before = {"tasks": task_counts(server, watch_file), "files": open_files(server)}
+        before: dict[str, Any] = {"tasks": task_counts(server, watch_file), "files": open_files(server)}
         samples = [(0, *resident_mb(server))]
         start = time.monotonic()
         todo = iter(range(1, arguments.requests + 1))
