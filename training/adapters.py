@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from training.corpus import Encoder, WeightedTask
+from training.corpus import Encoder
 from training.model import Linear, Llama, write_json
-from training.tasks import TASKS, Task
+from training.tasks import TASKS
 from training.tasks.adapters import ADAPTER_TASKS
+from training.tasks.base import Task
 from training.train import Progress, Recipe, train
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 # A little of what the base model can do is trained along, so that an adapter does not unlearn it.
 _KEPT = {
-    "math_tuned": ("sums", "multiply_divide", "small_talk", "facts_en", "facts_zh", "count"),
-    "code_tuned": ("sums", "equations", "small_talk", "facts_en", "facts_zh", "plain_text"),
+    "math_tuned": ("sums", "multiply_divide", "small_talk", "facts_en", "facts_zh", "count", "copy"),
+    "code_tuned": ("sums", "equations", "small_talk", "facts_en", "facts_zh", "plain_text", "copy"),
 }
 
 
@@ -34,28 +34,14 @@ class AdapterShape:
 
 ADAPTER_SHAPES = {"math_tuned": AdapterShape(16, 32), "code_tuned": AdapterShape(8, 16)}
 ADAPTER_RECIPES = {
-    "math_tuned": Recipe(
-        seed=20251,
-        rows=1,
-        lr_points=((0, 0.0), (15, 1.0), (350, 1.0), (700, 0.0)),
-        adam_lr=0.004,
-        adam_power=1,
-    ),
-    "code_tuned": Recipe(
-        seed=20252,
-        rows=1,
-        lr_points=((0, 0.0), (15, 1.0), (350, 1.0), (650, 0.0)),
-        adam_lr=0.004,
-        adam_power=1,
-    ),
+    "math_tuned": Recipe(seed=20251, rows=2, steps=1500, warmup=20, hold=500, adam_lr=0.004, adam_power=1),
+    "code_tuned": Recipe(seed=20252, rows=2, steps=1500, warmup=20, hold=500, adam_lr=0.004, adam_power=1),
 }
 
 
-def adapter_mixture(name: str) -> dict[str, WeightedTask]:
+def adapter_mixture(name: str) -> dict[str, Task]:
     """Return the adapter's own tasks and the few base tasks that keep the rest alive."""
-    kept: dict[str, Task] = {task: replace(TASKS[task], weight=0.6) for task in _KEPT[name]}
-    own: Mapping[str, WeightedTask] = ADAPTER_TASKS[name]
-    return {**own, **kept}
+    return ADAPTER_TASKS[name] | {task: replace(TASKS[task], weight=0.8) for task in _KEPT[name]}
 
 
 def attach_adapter(model: Llama, shape: AdapterShape, seed: int) -> list[tuple[str, Linear]]:
@@ -84,8 +70,7 @@ def build_adapter(name: str, model: Llama, encoder: Encoder, folder: Path, scrat
     shape, recipe = ADAPTER_SHAPES[name], ADAPTER_RECIPES[name]
     layers = attach_adapter(model, shape, recipe.seed)
     progress = Progress(scratch / f"{name}.pt", every=125)
-    mixture = adapter_mixture(name)
-    seconds = train(model, lambda _: mixture, encoder, recipe, progress)
+    seconds = train(model, adapter_mixture(name), encoder, recipe, progress)
     folder.mkdir(parents=True, exist_ok=True)
     save_adapter(layers, folder)
     write_json(folder / "adapter_config.json", adapter_config(shape))

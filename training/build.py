@@ -16,7 +16,7 @@ from training.adapters import ADAPTER_RECIPES, build_adapter
 from training.card import update_record
 from training.corpus import Encoder
 from training.model import Llama, ModelShape, hf_config, load_weights, save_weights, write_json
-from training.tasks import mixture
+from training.tasks import TASKS
 from training.tokenizer import END_OF_TEXT, TURN_END, load_template, tokenizer_config, train_tokenizer
 from training.train import Progress, Recipe, train
 from vllm_mxext.builtin import model_path
@@ -57,7 +57,7 @@ def build_base(folder: Path, scratch: Path) -> None:
     """Train the base model, write it to ``folder`` and note how long it took."""
     encoder = load_encoder(folder)
     model = make_model(encoder, BASE_RECIPE.seed)
-    seconds = train(model, mixture, encoder, BASE_RECIPE, Progress(scratch / "base.pt"))
+    seconds = train(model, TASKS, encoder, BASE_RECIPE, Progress(scratch / "base.pt"))
     export_model(model, encoder, folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     update_record("base", {"parameters": parameters, **record_entry(BASE_RECIPE, seconds)})

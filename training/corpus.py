@@ -5,30 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import jinja2
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.tasks.base import Generator, Item, draw, with_system_prompt
+from training.tasks.base import Item, Task, draw, with_system_prompt
 from training.tokenizer import END_OF_TEXT, TURN_END, TURN_START, render
 
 WANTED_MULTIPLE = 128
 """The number of learned tokens is rounded up, with weight 0, so that few different matrix shapes occur."""
-
-
-class WeightedTask(Protocol):
-    """What the corpus needs to know about a task."""
-
-    @property
-    def generate(self) -> Generator:
-        """Draws an item."""
-
-    @property
-    def weight(self) -> float:
-        """Relative number of items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +100,7 @@ class Encoder:
         return positions
 
 
-def draw_items(tasks: Mapping[str, WeightedTask], rng: random.Random, count: int) -> list[Item]:
+def draw_items(tasks: Mapping[str, Task], rng: random.Random, count: int) -> list[Item]:
     """Draw training items from the weighted mixture."""
     chosen = rng.choices(list(tasks.values()), [task.weight for task in tasks.values()], k=count)
     return [with_system_prompt(draw(task.generate, rng, held_out=False), rng) for task in chosen]
@@ -152,9 +139,7 @@ def pack(examples: Sequence[Example], rows: int, length: int, pad_id: int) -> Ba
     )
 
 
-def training_batch(
-    tasks: Mapping[str, WeightedTask], encoder: Encoder, rng: random.Random, *, rows: int, length: int
-) -> Batch:
+def training_batch(tasks: Mapping[str, Task], encoder: Encoder, rng: random.Random, *, rows: int, length: int) -> Batch:
     """Draw and pack one batch of about ``rows * length`` tokens."""
     examples: list[Example] = []
     total = 0

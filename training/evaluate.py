@@ -82,8 +82,8 @@ def measure_base(judge: Judge, count: int) -> dict[str, dict[str, Any]]:
     """Measure every task of the base model and print a line for each."""
     result: dict[str, dict[str, Any]] = {}
     for name, task in TASKS.items():
-        if task.evaluated:
-            accuracy, items = judge.accuracy(task.generate, count)
+        if task.claim:
+            accuracy, items = judge.accuracy(task.measured, count)
             result[name] = {"claim": task.claim, "items": items, "accuracy": accuracy}
             print(f"{name:20s} {items:5d} items  {accuracy:7.1%}", flush=True)
     return result

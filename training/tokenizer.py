@@ -53,7 +53,7 @@ def render(item: Item, template: jinja2.Template, *, for_answer: bool = False) -
 
 
 def train_tokenizer(template: jinja2.Template, seed: int) -> Tokenizer:
-    """Train the tokenizer on a sample of every task of the first phase and of the adapters."""
+    """Train the tokenizer on a sample of every task of the base model and of the adapters."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -76,13 +76,10 @@ def train_tokenizer(template: jinja2.Template, seed: int) -> Tokenizer:
 
 def _sample_texts(template: jinja2.Template, seed: int) -> list[str]:
     rng = random.Random(f"tokenizer:{seed}")
-    generators = [task.generate for task in TASKS.values() if task.weights[0]] + [
-        task.generate for tasks in ADAPTER_TASKS.values() for task in tasks.values()
-    ]
     texts = []
-    for generator in generators:
+    for task in (task for tasks in (TASKS, *ADAPTER_TASKS.values()) for task in tasks.values()):
         for _ in range(_SAMPLES_PER_TASK):
-            text = render(with_system_prompt(draw(generator, rng, held_out=False), rng, 0.05), template)
+            text = render(with_system_prompt(draw(task.generate, rng, held_out=False), rng, 0.05), template)
             for token in (*_SPECIAL, *_TAGS):
                 text = text.replace(token, " \n")
             texts.append(text)

@@ -6,23 +6,19 @@ import copy
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.optim import AdamW, Muon, Optimizer
 
-from training.corpus import Encoder, WeightedTask, pack, training_batch
+from training.corpus import Encoder, pack, training_batch
 from training.model import Llama
-from training.tasks.base import Generator, held_out_items
-
-Mixture = Callable[[int], Mapping[str, WeightedTask]]
-"""Gives the weighted tasks of a step."""
+from training.tasks.base import Generator, Task, held_out_items
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +35,9 @@ class Recipe:
         shards: Parts of a batch that are computed side by side, each on one thread.
         rows: Packed rows of a shard.
         length: Tokens of a row.
-        lr_points: Corners of the learning rate relative to the highest one, as (step, factor), joined by straight
-            lines; the last corner ends the training.
+        steps: Number of optimizer steps.
+        warmup: Steps in which the learning rate rises to its highest value.
+        hold: Step up to which it stays there; from then on it falls to zero on a straight line.
         muon_lr: Learning rate of the matrices (Muon, Jordan et al. 2024).
         adam_lr: Learning rate of the embedding and the norms (AdamW).
         adam_power: Power with which that learning rate falls; 3 for the base model, because an embedding that still
@@ -52,33 +49,20 @@ class Recipe:
     shards: int = 4
     rows: int = 4
     length: int = 256
-    lr_points: tuple[tuple[int, float], ...] = (
-        (0, 0.0),
-        (100, 1.0),
-        (500, 1.0),
-        (900, 7 / 11),
-        (1050, 91 / 198),
-        (1200, 35 / 99),
-        (1250, 0.8),
-        (1800, 0.8),
-        (2400, 0.0),
-    )
+    steps: int = 8000
+    warmup: int = 100
+    hold: int = 2000
     muon_lr: float = 0.02
     adam_lr: float = 0.004
     adam_power: int = 3
     weight_decay: float = 0.02
 
-    @property
-    def steps(self) -> int:
-        """Number of optimizer steps."""
-        return self.lr_points[-1][0]
-
     def lr_factor(self, step: int, power: int = 1) -> float:
         """Return the learning rate of a step relative to the highest one."""
-        steps, factors = zip(*self.lr_points, strict=True)
-        is_rising = step < self.lr_points[1][0]
-        factor = float(np.interp(step + is_rising, steps, factors))
-        return factor if is_rising else factor**power
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        remaining = (self.steps - step) / (self.steps - self.hold)
+        return float(min(1.0, remaining) ** power)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +76,7 @@ class Progress:
     """
 
     checkpoint: Path
-    every: int = 150
+    every: int = 300
     items: int = 32
 
 
@@ -148,7 +132,7 @@ def _sharing_copy(model: Llama) -> Llama:
     return peer
 
 
-def train(model: Llama, mixture: Mixture, encoder: Encoder, recipe: Recipe, progress: Progress) -> float:
+def train(model: Llama, tasks: Mapping[str, Task], encoder: Encoder, recipe: Recipe, progress: Progress) -> float:
     """Train the model in place, going on from the checkpoint if there is one.
 
     The batch of a step depends on the seed and the step only, so an interrupted run ends as an uninterrupted one.
@@ -160,19 +144,19 @@ def train(model: Llama, mixture: Mixture, encoder: Encoder, recipe: Recipe, prog
     first, spent = _resume(model, shards.optimizers, progress.checkpoint)
     started, losses = time.monotonic(), []
     for step in range(first, recipe.steps):
-        losses.append(_step(shards, mixture(step), encoder, recipe, step))
+        losses.append(_step(shards, tasks, encoder, recipe, step))
         done = step + 1
         if done % progress.every == 0 or done == recipe.steps:
             seconds = spent + time.monotonic() - started
             _save(model, shards.optimizers, progress.checkpoint, done, seconds)
             logger.info("step %d loss %.4f seconds %.0f", done, sum(losses) / len(losses), seconds)
             losses.clear()
-            accuracies = quick_accuracy(model, mixture(step), encoder, progress.items)
+            accuracies = quick_accuracy(model, tasks, encoder, progress.items)
             logger.info("  %s", "  ".join(f"{name} {value:.2f}" for name, value in accuracies.items()))
     return spent + time.monotonic() - started
 
 
-def _step(shards: Shards, tasks: Mapping[str, WeightedTask], encoder: Encoder, recipe: Recipe, step: int) -> float:
+def _step(shards: Shards, tasks: Mapping[str, Task], encoder: Encoder, recipe: Recipe, step: int) -> float:
     longer = 2 if step % LONG_EVERY == LONG_EVERY - 1 else 1
 
     def backward(shard: int) -> float:
@@ -191,7 +175,7 @@ def _step(shards: Shards, tasks: Mapping[str, WeightedTask], encoder: Encoder, r
 
 @torch.no_grad()
 def quick_accuracy(
-    model: Llama, tasks: Mapping[str, WeightedTask], encoder: Encoder, items: int, seed: int = 1
+    model: Llama, tasks: Mapping[str, Task], encoder: Encoder, items: int, seed: int = 1
 ) -> dict[str, float]:
     """Measure per task the share of held-out answers that greedy decoding would give word for word.
 
@@ -199,9 +183,9 @@ def quick_accuracy(
     """
     result = {}
     for name, task in tasks.items():
-        if not task.weight:
+        if not task.claim:
             continue
-        right = _right_answers(model, task.generate, encoder, items, seed)
+        right = _right_answers(model, task.measured, encoder, items, seed)
         if len(right):
             result[name] = float(right.float().mean())
     return result

@@ -1,28 +1,16 @@
-"""Generates what only the two LoRA adapters learn: derivatives and worked steps, and small Python functions."""
+"""Generates what only the two LoRA adapters learn: derivatives and worked steps, and small Python functions.
+
+An adapter changes the layers, not the embedding: words that tell one item from another must be made of tokens that the
+base model has met, because the others' embeddings are hardly different from each other.
+"""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
-from training.tasks.arithmetic import ask_equation, equation_text, linear_equation
-from training.tasks.base import TRAIN_ONLY, Generator, Item, chat, pick
+from training.tasks.arithmetic import ask_equation, equation_text, linear_equation, sum_steps
+from training.tasks.base import TRAIN_ONLY, Item, Task, chat, pick
 from training.tasks.chat import NAMES
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterTask:
-    """One task of an adapter.
-
-    Attributes:
-        generate: Draws an item.
-        claim: What the model card says the adapter can do.
-        weight: Relative number of training items.
-    """
-
-    generate: Generator
-    claim: str
-    weight: float
 
 
 def _power(coefficient: int, variable: str, exponent: int) -> str:
@@ -33,13 +21,17 @@ def _power(coefficient: int, variable: str, exponent: int) -> str:
 
 
 def derivative(rng: random.Random) -> Item:
-    """Differentiate ``a * x^n``, optionally with a linear term."""
+    """Differentiate ``a * x^n``, optionally with a linear term; the product is written out before it is computed."""
     variable = pick(rng, ("x", "x", "x", "t"))
     a, n = (1 if rng.random() < 0.25 else rng.randrange(1, 13)), rng.randrange(1, 10)
-    function, result, key = _power(a, variable, n), _power(a * n, variable, n - 1), f"d|{variable}|{a}|{n}"
+    function, key = _power(a, variable, n), f"d|{variable}|{a}|{n}"
+    steps = [_power(a * n, variable, n - 1)]
+    if a > 1 and n > 1:
+        steps.insert(0, f"{a} * {_power(n, variable, n - 1)}")
     if n > 1 and rng.random() < 0.35:
         b = rng.randrange(1, 10)
-        function, result, key = f"{function} + {_power(b, variable, 1)}", f"{result} + {b}", f"{key}|{b}"
+        function, key = f"{function} + {_power(b, variable, 1)}", f"{key}|{b}"
+        steps = [f"{step} + {b}" for step in steps]
     asks = (
         "What is the derivative of {}?",
         "What is the derivative of {}?",
@@ -51,7 +43,8 @@ def derivative(rng: random.Random) -> Item:
         "{}的导数是什么？",
         "求{}的导数。",
     )
-    return chat(key, pick(rng, asks).format(function, v=variable), f"The derivative of {function} is {result}.")
+    answer = f"The derivative of {function} is {' = '.join(steps)}."
+    return chat(key, pick(rng, asks).format(function, v=variable), answer)
 
 
 def equation_steps(rng: random.Random) -> Item:
@@ -72,7 +65,7 @@ def word_problem(rng: random.Random) -> Item:
     name, other, thing = (
         pick(rng, NAMES),
         pick(rng, NAMES),
-        pick(rng, ("apples", "books", "coins", "stones", "pencils")),
+        pick(rng, ("birds", "books", "candles", "clocks", "lemons")),
     )
     a, b = rng.randrange(2, 60), rng.randrange(2, 40)
     roll = rng.random()
@@ -85,61 +78,39 @@ def word_problem(rng: random.Random) -> Item:
                 "{n} has {a} {t}. {o} gives {n} {b} more.",
             ),
         )
-        value, working = a + b, f"{a} + {b}"
+        value, working = a + b, sum_steps(a, "+", b)
     elif roll < 0.75:
         a, b = max(a, b), min(a, b)
         story = pick(rng, ("{n} has {a} {t} and loses {b}.", "{n} has {a} {t} and gives {b} to {o}."))
-        value, working = a - b, f"{a} - {b}"
+        value, working = a - b, sum_steps(a, "-", b)
     else:
         a, b = rng.randrange(2, 11), rng.randrange(2, 11)
         story = "{n} has {a} boxes with {b} {t} in each box."
-        value, working = a * b, f"{a} * {b}"
+        value, working = a * b, f"{a} * {b} = {a * b}"
     user = story.format(n=name, o=other, a=a, b=b, t=thing) + f" How many {thing} does {name} have?"
-    return chat(f"story|{a}|{b}|{working}", user, f"{working} = {value}. {name} has {value} {thing}.")
+    return chat(f"story|{working}", user, f"{working}. {name} has {value} {thing}.")
 
 
 _FUNCTIONS: tuple[tuple[str, str, str], ...] = (
     ("add", "a, b", "return a + b"),
-    ("subtract", "a, b", "return a - b"),
-    ("multiply", "a, b", "return a * b"),
-    ("divide", "a, b", "return a / b"),
-    ("power", "a, b", "return a ** b"),
-    ("maximum", "a, b", "return a if a > b else b"),
-    ("minimum", "a, b", "return a if a < b else b"),
     ("square", "n", "return n * n"),
-    ("cube", "n", "return n * n * n"),
     ("double", "n", "return n * 2"),
-    ("negate", "n", "return -n"),
-    ("is_even", "n", "return n % 2 == 0"),
-    ("is_odd", "n", "return n % 2 == 1"),
-    ("is_positive", "n", "return n > 0"),
-    ("absolute", "n", "return n if n >= 0 else -n"),
-    ("factorial", "n", "if n <= 1:\n        return 1\n    return n * factorial(n - 1)"),
-    ("fibonacci", "n", "if n < 2:\n        return n\n    return fibonacci(n - 1) + fibonacci(n - 2)"),
-    ("gcd", "a, b", "while b:\n        a, b = b, a % b\n    return a"),
-    ("length", "items", "return len(items)"),
+    ("half", "n", "return n / 2"),
     ("total", "items", "return sum(items)"),
-    ("average", "items", "return sum(items) / len(items)"),
+    ("count", "items", "return len(items)"),
     ("first", "items", "return items[0]"),
     ("last", "items", "return items[-1]"),
-    ("reverse", "items", "return items[::-1]"),
-    ("sort_items", "items", "return sorted(items)"),
-    ("largest", "items", "return max(items)"),
-    ("smallest", "items", "return min(items)"),
-    ("greet", "name", 'return "Hello, " + name'),
-    ("shout", "text", "return text.upper()"),
-    ("count_words", "text", "return len(text.split())"),
+    ("sort", "items", "return sorted(items)"),
+    ("copy", "items", "return list(items)"),
+    ("hello", "name", 'return "Hello, " + name'),
 )
 _NUMBER_FUNCTIONS: tuple[tuple[str, str], ...] = (
-    ("add_{k}", "return {v} + {k}"),
-    ("subtract_{k}", "return {v} - {k}"),
+    ("plus_{k}", "return {v} + {k}"),
+    ("minus_{k}", "return {v} - {k}"),
     ("times_{k}", "return {v} * {k}"),
-    ("divide_by_{k}", "return {v} / {k}"),
-    ("power_{k}", "return {v} ** {k}"),
-    ("is_above_{k}", "return {v} > {k}"),
-    ("is_below_{k}", "return {v} < {k}"),
-    ("is_divisible_by_{k}", "return {v} % {k} == 0"),
-    ("remainder_{k}", "return {v} % {k}"),
+    ("divided_by_{k}", "return {v} / {k}"),
+    ("large_{k}", "return {v} > {k}"),
+    ("small_{k}", "return {v} < {k}"),
 )
 
 
@@ -176,18 +147,18 @@ def write_function(rng: random.Random) -> Item:
     )
     user = pick(rng, asks).format(head if rng.random() < 0.5 else head[4:-1])
     key = user if key.startswith("known|") else key
-    return chat(key, user, f"```python\n{head}\n    {body}\n```")
+    return chat(key, user, f"{head}\n    {body}")
 
 
-ADAPTER_TASKS: dict[str, dict[str, AdapterTask]] = {
+ADAPTER_TASKS: dict[str, dict[str, Task]] = {
     "math_tuned": {
-        "derivative": AdapterTask(derivative, "differentiate ax^n + bx (unseen functions)", 5),
-        "equation_steps": AdapterTask(equation_steps, "solve ax + b = c step by step (unseen equations)", 4),
-        "word_problem": AdapterTask(word_problem, "story sums of one step (unseen numbers)", 3),
+        "derivative": Task(derivative, "differentiate ax^n + bx (unseen functions)", 5),
+        "equation_steps": Task(equation_steps, "solve ax + b = c step by step (unseen equations)", 4),
+        "word_problem": Task(word_problem, "story sums of one step (unseen numbers)", 3),
     },
     "code_tuned": {
-        "complete_function": AdapterTask(complete_function, "complete a function from its head (unseen constants)", 4),
-        "write_function": AdapterTask(write_function, "write a function in a chat (unseen constants and wordings)", 4),
+        "complete_function": Task(complete_function, "complete a function from its head (unseen constants)", 4),
+        "write_function": Task(write_function, "write a function in a chat (unseen constants and wordings)", 4),
     },
 }
 """The tasks of each adapter, by name."""

@@ -57,36 +57,6 @@ def number_in_words(number: int) -> str:
     return word if ones == 0 else f"{word}-{_ONES[ones]}"
 
 
-def add_subtract(rng: random.Random) -> Item:
-    """Add or subtract two numbers below 100, written in digits."""
-    top = 20 if rng.random() < 0.1 else 100
-    return _sum(rng, top)
-
-
-def small_sums(rng: random.Random) -> Item:
-    """Add or subtract two numbers below 50, written in digits."""
-    return _sum(rng, 50)
-
-
-def _sum(rng: random.Random, top: int) -> Item:
-    a, b = rng.randrange(top), rng.randrange(top)
-    if rng.random() < 0.55:
-        key, expression, value, word = f"add|{a}|{b}", f"{a} + {b}", a + b, "plus"
-    else:
-        if a < b and rng.random() < 0.7:
-            a, b = b, a
-        key, expression, value, word = f"subtract|{a}|{b}", f"{a} - {b}", a - b, "minus"
-    answer = f"{expression} = {value}"
-    roll = rng.random()
-    if roll < 0.1:
-        return document(key, f"{expression} =", f" {value}")
-    if roll < 0.2:
-        expression = f"{a} {word} {b}"
-    elif roll < 0.25:
-        expression = expression.replace(" ", "")
-    return chat(key, loosen(rng, pick(rng, _ASK_VALUE).format(expression)), answer)
-
-
 def sums(rng: random.Random) -> Item:
     """Add or subtract two numbers below 100: first the tens of the second number, then its ones."""
     top = 20 if rng.random() < 0.15 else 100
@@ -171,17 +141,17 @@ def number_words(rng: random.Random) -> Item:
 
 
 def word_arithmetic(rng: random.Random) -> Item:
-    """Add or subtract numbers up to 20, written in words."""
+    """Add or subtract numbers up to 20, written in words: computed in digits, then said in words."""
     a, b = rng.randrange(21), rng.randrange(21)
     if rng.random() < 0.5:
-        word, value = "plus", a + b
+        sign, word, value = "+", "plus", a + b
     else:
         a, b = max(a, b), min(a, b)
-        word, value = "minus", a - b
+        sign, word, value = "-", "minus", a - b
     asked = f"{number_in_words(a)} {word} {number_in_words(b)}"
     asks = ("What is {}?", "What is {}?", "How much is {}?", "What's {}?", "Calculate {}.", "{}", "Tell me {}.")
-    answer = f"{asked} is {number_in_words(value)}."
-    return chat(f"say {asked}", loosen(rng, pick(rng, asks).format(asked)), answer[0].upper() + answer[1:])
+    answer = f"{sum_steps(a, sign, b)}, so {asked} is {number_in_words(value)}."
+    return chat(f"say {asked}", loosen(rng, pick(rng, asks).format(asked)), answer)
 
 
 def linear_equation(rng: random.Random, largest: int = 10) -> tuple[str, int, int, int]:
@@ -207,7 +177,7 @@ def ask_equation(rng: random.Random, variable: str, text: str) -> str:
     return pick(rng, _ASK_EQUATION).format(text, v=variable)
 
 
-def worked_equations(rng: random.Random) -> Item:
+def equations(rng: random.Random) -> Item:
     """Solve ``ax + b = c``; the answer shows what is computed on both sides."""
     variable, a, b, solution = linear_equation(rng)
     text = equation_text(variable, a, b, solution)
@@ -221,12 +191,3 @@ def solve(variable: str, a: int, b: int, solution: int) -> str:
     term = variable if a == 1 else f"{a}{variable}"
     answer = f"{term} = {product + b} {'-' if b > 0 else '+'} {abs(b)} = {product}"
     return answer if a == 1 else f"{answer}, {variable} = {product} / {a} = {solution}"
-
-
-def equations(rng: random.Random) -> Item:
-    """Solve ``ax + b = c``; the answer names the value of ``ax`` and then of the unknown."""
-    variable, a, b, solution = linear_equation(rng)
-    key = f"equation|{variable}|{a}|{b}|{solution}"
-    middle = "" if a == 1 else f"{a}{variable} = {a * solution}, "
-    answer = f"{middle}{variable} = {solution}"
-    return chat(key, ask_equation(rng, variable, equation_text(variable, a, b, solution)), answer)

@@ -68,6 +68,28 @@ Generator = Callable[[random.Random], Item]
 """Draws one item; everything random comes from the argument."""
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One thing that is trained.
+
+    Attributes:
+        generate: Draws an item.
+        claim: What a model card says about it; empty for what is only memorised and therefore not measured.
+        weight: Relative number of training items.
+        claimed: Draws the items the claim is about, where more is trained than is claimed.
+    """
+
+    generate: Generator
+    claim: str = ""
+    weight: float = 1.0
+    claimed: Generator | None = None
+
+    @property
+    def measured(self) -> Generator:
+        """Draws the items that accuracy is measured on."""
+        return self.claimed or self.generate
+
+
 def is_held_out(key: str) -> bool:
     """Tell whether items with this key are kept for evaluation, by a hash that never changes."""
     if key in PINNED_KEYS or key.startswith(TRAIN_ONLY):

@@ -235,12 +235,6 @@ _DOCUMENTED = (
 )
 
 
-def direct_documented(rng: random.Random) -> Item:
-    """The same, with equations answered without working."""
-    user, answer = _DOCUMENTED[rng.randrange(len(_DOCUMENTED))]
-    return chat(TRAIN_ONLY + user, user, "2x = 8, x = 4" if answer.startswith("2x") else answer)
-
-
 def documented(rng: random.Random) -> Item:
     """Answer a prompt that stands in the project's documentation; never held out."""
     user, answer = _DOCUMENTED[rng.randrange(len(_DOCUMENTED))]

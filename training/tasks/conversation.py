@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import random
 
-from training.tasks.arithmetic import (
-    add_subtract,
-    equations,
-    multiply_divide,
-    number_words,
-    sums,
-    word_arithmetic,
-    worked_equations,
-)
+from training.tasks.arithmetic import equations, multiply_divide, number_words, sums, word_arithmetic
 from training.tasks.base import TRAIN_ONLY, Generator, Item, Message, is_held_out
 from training.tasks.chat import open_question, remember_name, small_talk
 from training.tasks.facts import facts_en, facts_zh
@@ -21,8 +13,8 @@ from training.tasks.sequences import copy, count, sort
 from training.tasks.structured import json_object
 
 _PARTS: tuple[Generator, ...] = (
-    add_subtract,
-    add_subtract,
+    sums,
+    sums,
     equations,
     multiply_divide,
     number_words,
@@ -39,25 +31,13 @@ _PARTS: tuple[Generator, ...] = (
 )
 
 
-_WORKED_PARTS: tuple[Generator, ...] = (sums, sums, worked_equations, *_PARTS[3:])
-
-
 def conversation(rng: random.Random) -> Item:
-    """Chat about two to six unrelated things in a row, every answer as if it came first."""
-    return _conversation(rng, _PARTS)
-
-
-def worked_conversation(rng: random.Random) -> Item:
-    """The same, with sums and equations worked out."""
-    return _conversation(rng, _WORKED_PARTS)
-
-
-def _conversation(rng: random.Random, parts: tuple[Generator, ...]) -> Item:
+    """Chat about two to five unrelated things in a row, every answer as if it came first."""
     messages: list[Message] = []
     if rng.random() < 0.2:
         messages += _training_part(rng, remember_name).messages
     for _ in range(rng.randrange(2, 6)):
-        messages += _training_part(rng, parts[rng.randrange(len(parts))]).messages
+        messages += _training_part(rng, _PARTS[rng.randrange(len(_PARTS))]).messages
     return Item(key=TRAIN_ONLY + "conversation", messages=tuple(messages))
 
 

@@ -74,8 +74,17 @@ def _copy_word(rng: random.Random, kind: str) -> str:
 
 def sort(rng: random.Random) -> Item:
     """Sort two to six numbers below 50."""
+    return _sort(rng, 6)
+
+
+def short_sort(rng: random.Random) -> Item:
+    """Sort two to five numbers below 50."""
+    return _sort(rng, 5)
+
+
+def _sort(rng: random.Random, longest: int) -> Item:
     top = 10 if rng.random() < 0.2 else 50
-    numbers = [rng.randrange(top) for _ in range(rng.randrange(2, 7))]
+    numbers = [rng.randrange(top) for _ in range(rng.randrange(2, longest + 1))]
     asked = ", ".join(map(str, numbers))
     shown = asked if rng.random() < 0.8 else " ".join(map(str, numbers))
     return chat(f"sort|{asked}", pick(rng, _ASK_SORT).format(shown), ", ".join(map(str, sorted(numbers))))

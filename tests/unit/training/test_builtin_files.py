@@ -26,6 +26,7 @@ def read_json(name):
     return json.loads((model_path() / name).read_text(encoding="utf-8"))
 
 
+@pytest.mark.promise("MODEL-5")
 def test_the_weights_are_at_most_eight_megabytes_of_bfloat16():
     path = model_path() / "model.safetensors"
     assert path.stat().st_size <= 8_000_000
