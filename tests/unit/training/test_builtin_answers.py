@@ -9,7 +9,7 @@ import pytest
 from training.evaluate import SEED, Judge
 from training.tasks import TASKS
 from training.tasks.adapters import ADAPTER_TASKS
-from training.tasks.base import held_out_items
+from training.tasks.base import Item, held_out_items
 from vllm_mxext import LLM, SamplingParams
 from vllm_mxext.builtin import model_path
 
@@ -35,15 +35,19 @@ def test_the_engine_gives_the_right_answers_that_the_card_claims(judge):
     assert set(tasks) == {name for name, task in TASKS.items() if task.claim}
     with LLM() as llm:
         for task in tasks:
-            items = [item for item in held_out_items(TASKS[task].measured, NUM_ITEMS, SEED) if not item.tools]
-            outputs = llm.chat(
-                [list(item.messages[:-1]) for item in items],
-                SamplingParams(temperature=0, max_tokens=300),
-                use_tqdm=False,
-            )
-            answers = [output.outputs[0].text for output in outputs]
-            right = sum(answer == judge.expected(item) for answer, item in zip(answers, items, strict=True))
+            items = held_out_items(TASKS[task].measured, NUM_ITEMS, SEED)
+            right = sum(ask(llm, item) == judge.expected(item) for item in items)
             assert right >= 0.85 * len(items), f"{task}: {right} of {len(items)} answers are right"
+
+
+def ask(llm: LLM, item: Item) -> str:
+    """What the engine answers, through the interface that the item is made for."""
+    params = SamplingParams(temperature=0, max_tokens=300)
+    if item.is_chat:
+        outputs = llm.chat(list(item.messages[:-1]), params, tools=list(item.tools) or None, use_tqdm=False)
+    else:
+        outputs = llm.generate(item.prompt, params, use_tqdm=False)
+    return outputs[0].outputs[0].text
 
 
 @pytest.mark.promise("MODEL-3")
