@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +26,7 @@ from vllm_mxext.native.kernels.library import (
     LinearStruct,
     StepStruct,
 )
+from vllm_mxext.native.kernels.recording import CompiledRecording
 
 _GROUP_TOKENS = 16
 _MAX_HEAD_DIM = 512
@@ -88,12 +91,47 @@ class CompiledKernels:
         self._silu_mul = library.operation("mx_silu_mul")
         self._rope_kv_write = library.operation("mx_rope_kv_write")
         self._paged_attention = library.operation("mx_paged_attention")
+        self._operations = (
+            self._linear,
+            self._embedding,
+            self._tied_embedding,
+            self._rms_norm,
+            self._silu_mul,
+            self._rope_kv_write,
+            self._paged_attention,
+        )
         # The structures of the geometries seen (a handful per model) and of the current step (the same object for
         # every layer). The keyed objects are kept alive, so that an id or identity cannot come to mean another one.
         self._geometries: dict[tuple[int, int], tuple[AttentionGeometry, GeometryStruct, int]] = {}
         self._step: AttentionMetadata | None = None
         self._step_struct = StepStruct()
         self._step_address = ctypes.addressof(self._step_struct)
+
+    @contextmanager
+    def recording(self) -> Iterator[CompiledRecording]:
+        """See `Kernels.recording`."""
+        recording = CompiledRecording()
+        for operation in self._operations:
+            operation.recording = recording
+        try:
+            yield recording
+        finally:
+            for operation in self._operations:
+                operation.recording = None
+        recording.finish()
+
+    def enter_step(self, metadata: AttentionMetadata) -> None:
+        """See `Kernels.enter_step`."""
+        struct = self._step_struct
+        struct.positions = metadata.positions.data_ptr()
+        struct.slot_mapping = metadata.slot_mapping.data_ptr()
+        struct.block_tables = metadata.block_tables.data_ptr()
+        struct.query_start_loc = metadata.query_start_loc.data_ptr()
+        struct.seq_lens = metadata.seq_lens.data_ptr()
+        struct.block_table_stride = metadata.block_tables.stride(0)
+        struct.num_tokens = metadata.positions.shape[0]
+        struct.num_requests = metadata.seq_lens.shape[0]
+        self._step = metadata
 
     def pack_linear(
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, quantization: Quantization = "none"
@@ -177,7 +215,7 @@ class CompiledKernels:
         """See `Kernels.rope_kv_write`."""
         assert type(cache) is CompiledKVCache
         if metadata is not self._step:
-            self._enter_step(metadata)
+            self.enter_step(metadata)
         self._rope_kv_write(
             qkv.data_ptr(),
             qkv.stride(0),
@@ -203,7 +241,7 @@ class CompiledKernels:
         """See `Kernels.paged_attention`."""
         assert type(cache) is CompiledKVCache
         if metadata is not self._step:
-            self._enter_step(metadata)
+            self.enter_step(metadata)
         self._paged_attention(
             qkv.data_ptr(),
             qkv.stride(0),
@@ -278,15 +316,3 @@ class CompiledKernels:
             known = (geometry, struct, ctypes.addressof(struct))
             self._geometries[id(geometry), block_size] = known
         return known[2]
-
-    def _enter_step(self, metadata: AttentionMetadata) -> None:
-        struct = self._step_struct
-        struct.positions = metadata.positions.data_ptr()
-        struct.slot_mapping = metadata.slot_mapping.data_ptr()
-        struct.block_tables = metadata.block_tables.data_ptr()
-        struct.query_start_loc = metadata.query_start_loc.data_ptr()
-        struct.seq_lens = metadata.seq_lens.data_ptr()
-        struct.block_table_stride = metadata.block_tables.stride(0)
-        struct.num_tokens = metadata.positions.shape[0]
-        struct.num_requests = metadata.seq_lens.shape[0]
-        self._step = metadata

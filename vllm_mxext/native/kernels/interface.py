@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -116,6 +117,14 @@ class PackedLinear:
         return self.data.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
 
+class Recording(Protocol):
+    """The kernel calls of one forward pass, ready to be made again."""
+
+    def replay(self, num_rows: int) -> None:
+        """Makes them again for the leading `num_rows` rows of the same tensors."""
+        ...
+
+
 class Kernels(Protocol):
     """One implementation of the model's operations.
 
@@ -129,6 +138,17 @@ class Kernels(Protocol):
 
     is_batch_invariant: bool
     """Whether a row's result is bit-identical whatever else is in the batch and however prefill was chunked."""
+
+    def recording(self) -> AbstractContextManager[Recording | None]:
+        """Runs the calls made inside as usual and notes them; None from kernels that cannot.
+
+        Every tensor handed over must be the leading rows of one that lives on, with one and the same number of rows.
+        """
+        ...
+
+    def enter_step(self, metadata: AttentionMetadata) -> None:
+        """Says where the tokens of a step stand before a recording is replayed."""
+        ...
 
     def pack_linear(
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, quantization: Quantization = "none"

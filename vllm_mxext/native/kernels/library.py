@@ -17,6 +17,7 @@ from vllm_mxext import envs
 from vllm_mxext.config.engine import Quantization
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.native.kernels.lazy_memory import lazy_zeros
+from vllm_mxext.native.kernels.recording import CompiledRecording
 
 ABI_VERSION = 4
 """Interface version this file was written for; `MX_ABI_VERSION` of `csrc/kernels.h`."""
@@ -99,6 +100,10 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
 }
 
 
+_ROW_FIELDS = {"mx_linear": 3, "mx_embedding": 1, "mx_tied_embedding": 2, "mx_rms_norm": 4, "mx_silu_mul": 2}
+"""Which field of an operation's structure is the number of rows; the others take it from the step."""
+
+
 class Operation:
     """A C function and a buffer for its argument structure.
 
@@ -106,10 +111,13 @@ class Operation:
     arguments. Not for use by several threads at once.
     """
 
-    __slots__ = ("_address", "_buffer", "_function", "_pack")
+    __slots__ = ("_address", "_buffer", "_function", "_pack", "_row_field", "recording")
 
-    def __init__(self, function: Callable[..., Any], call_format: str) -> None:
+    def __init__(self, function: Callable[..., Any], call_format: str, row_field: int | None) -> None:
         layout = struct.Struct(call_format)
+        self.recording: CompiledRecording | None = None
+        """Where calls are noted, if anywhere."""
+        self._row_field = row_field
         self._function = function
         self._pack = layout.pack_into
         self._buffer = ctypes.create_string_buffer(layout.size)
@@ -118,6 +126,8 @@ class Operation:
     def __call__(self, *fields: float) -> None:
         """Runs the function on the structure made of `fields`."""
         self._pack(self._buffer, 0, *fields)
+        if self.recording is not None:
+            self.recording.add(self._function, self._buffer.raw, self._row_field)
         self._function(self._address)
 
 
@@ -147,7 +157,7 @@ class KernelLibrary:
 
     def operation(self, name: str) -> Operation:
         """A new handle to call the operation `name`, for one thread at a time."""
-        return Operation(self._functions[name], _CALL_FORMATS[name])
+        return Operation(self._functions[name], _CALL_FORMATS[name], _ROW_FIELDS.get(name))
 
     def cpu_supports(self, isa: str) -> bool:
         """Whether this CPU can run the library of `isa`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +81,13 @@ class TorchKernels:
         self._device = device
         self._step: AttentionMetadata | None = None
         self._step_lengths: tuple[list[int], list[int]] = ([], [])
+
+    def recording(self) -> AbstractContextManager[None]:
+        """Records nothing: PyTorch calls cannot be replayed."""
+        return nullcontext()
+
+    def enter_step(self, metadata: AttentionMetadata) -> None:
+        """Does nothing: there are no recordings."""
 
     def pack_linear(
         self, weight: torch.Tensor, bias: torch.Tensor | None = None, quantization: Quantization = "none"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vllm_mxext.native.kernels.interface import AttentionMetadata, Kernels, LayerKVCache
+from vllm_mxext.native.kernels.interface import AttentionMetadata, Kernels, LayerKVCache, Recording
 from vllm_mxext.native.layers.activations import Activations
 from vllm_mxext.native.layers.attention import Attention
 from vllm_mxext.native.layers.embedding import Embedding
@@ -85,6 +85,8 @@ class Decoder:
         self._kernels = kernels
         self._weights = weights
         self._buffers = buffers
+        self._recording: Recording | None = None
+        self._recorded_for: tuple[int, int] | None = None
 
     def forward(self, batch: ForwardBatch, caches: Sequence[LayerKVCache]) -> torch.Tensor:
         """Computes the logits of the rows that sample and stores the keys and values of all rows.
@@ -96,6 +98,23 @@ class Decoder:
         Returns:
             `[num_samples, vocab_size]` float32, valid until the next call; may be changed in place.
         """
+        num_tokens = batch.token_ids.shape[0]
+        if num_tokens == 0 or batch.sample_indices.shape[0] != num_tokens:
+            return self._compute(batch, caches)
+        # Every token samples, as in all decode steps: the same calls each time, but for the number of rows.
+        key = (batch.token_ids.data_ptr(), id(caches))
+        if key != self._recorded_for:
+            with self._kernels.recording() as recording:
+                logits = self._compute(batch, caches)
+            self._recording, self._recorded_for = recording, key
+            return logits
+        if self._recording is None:
+            return self._compute(batch, caches)
+        self._kernels.enter_step(batch.attention)
+        self._recording.replay(num_tokens)
+        return self._buffers.logits[:num_tokens]
+
+    def _compute(self, batch: ForwardBatch, caches: Sequence[LayerKVCache]) -> torch.Tensor:
         buffers, layers = self._buffers, self._weights.layers
         num_tokens = batch.token_ids.shape[0]
         residual = buffers.residual[:num_tokens]
