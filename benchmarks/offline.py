@@ -81,6 +81,9 @@ def load_openvino(form: str, root: Path, num_threads: int) -> Measure:
     """Loads the converted checkpoint in an OpenVINO environment (`peers/make_environments.py`)."""
     folder = root / "openvino"
     python = folder / "env" / "bin" / "python"
+    if not (python.exists() and (folder / form).is_dir()):
+        command = f"python {Path(__file__).parent / 'peers' / 'make_environments.py'} openvino --root {root}"
+        raise SystemExit(f"There is no OpenVINO with a model in {form} in {folder}; make it first: {command}")
     return PeerProcess(python, "openvino_worker.py", [str(folder / form), str(num_threads)], VOCAB_SIZE).measure
 
 

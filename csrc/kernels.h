@@ -57,7 +57,7 @@ struct MxPackLinearCall {
     int64_t weight_stride;
     int64_t out_features;
     int64_t in_features;
-    void* packed;  // mx_packed_bytes() bytes, zeroed
+    void* packed;  // mx_packed_bytes() bytes
     int32_t dtype;
     int32_t format;  // MxFormat
 };

@@ -1,4 +1,4 @@
-"""`PeerProcess`: a peer in its own environment, measured from here."""
+"""`PeerProcess`: a peer in its own environment, measured from here; it ends with this process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PeerProcess:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.load_s = float(self._answer()["ready"])
+        self._answer()  # it has loaded
 
     def measure(self, workload: Workload, seed: int) -> float:
         """Generates a workload and returns the seconds it took.
@@ -49,12 +49,6 @@ class PeerProcess:
         if answer["num_tokens"] != [workload.output_len] * workload.num_requests:
             raise RuntimeError(f"{self._name} generated {answer['num_tokens']} tokens for {workload}.")
         return float(answer["seconds"])
-
-    def close(self) -> None:
-        """Ends the worker."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None

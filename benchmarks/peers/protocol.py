@@ -1,6 +1,6 @@
 """How a benchmark talks to a peer: one JSON object per line on standard input and output.
 
-The peer first writes `{"ready": SECONDS_TO_LOAD}`. Then it reads `{"prompts": [[token, ...], ...], "output_len": N}`,
+The peer first writes `{"ready": true}`. Then it reads `{"prompts": [[token, ...], ...], "output_len": N}`,
 generates greedily without stopping early, and answers `{"seconds": S, "num_tokens": [per prompt]}`; and so on until its
 input ends.
 
@@ -23,9 +23,8 @@ def serve(load: Callable[[], Generate]) -> None:
     """Runs one peer until its input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print must not end up between the answers
-    start = time.perf_counter()
     generate = load()
-    print(json.dumps({"ready": time.perf_counter() - start}), file=answers)
+    print(json.dumps({"ready": True}), file=answers)
     for line in sys.stdin:
         task = json.loads(line)
         start = time.perf_counter()

@@ -8,18 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kernels.test_batch_invariance import ROW_COUNTS
+from tests.kernels.test_linear import random_problem
 from vllm_mxext.native.kernels.compiled import CompiledKernels
 from vllm_mxext.native.kernels.library import load_library, runnable_isas
 
 ROUNDING_NOISE = 0.02
 """Relative error that int8 may bring to one product of normally distributed numbers."""
-
-
-def random_problem(rows, out_features, in_features, dtype, with_bias=False, seed=0):
-    random = torch.Generator().manual_seed(seed)
-    x = torch.randn(rows, in_features, generator=random).to(dtype)
-    weight = (torch.randn(out_features, in_features, generator=random) / in_features**0.5).to(dtype)
-    return x, weight, torch.randn(out_features, generator=random) if with_bias else None
 
 
 def product(kernels, x, weight, bias=None, out_dtype=torch.float32):
@@ -59,26 +53,26 @@ def test_deep_layers_and_many_rows_equal_their_reference(kernels, oracle, dtype,
 
 
 def test_an_int8_layer_is_close_to_the_exact_product(kernels, dtype):
-    x, weight, _ = random_problem(8, 256, 512, dtype)
+    x, weight, _ = random_problem(8, 256, 512, dtype, with_bias=False)
     assert relative_error(product(kernels, x, weight), x.double() @ weight.double().T) < ROUNDING_NOISE
 
 
 def test_numbers_of_any_size_keep_their_relative_precision(kernels, dtype):
-    x, weight, _ = random_problem(4, 64, 256, torch.float32)
+    x, weight, _ = random_problem(4, 64, 256, torch.float32, with_bias=False)
     sizes = torch.tensor([1e-3, 1.0, 30.0, 1e3]).repeat_interleave(64)
     x, weight = (x * sizes).to(dtype), (weight / sizes).to(dtype)
     assert relative_error(product(kernels, x, weight), x.double() @ weight.double().T) < ROUNDING_NOISE
 
 
 def test_zeros_give_zeros(kernels, dtype):
-    x, weight, _ = random_problem(3, 40, 70, dtype)
+    x, weight, _ = random_problem(3, 40, 70, dtype, with_bias=False)
     assert not product(kernels, torch.zeros_like(x), weight).any()
     assert not product(kernels, x, torch.zeros_like(weight)).any()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_bad_activation_spoils_its_row_and_no_other(kernels, dtype, bad):
-    x, weight, _ = random_problem(9, 40, 70, dtype)
+    x, weight, _ = random_problem(9, 40, 70, dtype, with_bias=False)
     clean = product(kernels, x, weight)
     x[4, 50] = bad
     result = product(kernels, x, weight)

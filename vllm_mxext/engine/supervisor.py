@@ -127,7 +127,7 @@ class CoreSupervisor:
 
     @property
     def silence_s(self) -> float:
-        """Seconds for which a core that is ready has said nothing; without work it says every few that it is alive."""
+        """Seconds for which a core that is ready has said nothing; one without work says regularly that it is alive."""
         return self._loop.time() - self._last_sign_s if self._is_ready else 0.0
 
     def start(self) -> None:

@@ -180,7 +180,7 @@ def exit_with_parent(address: str) -> None:
 
 
 def die_with_parent() -> None:
-    """Asks the kernel to kill this process when its parent ends; unlike a thread, that also ends a stopped process."""
+    """Asks the kernel to kill this process when the thread that started it ends; that ends a stopped process too."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
