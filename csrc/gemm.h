@@ -10,7 +10,9 @@
 //   row chunk 1    |           |           |   inside a task: tiles of up to 6 rows x F::kColumns columns
 //                  +-----------+-----------+
 //
-// While a tile is computed, it prefetches its share of the panel this thread will probably need next. Deep layers are
+// Few rows take several panels per task and read them as the memory streams them; if they are more than one tile, the
+// tiles walk along K together. Otherwise, while a tile is computed, it prefetches its share of the panel this thread will
+// probably need next. Deep layers are
 // cut along K so that rows and panel fit the second-level cache together; the sums between two cuts wait as float32,
 // which loses nothing, so a result does not depend on the cut, the chunk, the tile or the thread.
 //
@@ -20,6 +22,8 @@
 //   kColumns, kStepBytes      columns of a panel, and its bytes per step
 //   kStepDepth                elements of K per step
 //   kLinesPerStep             cache lines a step can prefetch
+//   kStreamedRows             up to so many rows, weights come in as fast as memory gives them without prefetching
+//   kPrefetchedRows           rows up to which prefetching pays for the loads it displaces
 //   multiply_tile<R>          one tile over a range of steps
 #pragma once
 
@@ -35,7 +39,9 @@ constexpr int64_t kChunkRows = 192;
 constexpr int64_t kWholeRows = 96;  // up to here one chunk holds all rows
 constexpr int64_t kDepthCut = 4096;
 constexpr int64_t kCacheLine = 64;
-constexpr int64_t kStreamedRows = 4;          // up to so many rows, weights come in as fast as memory gives them anyway
+constexpr int64_t kRunBytes = 256 << 10;
+constexpr int64_t kStreamedCutBytes = 4 << 10;  // what the first-level cache keeps for the next tile
+constexpr int64_t kRunsPerThread = 4;
 constexpr int64_t kSerialWeights = 1 << 19;   // layers of up to so many weights, which one core's cache holds, ...
 constexpr int64_t kSerialProducts = 1 << 20;  // ... and so many multiplications stay on the calling thread
 
@@ -75,11 +81,23 @@ struct Gemm {
     void run() const {
         const int64_t chunk_rows = rows <= kWholeRows ? rows : kChunkRows;
         const int64_t chunks = divide_up(rows, chunk_rows);
-        const int threads = omp_get_max_threads();
-        parallel_tasks(chunks, panels(), is_small(), [&](int64_t chunk, int64_t panel) {
+        const int threads = Team::instance().size();
+        const int64_t run = run_length(threads);
+        parallel_tasks(chunks, divide_up(panels(), run), is_small(), [&](int64_t chunk, int64_t task) {
             const int64_t first = chunk * chunk_rows;
-            run_task(first, std::min(chunk_rows, rows - first), panel, panel + threads);
+            const int64_t end = std::min((task + 1) * run, panels());
+            for (int64_t panel = task * run; panel < end; ++panel) {
+                run_task(first, std::min(chunk_rows, rows - first), panel, panel + threads);
+            }
         });
+    }
+
+    /// Panels of one task. Streamed ones are taken in runs, so that memory is read in long pieces, but not in so long
+    /// ones that a thread has to wait for another one's last.
+    int64_t run_length(int threads) const {
+        if (rows > F::kStreamedRows) return 1;
+        const int64_t longest = std::max<int64_t>(1, panels() / (threads * kRunsPerThread));
+        return std::clamp<int64_t>(kRunBytes / (steps() * F::kStepBytes), 1, longest);
     }
 
     bool is_small() const {
@@ -91,10 +109,11 @@ struct Gemm {
         alignas(64) float sums[kChunkRows * F::kColumns];
         const int64_t depth = steps();
         const char* weights = static_cast<const char*>(layer.weights) + panel * depth * F::kStepBytes;
-        const bool is_prefetching = task_rows > kStreamedRows && next_panel < panels();
+        const bool is_prefetching =
+            task_rows > F::kStreamedRows && task_rows <= F::kPrefetchedRows && next_panel < panels();
         const char* next = is_prefetching ? weights + (next_panel - panel) * depth * F::kStepBytes : nullptr;
         const RowTiles tiles(task_rows);
-        const int64_t cut = tiles.count > 1 ? kDepthCut / F::kStepDepth : depth;
+        const int64_t cut = cut_length(task_rows, tiles.count);
         for (int64_t step = 0; step < depth; step += cut) {
             const int64_t length = std::min(cut, depth - step);
             for (int64_t tile = 0; tile < tiles.count; ++tile) {
@@ -106,6 +125,12 @@ struct Gemm {
                 if (step + length == depth) store_rows(tile_sums, first_row + row, tiles.rows(tile), panel);
             }
         }
+    }
+
+    /// Steps after which the next tile takes over.
+    int64_t cut_length(int64_t task_rows, int64_t tiles) const {
+        if (tiles == 1) return steps();
+        return task_rows <= F::kStreamedRows ? kStreamedCutBytes / F::kStepBytes : kDepthCut / F::kStepDepth;
     }
 
     void multiply(int tile_rows, const Left* left, const char* panel, int64_t length, float* sums, bool is_continued,

@@ -20,7 +20,7 @@
 
 #include <cstdint>
 
-#include "simd.h"
+#include "products.h"
 
 namespace mx {
 
@@ -32,16 +32,13 @@ constexpr int64_t kInt8ScaleOffset = kInt8Quads * kInt8QuadBytes;
 constexpr int64_t kInt8BlockBytes = kInt8ScaleOffset + kInt8Columns * static_cast<int64_t>(sizeof(Bf16));
 constexpr int kInt8Offset = 128;
 
-#if defined(__AVX512VNNI__)
+/// Four neighbouring activations as they are.
+inline void make_quad(const int8_t* q, uint32_t& quad) { std::memcpy(&quad, q, sizeof quad); }
+
+#if defined(MX_HAS_BYTE_PRODUCTS)
 
 /// Four neighbouring activations.
 using Int8Quad = uint32_t;
-
-inline Int8Quad make_quad(const int8_t* q) {
-    Int8Quad quad;
-    std::memcpy(&quad, q, sizeof quad);
-    return quad;
-}
 
 /// Weights as the dot product reads them.
 using Int8Weights = Words;
@@ -49,7 +46,7 @@ MX_INLINE Int8Weights prepare_weights(Words quads) { return quads; }
 
 /// Adds, in every lane, the products of four weights and four activations.
 MX_INLINE Ints add_products(Ints sum, const Int8Weights& w, const Int8Quad& x) {
-    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)(Words{} + x));
+    return add_byte_products(sum, w, Words{} + x);
 }
 
 #else
@@ -60,11 +57,11 @@ struct Int8Quad {
     uint32_t odd;   // k1, k3
 };
 
-inline Int8Quad make_quad(const int8_t* q) {
+inline void make_quad(const int8_t* q, Int8Quad& quad) {
     const auto pair = [](int8_t low, int8_t high) {
         return static_cast<uint16_t>(low) | static_cast<uint32_t>(static_cast<uint16_t>(high)) << 16;
     };
-    return {pair(q[0], q[2]), pair(q[1], q[3])};
+    quad = {pair(q[0], q[2]), pair(q[1], q[3])};
 }
 
 struct Int8Weights {
@@ -74,17 +71,21 @@ struct Int8Weights {
 MX_INLINE Int8Weights prepare_weights(Words quads) { return {quads & 0x00ff00ffu, (quads >> 8) & 0x00ff00ffu}; }
 
 MX_INLINE Ints add_products(Ints sum, const Int8Weights& w, const Int8Quad& x) {
-    return sum + multiply_pairs(w.even, Words{} + x.even) + multiply_pairs(w.odd, Words{} + x.odd);
+    // GCC would put all products before the sums, and then have far too few registers for them.
+    sum = opaque(sum + multiply_pairs(w.even, Words{} + x.even));
+    return opaque(sum + multiply_pairs(w.odd, Words{} + x.odd));
 }
 
 #endif
 
-/// 32 quantised activations of one row.
-struct Int8Group {
-    Int8Quad quads[kInt8Quads];
+/// 32 quantised activations of one row, in quads as the product reads them.
+template <class Quad>
+struct QuantisedGroup {
+    Quad quads[kInt8Quads];
     float scale;
-    int32_t start;  // -128 * their sum
+    int32_t start;  // -their sum times what is added to the weights: 128 for int8; 1 for int4, where columns differ
 };
+using Int8Group = QuantisedGroup<Int8Quad>;
 
 /// 32 neighbouring values of a row on their way to int8.
 class GroupValues {
@@ -123,5 +124,17 @@ private:
     static constexpr int kVectors = kInt8Group / kLanes;
     Floats values_[kVectors];
 };
+
+/// Quantises the `depth` values of a row; groups past its end become zero. `offset` is what is added to the weights.
+template <class T, class Quad>
+void quantise_row(const T* x, int64_t depth, int offset, int64_t group_count, QuantisedGroup<Quad>* groups) {
+    for (int64_t group = 0; group < group_count; ++group, ++groups) {
+        const GroupValues values(x + group * kInt8Group, depth - group * kInt8Group);
+        groups->scale = values.magnitude() / 127.0f;
+        int8_t q[kInt8Group];
+        groups->start = -offset * values.quantise(groups->scale, q);
+        for (int quad = 0; quad < kInt8Quads; ++quad) make_quad(q + 4 * quad, groups->quads[quad]);
+    }
+}
 
 }  // namespace mx

@@ -13,22 +13,27 @@
 
 #include <stdint.h>
 
-#define MX_ABI_VERSION 4
+#define MX_ABI_VERSION 6
 #define MX_API extern "C" __attribute__((visibility("default")))
 
 enum MxDtype { MX_BF16 = 0, MX_FP16 = 1, MX_FP32 = 2 };
 
 /// How the weights of a linear layer are kept.
-enum MxFormat { MX_PLAIN = 0, MX_INT8 = 1 };
+enum MxFormat { MX_PLAIN = 0, MX_INT8 = 1, MX_INT4 = 2 };
 
 /// A packed linear layer.
 struct MxLinear {
     const void* weights;
     const float* bias;  // [out_features] or null
+    const int32_t* input_order;  // int4: [in_features], which input a column's k-th weight multiplies; null: the k-th
     int64_t in_features;
     int64_t out_features;
-    int32_t format;  // MxFormat: in the type of the model (panels.h) or quantised (int8.h)
+    int32_t format;      // MxFormat: in the type of the model (panels.h) or quantised (int8.h, int4.h)
+    int32_t group_size;  // int4: weights of a column that share a scale, 32, 64 or 128
 };
+
+/// How keys and values are kept.
+enum MxKvFormat { MX_KV_PLAIN = 0, MX_KV_INT8 = 1 };
 
 /// Constants of one attention layer and of its cache (layout: kv_layout.h).
 struct MxGeometry {
@@ -37,7 +42,9 @@ struct MxGeometry {
     int32_t head_dim;
     int32_t block_size;
     int32_t sliding_window;  // 0 = none
+    int32_t kv_format;       // MxKvFormat: in the type of the model (kv_plain.h) or quantised (kv_int8.h)
     float scale;
+    float soft_cap;  // scores become soft_cap * tanh(score / soft_cap); 0 = they stay
 };
 
 /// Where the tokens of one step stand; mirrors AttentionMetadata of interface.py.
@@ -60,6 +67,28 @@ struct MxPackLinearCall {
     void* packed;  // mx_packed_bytes() bytes
     int32_t dtype;
     int32_t format;  // MxFormat
+};
+
+/// Which weights share a 32-bit word of an int4 checkpoint.
+enum MxInt4Words {
+    MX_WORDS_OF_INPUTS = 0,   // eight neighbouring inputs of one column, lowest four bits first
+    MX_WORDS_OF_COLUMNS = 1,  // eight neighbouring columns of one input, in the order 0 2 4 6 1 3 5 7
+};
+
+/// weight = (four bits - zero) * scale
+struct MxPackInt4Call {
+    const uint32_t* words;
+    int64_t input_stride;    // from a word to that of the next inputs
+    int64_t column_stride;   // ... of the next columns
+    const uint16_t* scales;  // fp16 [ceil(in_features / scale_depth)][out_features]
+    const uint8_t* zeros;    // the same shape, 0 to 15
+    const int32_t* input_order;  // as in MxLinear; scales and zeros are in this order already
+    int64_t scale_depth;         // inputs that share a scale, a multiple of group_size or at least in_features
+    int64_t out_features;
+    int64_t in_features;
+    void* packed;  // mx_packed_int4_bytes() bytes
+    int32_t word_order;  // MxInt4Words
+    int32_t group_size;  // as in MxLinear
 };
 
 struct MxLinearCall {
@@ -143,13 +172,22 @@ struct MxPagedAttentionCall {
     int32_t dtype;
 };
 
+/// One of the operations below with its argument structure.
+struct MxRecordedCall {
+    void (*operation)(const void* call);
+    const void* call;
+};
+
 MX_API int32_t mx_abi_version();
 
 /// Whether this CPU runs the library named `isa` (`avx512_bf16`, `avx512`, `avx2`, `generic`).
 MX_API int32_t mx_cpu_supports(const char* isa);
 
-/// Threads a parallel region of the calling thread would use.
-MX_API int32_t mx_num_threads();
+/// Threads that share the work of every later call, the calling thread included. Not during a call.
+MX_API void mx_set_num_threads(int32_t num_threads);
+
+/// Makes calls in order.
+MX_API void mx_replay(const MxRecordedCall* calls, int64_t count);
 
 /// Asks the system for large pages behind memory that has not been written yet.
 MX_API void mx_advise_large_pages(void* start, int64_t bytes);
@@ -157,7 +195,11 @@ MX_API void mx_advise_large_pages(void* start, int64_t bytes);
 /// Bytes `mx_pack_linear` writes for a weight `[out_features, in_features]`.
 MX_API int64_t mx_packed_bytes(int32_t dtype, int32_t format, int64_t out_features, int64_t in_features);
 
+/// Bytes `mx_pack_int4` writes.
+MX_API int64_t mx_packed_int4_bytes(int32_t group_size, int64_t out_features, int64_t in_features);
+
 MX_API void mx_pack_linear(const MxPackLinearCall* call);
+MX_API void mx_pack_int4(const MxPackInt4Call* call);
 MX_API void mx_linear(const MxLinearCall* call);
 MX_API void mx_embedding(const MxEmbeddingCall* call);
 MX_API void mx_tied_embedding(const MxTiedEmbeddingCall* call);

@@ -4,6 +4,7 @@
 
 #include "dispatch.h"
 #include "gemm.h"
+#include "linear_int4.h"
 #include "linear_int8.h"
 #include "panels.h"
 #include "scratch.h"
@@ -20,6 +21,8 @@ struct FloatPanels {
     static constexpr int kLeftPerStep = kPackDepth<T>;
     static constexpr int64_t kStepBytes = kPanelColumns * kPackDepth<T> * sizeof(T);
     static constexpr int kLinesPerStep = 1;
+    static constexpr int64_t kStreamedRows = 8;
+    static constexpr int64_t kPrefetchedRows = kChunkRows;
 
     /// `sums: [R][64]` is set, or added to when `is_continued`.
     template <int R>
@@ -85,7 +88,10 @@ void mx_linear(const MxLinearCall* call) {
     mx::dispatch_output(call->dtype, call->out_is_fp32, [&](auto element, auto output) {
         using T = decltype(element);
         using Out = decltype(output);
-        const auto compute = call->layer->format == MX_INT8 ? mx::linear_int8<T, Out> : mx::linear<T, Out>;
+        const int32_t format = call->layer->format;
+        const auto compute = format == MX_INT8   ? mx::linear_int8<T, Out>
+                             : format == MX_INT4 ? mx::linear_int4<T, Out>
+                                                 : mx::linear<T, Out>;
         compute(*call->layer, static_cast<const T*>(call->x), call->x_stride, call->rows,
                 static_cast<Out*>(call->out), call->out_stride);
     });

@@ -20,6 +20,8 @@ struct Int8Panels {
     static constexpr int kLeftPerStep = 1;
     static constexpr int64_t kStepBytes = kInt8BlockBytes;
     static constexpr int kLinesPerStep = kInt8Quads;
+    static constexpr int64_t kStreamedRows = kMaxTileRows;
+    static constexpr int64_t kPrefetchedRows = 20;
 
     template <int R>
     static void multiply_tile(const Int8Group* x, int64_t x_stride, const char* panel, int64_t steps, float* sums,
@@ -89,17 +91,6 @@ private:
     }
 };
 
-template <class T>
-void quantise_row(const T* x, int64_t depth, Int8Group* groups) {
-    for (int64_t first = 0; first < depth; first += kInt8Group, ++groups) {
-        const GroupValues values(x + first, depth - first);
-        groups->scale = values.magnitude() / 127.0f;
-        int8_t q[kInt8Group];
-        groups->start = -kInt8Offset * values.quantise(groups->scale, q);
-        for (int quad = 0; quad < kInt8Quads; ++quad) groups->quads[quad] = make_quad(q + 4 * quad);
-    }
-}
-
 }  // namespace
 
 template <class T, class Out>
@@ -109,7 +100,7 @@ void linear_int8(const MxLinear& layer, const T* x, int64_t x_stride, int64_t ro
     const int64_t groups = divide_up(layer.in_features, kInt8Group);
     Int8Group* quantised = scratch.get<Int8Group>(rows * groups);
     parallel_for(rows, layer.in_features, [&](int64_t row) {
-        quantise_row(x + row * x_stride, layer.in_features, quantised + row * groups);
+        quantise_row(x + row * x_stride, layer.in_features, kInt8Offset, groups, quantised + row * groups);
     });
     Gemm<Int8Panels, Out>{layer, quantised, groups, rows, out, out_stride}.run();
 }

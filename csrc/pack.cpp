@@ -106,12 +106,11 @@ template <class T>
 void pack_linear(const T* weight, int64_t stride, int64_t out_features, int64_t in_features, T* packed) {
     const int64_t panels = panel_count(out_features);
     const int64_t elements = panel_elements<T>(in_features);
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t panel = 0; panel < panels; ++panel) {
+    Team::instance().run(panels, [&](int64_t panel) {
         const int64_t first = panel * kPanelColumns;
         const int columns = static_cast<int>(std::min<int64_t>(kPanelColumns, out_features - first));
         pack_panel(weight + first * stride, stride, columns, in_features, packed + panel * elements);
-    }
+    });
 }
 
 /// Quantises `columns` rows of the weight into one panel of int8.h.
@@ -137,12 +136,11 @@ template <class T>
 void pack_linear_int8(const T* weight, int64_t stride, int64_t out_features, int64_t in_features, char* packed) {
     const int64_t panels = divide_up(out_features, kInt8Columns);
     const int64_t panel_bytes = divide_up(in_features, kInt8Group) * kInt8BlockBytes;
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t panel = 0; panel < panels; ++panel) {
+    Team::instance().run(panels, [&](int64_t panel) {
         const int64_t first = panel * kInt8Columns;
         const int columns = static_cast<int>(std::min<int64_t>(kInt8Columns, out_features - first));
         pack_panel_int8(weight + first * stride, stride, columns, in_features, packed + panel * panel_bytes);
-    }
+    });
 }
 
 }  // namespace

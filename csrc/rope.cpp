@@ -7,7 +7,8 @@
 //   rotate-half convention: (a, b) = (x[0 .. D/2), x[D/2 .. D))  ->  (a cos - b sin, b cos + a sin)
 
 #include "dispatch.h"
-#include "kv_layout.h"
+#include "kv_int8.h"
+#include "kv_plain.h"
 #include "norm.h"
 #include "parallel.h"
 
@@ -37,23 +38,7 @@ void norm_and_rotate(T* head, const T* norm, float eps, const float* cos_sin, in
     rotate(head, cos_sin, head_dim);
 }
 
-template <class T>
-void write_key(const T* key, int head_dim, int token, T* group) {
-    constexpr int kDepth = kPackDepth<T>;
-    T* to = group + token * kDepth;
-    for (int d = 0; d < head_dim; d += kDepth) {
-        std::memcpy(to + d * kGroupTokens, key + d, sizeof(T) * kDepth);
-    }
-}
-
-template <class T>
-void write_value(const T* value, int head_dim, int token, T* group) {
-    constexpr int kDepth = kPackDepth<T>;
-    T* to = group + (token / kDepth) * head_dim * kDepth + token % kDepth;
-    for (int d = 0; d < head_dim; ++d) to[d * kDepth] = value[d];
-}
-
-template <class T>
+template <class T, class Format>
 struct RopeKvWrite {
     const MxGeometry& geometry;
     const MxStep& step;
@@ -61,8 +46,8 @@ struct RopeKvWrite {
     const T* k_norm;
     float eps;
     const float* cos_sin;
-    T* key_cache;
-    T* value_cache;
+    char* key_cache;
+    char* value_cache;
 
     void run(T* qkv, int64_t qkv_stride) const {
         const int64_t width = int64_t{geometry.num_heads + 2 * geometry.num_kv_heads} * geometry.head_dim;
@@ -89,12 +74,25 @@ struct RopeKvWrite {
         const int64_t position = slot % geometry.block_size;
         const int token = static_cast<int>(position % kGroupTokens);
         for (int head = 0; head < geometry.num_kv_heads; ++head) {
-            const int64_t group = group_offset(geometry, block, head, position);
-            write_key(keys + head * dim, dim, token, key_cache + group);
-            write_value(values + head * dim, dim, token, value_cache + group);
+            const int64_t group = group_index(geometry, block, head, position);
+            Format::write_key(keys + head * dim, dim, token, key_cache + group * Format::key_bytes(dim));
+            Format::write_value(values + head * dim, dim, token, value_cache + group * Format::value_bytes(dim));
         }
     }
 };
+
+template <class Format, class T>
+void rope_kv_write(const MxRopeKvWriteCall& call, T* qkv) {
+    const RopeKvWrite<T, Format> kernel{*call.geometry,
+                                        *call.step,
+                                        static_cast<const T*>(call.q_norm),
+                                        static_cast<const T*>(call.k_norm),
+                                        call.eps,
+                                        call.cos_sin,
+                                        static_cast<char*>(call.key_cache),
+                                        static_cast<char*>(call.value_cache)};
+    kernel.run(qkv, call.qkv_stride);
+}
 
 }  // namespace
 }  // namespace mx
@@ -102,14 +100,11 @@ struct RopeKvWrite {
 void mx_rope_kv_write(const MxRopeKvWriteCall* call) {
     mx::dispatch(call->dtype, [&](auto element) {
         using T = decltype(element);
-        const mx::RopeKvWrite<T> kernel{*call->geometry,
-                                        *call->step,
-                                        static_cast<const T*>(call->q_norm),
-                                        static_cast<const T*>(call->k_norm),
-                                        call->eps,
-                                        call->cos_sin,
-                                        static_cast<T*>(call->key_cache),
-                                        static_cast<T*>(call->value_cache)};
-        kernel.run(static_cast<T*>(call->qkv), call->qkv_stride);
+        T* qkv = static_cast<T*>(call->qkv);
+        if (call->geometry->kv_format == MX_KV_INT8) {
+            mx::rope_kv_write<mx::Int8Kv>(*call, qkv);
+        } else {
+            mx::rope_kv_write<mx::PlainKv<T>>(*call, qkv);
+        }
     });
 }

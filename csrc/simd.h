@@ -68,6 +68,20 @@ MX_INLINE Words widen(Shorts value) {
 #endif
 }
 
+/// kLanes bytes, one per lane.
+MX_INLINE Words load_bytes(const uint8_t* from) {
+#if defined(__AVX512F__)
+    return (Words)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#elif defined(__AVX2__)
+    return (Words)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#else
+    typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+    Bytes bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+    return __builtin_convertvector(bytes, Words);
+#endif
+}
+
 /// Keeps the lower half of every lane, which must hold the whole value.
 MX_INLINE Shorts narrow(Words value) {
 #if defined(__AVX512F__)
@@ -105,6 +119,17 @@ MX_INLINE Ints multiply_pairs(Words a, Words b) {
     const Ints low_a = (Ints)(a << 16) >> 16, low_b = (Ints)(b << 16) >> 16;
     return low_a * low_b + ((Ints)a >> 16) * ((Ints)b >> 16);
 #endif
+}
+
+/// `value`, about which the compiler knows nothing: it can neither reorder nor merge what comes before with what follows.
+template <class Vector>
+MX_INLINE Vector opaque(Vector value) {
+#if defined(__x86_64__)
+    asm("" : "+v"(value));
+#elif defined(__aarch64__)
+    asm("" : "+w"(value));
+#endif
+    return value;
 }
 
 MX_INLINE Floats to_floats(Ints value) { return __builtin_convertvector(value, Floats); }

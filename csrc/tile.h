@@ -14,7 +14,7 @@
 // does not depend on the rows that share its tile.
 #pragma once
 
-#include "simd.h"
+#include "products.h"
 
 namespace mx {
 
@@ -31,7 +31,7 @@ struct Product {
     static MX_INLINE Floats add(Floats sum, Right x, Right w) { return fma(x, w, sum); }
 };
 
-#if defined(__AVX512BF16__)
+#if defined(MX_HAS_BF16_PRODUCTS)
 template <>
 struct Product<Bf16> {
     using Left = Bf16;
@@ -44,9 +44,7 @@ struct Product<Bf16> {
         std::memcpy(&pair, x, sizeof pair);
         return Words{} + pair;
     }
-    static MX_INLINE Floats add(Floats sum, Right x, Right w) {
-        return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
-    }
+    static MX_INLINE Floats add(Floats sum, Right x, Right w) { return add_bf16_products(sum, x, w); }
 };
 #else
 /// The pair is taken apart in two substeps, so that only one half of it occupies registers at a time.
@@ -58,7 +56,9 @@ struct Product<Bf16> {
     static constexpr int kSubsteps = 2;
     static MX_INLINE Right right(const Bf16* w, int substep) {
         const Words pairs = load_words(w);
-        return (Floats)(substep == 0 ? pairs << 16 : pairs & 0xffff0000u);
+        if (substep == 0) return (Floats)(pairs << 16);
+        // Two shifts where a mask would occupy the register that a sum needs.
+        return (Floats)(kVectorRegisters == 32 ? pairs & 0xffff0000u : opaque(pairs >> 16) << 16);
     }
     static MX_INLINE Right left(const float* x, int substep) { return splat(x[substep]); }
     static MX_INLINE Floats add(Floats sum, Right x, Right w) { return fma(x, w, sum); }

@@ -28,4 +28,4 @@ def build(config: EngineConfig, report: ProgressReport) -> EngineCore:
 
 if __name__ == "__main__":
     fault = sys.argv.pop(1)
-    core_process.main(build)
+    core_process.main(lambda: build)

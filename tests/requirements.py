@@ -20,6 +20,7 @@ PROMISES = {
     "CLI-3": "`python -m vllm_mxext.entrypoints.openai.api_server` is the same server as `mxext serve`.",
     "DOCS-1": "Every example of the README runs as printed.",
     "DOCS-2": "README.md and README_CH.md stay in step.",
+    "DOCS-3": "The figures in the README are those of a benchmark's result in the repository.",
     # Configuration and logging
     "CONF-1": "Command line beats environment beats file beats default, and every value's origin is shown.",
     "CONF-2": "Flags accept underscores for dashes, in files too.",
@@ -49,9 +50,15 @@ PROMISES = {
     "GOLD-3": "Logits are close to transformers' in bfloat16, float16 and float32.",
     "LOAD-1": "Checkpoints load from single and sharded safetensors, with tied embeddings and rope scaling variants.",
     "LOAD-2": "`--dtype auto` computes in the checkpoint's own type.",
+    "LOAD-3": "A later start takes packed weights from a prepared file, and gives the tokens of the first.",
+    "LOAD-4": "A prepared file that is stale, cut off, damaged or foreign is dropped, and the checkpoint is read.",
+    "LOAD-5": "Prepared files keep to a size limit, can be switched off, and trouble with them never fails a start.",
     "KERN-1": "Every compiled kernel agrees with its PyTorch reference.",
     "KERN-2": "A compiled kernel's row does not depend on its neighbours or on how the work was cut.",
     "INT8-1": "`--quantization int8` halves the weights' memory; every kernel path gives the same, close logits.",
+    "KV8-1": "`--kv-cache-dtype int8` halves the KV cache's memory; every kernel path gives the same, close logits.",
+    "INT4-1": "GPTQ, AWQ and compressed-tensors int4 checkpoints run as int4, close to the weights they stand for.",
+    "INT4-2": "A quantised checkpoint that is not supported, or not what --quantization says, is refused clearly.",
     # Sampling
     "SAMP-1": "temperature, top-k, top-p, min-p and penalties choose from the distribution they define.",
     "SAMP-2": "Sampling noise is a function of seed and position: tokens do not depend on the batch.",

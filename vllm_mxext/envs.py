@@ -126,7 +126,7 @@ CPU_ISA: EnvVar[str | None] = EnvVar(
     "VLLM_MXEXT_CPU_ISA",
     str,
     default=None,
-    help="Kernel library to use: avx512_bf16, avx512, avx2, generic, or torch for the PyTorch path; "
+    help="Kernel library to use: avx512_bf16, avx512, avx2, arm64_bf16, generic, or torch for the PyTorch path; "
     "by default the best that this CPU runs.",
 )
 

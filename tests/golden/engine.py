@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest import mock
 
 import torch
 
 from vllm_mxext import envs
-from vllm_mxext.config.engine import CacheConfig, DType, EngineConfig, ModelConfig, Quantization, SchedulerConfig
+from vllm_mxext.config.engine import (
+    CacheConfig,
+    DType,
+    EngineConfig,
+    KVCacheDType,
+    ModelConfig,
+    PreparedConfig,
+    Quantization,
+    SchedulerConfig,
+)
 from vllm_mxext.config.model_spec import read_model_spec
 from vllm_mxext.native.core.scheduler import Scheduler
 from vllm_mxext.native.kernels.library import TORCH_ISA, runnable_isas
@@ -105,13 +114,16 @@ class Served:
     num_prefix_hits: int = 0
 
 
-def engine_config(folder: Path, dtype: DType, schedule: Schedule, quantization: Quantization) -> EngineConfig:
+def engine_config(
+    folder: Path, dtype: DType, schedule: Schedule, quantization: Quantization, kv_cache_dtype: KVCacheDType = "auto"
+) -> EngineConfig:
     """Configuration of a small engine."""
     model = ModelConfig(folder, folder, read_model_spec(folder), dtype, MAX_MODEL_LEN, quantization)
     return EngineConfig(
         model,
         CacheConfig(
             block_size=BLOCK_SIZE,
+            kv_cache_dtype=kv_cache_dtype,
             enable_prefix_caching=schedule.enable_prefix_caching,
             num_blocks_override=schedule.num_blocks,
         ),
@@ -127,11 +139,17 @@ def serve(
     *,
     kernels: str,
     quantization: Quantization = "none",
+    kv_cache_dtype: KVCacheDType = "auto",
+    prepared: PreparedConfig | None = None,
 ) -> Served:
     """Serves the prompts to the end and checks that every block came back."""
+    config = replace(engine_config(folder, dtype, schedule, quantization, kv_cache_dtype), prepared=prepared)
     with mock.patch.dict("os.environ", {envs.CPU_ISA.name: kernels}):
-        runner = ModelRunner(engine_config(folder, dtype, schedule, quantization))
+        runner = ModelRunner(config)
         runner.load()
+    writer = runner.save_prepared_weights()
+    if writer is not None:
+        writer.join()
     scheduler = Scheduler(
         SchedulerConfig(max_num_batched_tokens=schedule.budget, max_num_seqs=schedule.max_num_seqs),
         num_blocks=runner.num_blocks,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
+from vllm_mxext.config.engine import KVCacheDType
 from vllm_mxext.native.kernels.compiled import CompiledKernels
 from vllm_mxext.native.kernels.interface import (
     AttentionGeometry,
@@ -93,6 +94,7 @@ class Layer:
     dtype: torch.dtype
     seed: int = 0
     qk_norm: bool = True
+    kv_cache_dtype: KVCacheDType = "auto"
     qkv: list[torch.Tensor] = field(init=False)
     tables: torch.Tensor = field(init=False)
     cos_sin: torch.Tensor = field(init=False)
@@ -118,11 +120,21 @@ class Layer:
     def new_cache(self, kernels: Kernels, fill: float | None = None) -> LayerKVCache:
         geometry = self.geometry
         num_blocks = int(self.tables.max()) + 1
-        spec = KVCacheSpec(1, num_blocks, self.block_size, geometry.num_kv_heads, geometry.head_dim, self.dtype, CPU)
+        spec = KVCacheSpec(
+            1,
+            num_blocks,
+            self.block_size,
+            geometry.num_kv_heads,
+            geometry.head_dim,
+            self.dtype,
+            CPU,
+            self.kv_cache_dtype,
+        )
         cache = kernels.allocate_kv_cache(spec)[0]
         if fill is not None:
-            cache.key.fill_(fill)
-            cache.value.fill_(fill)
+            for tensor in (cache.key, cache.value):
+                # Every byte set is NaN too: in each scale of an int8 cache.
+                tensor.fill_(fill if tensor.dtype.is_floating_point else 255)
         return cache
 
     def run(
@@ -178,11 +190,13 @@ def make_layer() -> Callable[..., Layer]:
         *,
         block_size: int = 16,
         window: int | None = None,
+        soft_cap: float | None = None,
         seed: int = 0,
         qk_norm: bool = True,
+        kv_cache_dtype: KVCacheDType = "auto",
     ) -> Layer:
         num_heads, num_kv_heads, head_dim = heads
-        geometry = AttentionGeometry(num_heads, num_kv_heads, head_dim, head_dim**-0.5, window)
-        return Layer(geometry, tuple(lengths), block_size, dtype, seed, qk_norm)
+        geometry = AttentionGeometry(num_heads, num_kv_heads, head_dim, head_dim**-0.5, window, soft_cap)
+        return Layer(geometry, tuple(lengths), block_size, dtype, seed, qk_norm, kv_cache_dtype)
 
     return make

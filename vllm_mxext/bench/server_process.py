@@ -88,6 +88,10 @@ class ServerProcess:
         """Returns the memory that the server and its children hold, shared pages divided among their users."""
         return sum(_proportional_bytes(process) for process in self.family())
 
+    def peak_bytes(self) -> int:
+        """Returns the most memory that one of the server's processes has held so far, shared pages included."""
+        return max(peak_bytes(process.pid) for process in self.family())
+
     def family(self) -> list[psutil.Process]:
         """Returns the server's process and its children."""
         parent = psutil.Process(self.process.pid)
@@ -105,6 +109,13 @@ class ServerProcess:
 
     def _log_end(self) -> str:
         return " | ".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
+
+
+def peak_bytes(process_id: int) -> int:
+    """Returns the most memory that a process has held so far, shared pages included; 0 where only Linux would know."""
+    status = Path(f"/proc/{process_id}/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _answers(client: httpx.Client, path: str) -> bool:

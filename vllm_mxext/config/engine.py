@@ -12,6 +12,7 @@ DType = Literal["bfloat16", "float16", "float32"]
 SchedulingPolicy = Literal["fcfs", "priority"]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 Quantization = Literal["none", "int8"]
+KVCacheDType = Literal["auto", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class ModelConfig:
         path: folder with `config.json`, tokenizer and safetensors files.
         tokenizer_path: folder or file of the tokenizer.
         spec: what `config.json` says.
-        dtype: element type of weights, activations and KV cache.
+        dtype: element type of weights and activations.
         quantization: what the weights of linear layers are converted to when they are loaded.
         max_model_len: tokens of prompt plus output at most.
         load_format: `dummy` fills weights with seeded noise instead of reading them.
@@ -44,11 +45,25 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedConfig:
+    """Prepared files: packed weights kept for later starts.
+
+    Attributes:
+        folder: where they are.
+        limit_bytes: all of them together, at most.
+    """
+
+    folder: Path
+    limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class CacheConfig:
     """KV cache.
 
     Attributes:
         block_size: token positions per KV block.
+        kv_cache_dtype: what keys and values are kept as; `auto` is the model's dtype.
         enable_prefix_caching: reuse blocks of equal prefixes.
         kv_cache_memory_bytes: size of the KV cache; None = chosen by the memory plan.
         memory_utilization: share of the device's memory the engine may use in all.
@@ -56,6 +71,7 @@ class CacheConfig:
     """
 
     block_size: int = 16
+    kv_cache_dtype: KVCacheDType = "auto"
     enable_prefix_caching: bool = True
     kv_cache_memory_bytes: int | None = None
     memory_utilization: float = 0.92
@@ -97,9 +113,10 @@ class DeviceConfig:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Everything the engine core needs, and nothing else."""
+    """Everything the engine core needs, and nothing else; `prepared` is None if packed weights are not to be kept."""
 
     model: ModelConfig
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
+    prepared: PreparedConfig | None = None

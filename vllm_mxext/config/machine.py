@@ -1,9 +1,10 @@
-"""What this process may use of the machine: physical cores and memory, container limits included."""
+"""What this process may use of the machine: physical cores, memory, container limits included; the cache folder."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def usable_memory(root: Path = _SYSTEM_ROOT) -> Memory:
             cached = stat.get("total_inactive_file", stat.get("inactive_file", 0))
             total, available = min(total, limit), min(available, max(0, limit - used + cached))
     return Memory(total, available)
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Returns the folder for files that only save time (XDG base directory specification); None without a home."""
+    base = environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # the specification says to ignore these
+        base = os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "vllm_mxext" if os.path.isabs(base) else None
 
 
 def _core_of(root: Path, cpu: int) -> str:

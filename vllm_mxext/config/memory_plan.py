@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllm_mxext.config.engine import EngineConfig, ModelConfig
+from vllm_mxext.config.engine import EngineConfig, KVCacheDType, ModelConfig
+from vllm_mxext.config.int4_spec import HEAD_MODULE, LAYER_STACKS, Int4Spec, module_name
 from vllm_mxext.config.machine import Memory
-from vllm_mxext.config.model_spec import ModelSpec
 from vllm_mxext.errors import ConfigError
 
 DEFAULT_CPU_KV_BYTES = 4 * 2**30
@@ -17,6 +17,8 @@ _PANEL_COLUMNS = 64
 _PANEL_DEPTH = 2
 _INT8_GROUP = 32
 _INT8_BLOCK_BYTES = _INT8_GROUP * (_INT8_GROUP + 2)
+_INT4_COLUMNS = 64
+_INT4_SCALE_BYTES = 3
 _NUM_NULL_BLOCKS = 1
 
 
@@ -33,6 +35,7 @@ class MemoryPlan:
         block_bytes: one KV block over all layers.
         block_size: token positions per KV block.
         num_blocks: KV blocks, the null block included.
+        kv_cache_dtype: what keys and values are kept as, for example `bfloat16`.
         max_model_len: tokens of the longest request.
         max_num_seqs: requests running at once.
     """
@@ -45,6 +48,7 @@ class MemoryPlan:
     block_bytes: int
     block_size: int
     num_blocks: int
+    kv_cache_dtype: str
     max_model_len: int
     max_num_seqs: int
 
@@ -72,7 +76,8 @@ class MemoryPlan:
             (
                 "KV cache",
                 self.kv_cache_bytes,
-                f"{self.num_blocks} blocks of {self.block_size}; {requests:.1f} x {self.max_model_len} tokens",
+                f"{self.num_blocks} blocks of {self.block_size} in {self.kv_cache_dtype}; "
+                f"{requests:.1f} x {self.max_model_len} tokens",
             ),
             ("total", self.total_bytes, f"may take {format_bytes(self.budget_bytes)}"),
             ("device", self.device_total_bytes, f"{format_bytes(self.device_available_bytes)} available"),
@@ -89,7 +94,7 @@ def plan_memory(config: EngineConfig, memory: Memory) -> MemoryPlan:
     """
     weights = weights_bytes(config)
     activations = activation_bytes(config)
-    block_bytes = kv_block_bytes(config.model.spec, config.model.dtype, config.cache.block_size)
+    block_bytes = kv_block_bytes(config)
     share = int(memory.total_bytes * config.cache.memory_utilization)
     budget = min(share, memory.available_bytes)
     room = budget - weights - activations
@@ -106,6 +111,7 @@ def plan_memory(config: EngineConfig, memory: Memory) -> MemoryPlan:
         block_bytes=block_bytes,
         block_size=config.cache.block_size,
         num_blocks=num_blocks,
+        kv_cache_dtype=config.model.dtype if config.cache.kv_cache_dtype == "auto" else config.cache.kv_cache_dtype,
         max_model_len=config.model.max_model_len,
         max_num_seqs=config.scheduler.max_num_seqs,
     )
@@ -117,7 +123,7 @@ def longest_model_len(config: EngineConfig, memory: Memory) -> int:
     room = min(int(memory.total_bytes * cache.memory_utilization), memory.available_bytes)
     room -= weights_bytes(config) + activation_bytes(config)
     fitting = _longest_that_fits(config, room)
-    block_bytes = kv_block_bytes(config.model.spec, config.model.dtype, cache.block_size)
+    block_bytes = kv_block_bytes(config)
     num_blocks = cache.num_blocks_override
     if num_blocks is None and cache.kv_cache_memory_bytes is not None:
         num_blocks = cache.kv_cache_memory_bytes // block_bytes
@@ -130,19 +136,26 @@ def weights_bytes(config: EngineConfig) -> int:
     """Bytes of all weights and the rotary table, an upper bound that is exact for the compiled kernels."""
     model, spec, itemsize = config.model, config.model.spec, _DTYPE_BYTES[config.model.dtype]
     q_width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    layer = (
-        _linear_bytes(model, q_width + 2 * kv_width, spec.hidden_size, spec.has_qkv_bias)
-        + _linear_bytes(model, spec.hidden_size, q_width, spec.has_o_bias)
-        + _linear_bytes(model, 2 * spec.intermediate_size, spec.hidden_size, spec.has_mlp_bias)
-        + _linear_bytes(model, spec.hidden_size, spec.intermediate_size, spec.has_mlp_bias)
-        + 2 * spec.hidden_size * itemsize
-        + (2 * spec.head_dim * itemsize if spec.has_qk_norm else 0)
+    stacks = (
+        (q_width + 2 * kv_width, spec.hidden_size, spec.has_qkv_bias),
+        (spec.hidden_size, q_width, spec.has_o_bias),
+        (2 * spec.intermediate_size, spec.hidden_size, spec.has_mlp_bias),
+        (spec.hidden_size, spec.intermediate_size, spec.has_mlp_bias),
     )
-    embedding = 0 if spec.has_tied_embeddings else spec.vocab_size * spec.hidden_size * itemsize
-    head = _linear_bytes(model, spec.vocab_size, spec.hidden_size, has_bias=False)
+    linears = sum(
+        _linear_bytes(model, module_name(layer, projections[0]), *stack)
+        for layer in range(spec.num_layers)
+        for projections, stack in zip(LAYER_STACKS, stacks, strict=True)
+    )
+    norms = 2 * spec.hidden_size * itemsize + (2 * spec.head_dim * itemsize if spec.has_qk_norm else 0)
+    embedding = spec.vocab_size * spec.hidden_size * itemsize
+    if spec.has_tied_embeddings:
+        ends = _plain_linear_bytes(model, spec.vocab_size, spec.hidden_size)
+    else:
+        ends = embedding + _linear_bytes(model, HEAD_MODULE, spec.vocab_size, spec.hidden_size, has_bias=False)
     final_norm = spec.hidden_size * itemsize
     rotary = config.model.max_model_len * spec.head_dim * 4
-    return spec.num_layers * layer + embedding + head + final_norm + rotary
+    return linears + spec.num_layers * norms + ends + final_norm + rotary
 
 
 def activation_bytes(config: EngineConfig) -> int:
@@ -160,9 +173,27 @@ def activation_bytes(config: EngineConfig) -> int:
     return max_num_tokens * per_token * itemsize + num_samples * per_sample + batch
 
 
-def kv_block_bytes(spec: ModelSpec, dtype: str, block_size: int) -> int:
+def kv_block_bytes(config: EngineConfig) -> int:
     """Bytes of one KV block over all layers."""
-    return 2 * block_size * spec.num_kv_heads * spec.head_dim * _DTYPE_BYTES[dtype] * spec.num_layers
+    spec, cache = config.model.spec, config.cache
+    row_bytes = kv_row_bytes(spec.head_dim, _DTYPE_BYTES[config.model.dtype], cache.kv_cache_dtype)
+    return spec.num_layers * cache.block_size * spec.num_kv_heads * sum(row_bytes)
+
+
+def kv_row_bytes(head_dim: int, itemsize: int, kv_cache_dtype: KVCacheDType) -> tuple[int, int]:
+    """Bytes of one token's key and of its value in one head.
+
+    In int8 (csrc/kv_int8.h) a key has a bfloat16 scale for every 32 dimensions, the number of these rounded up to an
+    even one, and a value has a float32 scale.
+
+    Args:
+        head_dim: elements per head.
+        itemsize: bytes of an element of the activations.
+        kv_cache_dtype: what keys and values are kept as.
+    """
+    if kv_cache_dtype == "auto":
+        return head_dim * itemsize, head_dim * itemsize
+    return head_dim + -(-head_dim // (2 * _INT8_GROUP)) * 4, head_dim + 4
 
 
 def num_request_blocks(num_tokens: int, block_size: int) -> int:
@@ -180,17 +211,30 @@ def format_bytes(num_bytes: int) -> str:
     return f"{size:.2f} GiB"
 
 
-def _linear_bytes(model: ModelConfig, out_features: int, in_features: int, has_bias: bool) -> int:
-    """Bytes of a packed linear layer.
-
-    Panels of 64 columns, the depth in pairs (csrc/panels.h), or blocks of 32 x 32 int8 and 32 scales (csrc/int8.h).
-    """
+def _linear_bytes(model: ModelConfig, module: str, out_features: int, in_features: int, has_bias: bool) -> int:
+    """Bytes of a packed linear layer."""
     bias_bytes = 4 * out_features if has_bias else 0
+    int4 = model.spec.int4
+    if int4 is not None and int4.covers(module):
+        return _int4_linear_bytes(int4, out_features, in_features) + bias_bytes
+    return _plain_linear_bytes(model, out_features, in_features) + bias_bytes
+
+
+def _int4_linear_bytes(int4: Int4Spec, out_features: int, in_features: int) -> int:
+    """Blocks of 64 columns with an fp16 scale and a byte for the zero each (csrc/int4.h), and the order of inputs."""
+    group_size = int4.packed_group_size(in_features)
+    column_bytes = -(-in_features // group_size) * (group_size // 2 + _INT4_SCALE_BYTES)
+    order_bytes = 4 * in_features if int4.has_input_order else 0
+    return -(-out_features // _INT4_COLUMNS) * _INT4_COLUMNS * column_bytes + order_bytes
+
+
+def _plain_linear_bytes(model: ModelConfig, out_features: int, in_features: int) -> int:
+    """Panels of 64 columns, the depth in pairs (csrc/panels.h), or blocks of 32 x 32 int8, 32 scales (csrc/int8.h)."""
     if model.quantization == "int8":
-        return -(-out_features // _INT8_GROUP) * -(-in_features // _INT8_GROUP) * _INT8_BLOCK_BYTES + bias_bytes
+        return -(-out_features // _INT8_GROUP) * -(-in_features // _INT8_GROUP) * _INT8_BLOCK_BYTES
     columns = -(-out_features // _PANEL_COLUMNS) * _PANEL_COLUMNS
     depth = -(-in_features // _PANEL_DEPTH) * _PANEL_DEPTH
-    return columns * depth * _DTYPE_BYTES[model.dtype] + bias_bytes
+    return columns * depth * _DTYPE_BYTES[model.dtype]
 
 
 def _num_blocks(config: EngineConfig, room: int, block_bytes: int, min_blocks: int) -> int:
@@ -209,7 +253,7 @@ def _num_blocks(config: EngineConfig, room: int, block_bytes: int, min_blocks: i
 
 
 def _refusal(config: EngineConfig, memory: Memory, budget: int, room: int, num_blocks: int, needed_bytes: int) -> str:
-    block_bytes = kv_block_bytes(config.model.spec, config.model.dtype, config.cache.block_size)
+    block_bytes = kv_block_bytes(config)
     numbers = (
         f"weights {format_bytes(weights_bytes(config))} + activations {format_bytes(activation_bytes(config))} "
         f"+ KV cache {format_bytes(needed_bytes)} for one request of {config.model.max_model_len} tokens, with "
@@ -231,7 +275,8 @@ def _suggestion(config: EngineConfig, room: int) -> str:
         if config.cache.kv_cache_memory_bytes is not None or config.cache.num_blocks_override is not None:
             remedy += " and leave out --kv-cache-memory-bytes"
         return remedy
-    if config.model.quantization == "none" and config.device.device == "cpu":
+    is_plain = config.model.quantization == "none" and config.model.spec.int4 is None
+    if is_plain and config.device.device == "cpu":
         return "use --quantization int8, a smaller model, or a machine with more memory"
     return "use a smaller model, free memory, or use a machine with more"
 
@@ -239,7 +284,7 @@ def _suggestion(config: EngineConfig, room: int) -> str:
 def _longest_that_fits(config: EngineConfig, room: int) -> int:
     """Largest multiple of the block size that could be `max_model_len`; what a shorter context frees counts too."""
     spec, size, max_num_seqs = config.model.spec, config.cache.block_size, config.scheduler.max_num_seqs
-    block_bytes = kv_block_bytes(spec, config.model.dtype, size)
+    block_bytes = kv_block_bytes(config)
     token_bytes = spec.head_dim * 4 + max_num_seqs * 4  # rotary table, token ids
     table_bytes = max_num_seqs * 4 * 2  # two block tables
     num_now = num_request_blocks(config.model.max_model_len, size)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vllm_mxext.config.checkpoint_fields import is_number, number, positive_int
+from vllm_mxext.config.int4_spec import Int4Spec, parse_int4_spec
 from vllm_mxext.config.rope_spec import RopeSpec, parse_rope_spec
 from vllm_mxext.errors import ConfigError
 
@@ -52,6 +53,7 @@ class ModelSpec:
         checkpoint_dtype: `bfloat16`, `float16` or `float32` as the checkpoint declares.
         bos_token_id: beginning of text, if any.
         eos_token_ids: end-of-text ids of `generation_config.json`, else of `config.json`.
+        int4: which layers have int4 weights; None if none has.
     """
 
     architecture: str
@@ -74,6 +76,7 @@ class ModelSpec:
     checkpoint_dtype: CheckpointDType
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    int4: Int4Spec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,7 @@ def parse_model_spec(config: Mapping[str, Any], generation_config: Mapping[str, 
         checkpoint_dtype=_checkpoint_dtype(config),
         bos_token_id=next(iter(_token_ids(config, "bos_token_id")), None),
         eos_token_ids=_eos_token_ids(config, generation_config or {}),
+        int4=parse_int4_spec(config, num_layers),
     )
 
 
@@ -195,11 +199,6 @@ def _architecture(config: Mapping[str, Any]) -> str:
 
 
 def _reject_unsupported(config: Mapping[str, Any]) -> None:
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
-        raise ConfigError(
-            f"The checkpoint is quantised ({method}); the native engine runs bfloat16, float16 and float32 checkpoints."
-        )
     if config.get("hidden_act", "silu") not in ("silu", "swish"):
         raise ConfigError(f"hidden_act {config['hidden_act']!r} is not supported; the native engine runs silu.")
     if config.get("per_layer_config"):

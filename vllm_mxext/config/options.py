@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mxext.config import values
+from vllm_mxext.config.int4_spec import INT4_METHODS
 from vllm_mxext.config.values import ValueKind
 from vllm_mxext.envs import FLAG_PREFIX
 
@@ -136,11 +137,12 @@ class ModelOptions:
     )
     dtype: str = _flag(
         "auto", values.choice("auto", "bfloat16", "float16", "half", "float32", "float"),
-        "Element type of weights, activations and KV cache; auto is the checkpoint's.",
+        "Element type of weights and activations; auto is the checkpoint's.",
     )  # fmt: skip
     quantization: str = _flag(
-        "none", values.choice("none", "int8"),
-        "What linear layers are converted to at load: int8 takes half the memory of bfloat16, at some loss (CPU).",
+        "auto", values.choice("auto", "none", "int8", *INT4_METHODS),
+        "Weights of linear layers: auto keeps the checkpoint's, int4 ones (gptq, awq, compressed-tensors) included; "
+        "int8 converts plain ones at load, at half the memory of bfloat16 and some loss (CPU).",
     )  # fmt: skip
     max_model_len: int | None = _flag(
         None, values.integer(1, special={"auto": -1, "-1": -1}),
@@ -150,6 +152,16 @@ class ModelOptions:
     load_format: str = _flag(
         "auto", values.choice("auto", "safetensors", "dummy"), "How weights are read; dummy makes random ones."
     )
+    prepared_weights: bool = _flag(
+        True, values.switch(), "Keep packed weights in a file, so that later starts need not read and pack them again."
+    )
+    prepared_weights_limit: int = _flag(
+        20 * 2**30, values.byte_size(1), "Size of all these files together; those used longest ago make room."
+    )
+    cache_path: Path | None = _flag(
+        None, values.path(), "Folder for what later starts can use; default: $XDG_CACHE_HOME or ~/.cache, vllm_mxext.",
+        variables=("MIM_CACHE_PATH",),
+    )  # fmt: skip
     generation_config: str = _flag(
         "auto", values.text("auto|vllm|FOLDER"),
         "Where default sampling parameters come from: auto is the model's folder, vllm is none.",
@@ -167,6 +179,10 @@ class CacheOptions:
     """KV cache."""
 
     block_size: int = _flag(16, values.integer(1, 256), "Token positions per KV block.")
+    kv_cache_dtype: str = _flag(
+        "auto", values.choice("auto", "int8"),
+        "What keys and values are kept as: auto is --dtype; int8 takes half of bfloat16's memory, at some loss (CPU).",
+    )  # fmt: skip
     enable_prefix_caching: bool = _flag(True, values.switch(), "Reuse KV blocks of equal prefixes.")
     kv_cache_memory_bytes: int | None = _flag(
         None, values.byte_size(1), "Size of the KV cache, such as 2GiB; default: chosen by the memory plan."

@@ -115,7 +115,6 @@ _SINGLE: tuple[RefusedFlag, ...] = (
     RefusedFlag("tokenizer-mode", "there is one tokenizer mode; remove the flag", ("auto", "hf")),
     RefusedFlag("skip-tokenizer-init", "the server needs the tokenizer; remove the flag", (False,), is_switch=True),
     RefusedFlag("trust-remote-code", "code from checkpoints is never run; remove the flag", (False,), is_switch=True),
-    RefusedFlag("kv-cache-dtype", "the KV cache has the type of --dtype; remove the flag", ("auto",)),
     RefusedFlag("enable-lora", _NO_LORA, (False,), is_switch=True),
     RefusedFlag("enable-request-id-headers", "the X-Request-Id header is always sent; remove the flag", (True,), True),
     RefusedFlag("async-scheduling", "there is one way of scheduling; remove the flag", (False,), is_switch=True),

@@ -14,8 +14,10 @@ from vllm_mxext.config.engine import (
     DeviceConfig,
     DType,
     EngineConfig,
+    KVCacheDType,
     LoadFormat,
     ModelConfig,
+    PreparedConfig,
     Quantization,
     SchedulerConfig,
     SchedulingPolicy,
@@ -107,6 +109,7 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
     dtype = _dtype(app, spec, decisions)
     cache = CacheConfig(
         block_size=app.cache.block_size,
+        kv_cache_dtype=_kv_cache_dtype(app),
         enable_prefix_caching=app.cache.enable_prefix_caching,
         kv_cache_memory_bytes=app.cache.kv_cache_memory_bytes,
         memory_utilization=app.cache.gpu_memory_utilization,
@@ -119,13 +122,14 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
         spec=spec,
         dtype=dtype,
         max_model_len=_max_model_len(app, spec, decisions),
-        quantization=_quantization(app),
+        quantization=_quantization(app, spec, decisions),
         load_format=cast("LoadFormat", app.model.load_format),
         seed=app.model.seed,
         max_logprobs=app.model.max_logprobs,
         served_model_names=names,
     )
-    engine = EngineConfig(model, cache, scheduler, _device(app, host.num_cores, decisions))
+    device = _device(app, host.num_cores, decisions)
+    engine = EngineConfig(model, cache, scheduler, device, _prepared(app, decisions))
     if app.model.max_model_len == _AUTO_LENGTH:
         engine = _fitted(engine, host.memory, decisions)
     frontend = FrontendConfig(
@@ -175,10 +179,27 @@ def _dtype(app: AppConfig, spec: ModelSpec, decisions: dict[str, Decision]) -> D
     return spec.checkpoint_dtype
 
 
-def _quantization(app: AppConfig) -> Quantization:
-    if app.model.quantization != "none" and app.device.device == "cuda":
-        raise ConfigError("--quantization int8 needs --device cpu: there are no int8 kernels for CUDA in this version.")
-    return cast("Quantization", app.model.quantization)
+def _quantization(app: AppConfig, spec: ModelSpec, decisions: dict[str, Decision]) -> Quantization:
+    """Returns what plain weights are converted to; weights that are int4 in the checkpoint stay so."""
+    given = app.model.quantization
+    found = "none" if spec.int4 is None else spec.int4.method
+    if given == "auto":
+        decisions["quantization"] = Decision(found, "checkpoint")
+    elif given != found and (given != "int8" or spec.int4 is not None):
+        weights = "are not quantised" if spec.int4 is None else f"are int4 already ({found})"
+        raise ConfigError(f"--quantization {given} does not fit the checkpoint, whose weights {weights}; leave it out.")
+    if (spec.int4 is not None or given == "int8") and app.device.device == "cuda":
+        kind = "int8" if spec.int4 is None else "int4"
+        raise ConfigError(f"{kind} weights need --device cpu: there are no {kind} kernels for CUDA in this version.")
+    return "int8" if given == "int8" else "none"
+
+
+def _kv_cache_dtype(app: AppConfig) -> KVCacheDType:
+    if app.cache.kv_cache_dtype != "auto" and app.device.device == "cuda":
+        raise ConfigError(
+            "--kv-cache-dtype int8 needs --device cpu: there are no int8 kernels for CUDA in this version; use auto."
+        )
+    return cast("KVCacheDType", app.cache.kv_cache_dtype)
 
 
 def _max_model_len(app: AppConfig, spec: ModelSpec, decisions: dict[str, Decision]) -> int:
@@ -236,6 +257,16 @@ def _device(app: AppConfig, num_cores: int, decisions: dict[str, Decision]) -> D
         num_threads = num_cores
         decisions["num_threads"] = Decision(num_threads, "physical cores of this process")
     return DeviceConfig(device, num_threads)
+
+
+def _prepared(app: AppConfig, decisions: dict[str, Decision]) -> PreparedConfig | None:
+    folder = app.model.cache_path
+    if folder is None:
+        folder = machine.cache_folder()
+        decisions["cache_path"] = Decision(folder, "default" if folder else "there is no home folder")
+    if not app.model.prepared_weights or folder is None:
+        return None
+    return PreparedConfig(folder.absolute() / "prepared", app.model.prepared_weights_limit)
 
 
 def _server(options: ServerOptions) -> ServerConfig:

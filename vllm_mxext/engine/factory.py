@@ -21,6 +21,7 @@ def create_engine_client(
     recorder: StatsRecorder | None = None,
     options: NativeClientOptions | None = None,
     environ: Mapping[str, str] | None = None,
+    first_core: ProcessCoreClient | None = None,
 ) -> EngineClient:
     """Makes a client for the engine that a configuration describes; nothing but the tokenizer is loaded yet.
 
@@ -30,17 +31,23 @@ def create_engine_client(
         recorder: told about steps, tokens, ends and rejections.
         options: threads, watchdog and restarts.
         environ: variables of the engine process in addition to those of this one.
+        first_core: the first engine process, launched already; by default it is launched when the client starts.
 
     Raises:
         ConfigError: the tokenizer cannot be loaded.
     """
     tokenizer = load_frontend_tokenizer(config.model.tokenizer_path, frontend.chat_template)
     variables = {**os.environ, **(environ or {})}
+    launched = [] if first_core is None else [first_core]
+
+    def spawn() -> ProcessCoreClient:
+        return launched.pop() if launched else ProcessCoreClient(config, environ=variables)
+
     return NativeEngineClient(
         config,
         frontend,
         tokenizer,
         options=options,
         recorder=recorder,
-        spawn=lambda: ProcessCoreClient(config, environ=variables),
+        spawn=spawn,
     )

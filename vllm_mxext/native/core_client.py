@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -99,7 +100,8 @@ class InprocCoreClient:
     """
 
     def __init__(self, config: EngineConfig, report: ProgressReport | None = None) -> None:
-        from vllm_mxext.native.engine_builder import build_engine_core  # noqa: PLC0415 - imports torch
+        with _no_garbage_collection():
+            from vllm_mxext.native.engine_builder import build_engine_core  # noqa: PLC0415 - imports torch
 
         self._core: EngineCore = build_engine_core(config, report or (lambda _phase, _fraction: None))
 
@@ -156,16 +158,16 @@ class ProcessCoreClient:
         self._num_calls = 0
         self._has_exited = asyncio.Event()
         self._is_serving = False
+        self._is_launched = False
 
     @property
     def process_id(self) -> int:
         """Process id of the core."""
         return self._process.pid
 
-    def start(self, listener: CoreListener) -> None:
-        """Starts the process; needs a running event loop."""
-        self._loop = asyncio.get_running_loop()
-        self._listener = listener
+    def launch(self) -> None:
+        """Starts the process ahead of `start()`, without an event loop: it imports torch while this process goes on."""
+        self._is_launched = True
         self._folder = _make_socket_folder()
         address = f"ipc://{self._folder / 'core'}"
         self._context = zmq.Context(io_threads=1)
@@ -180,6 +182,13 @@ class ProcessCoreClient:
             stdout=2,
             env={**self._environ, **_child_environ(self._config)},
         )
+
+    def start(self, listener: CoreListener) -> None:
+        """Starts the process, or hears from then on the one that is launched; needs a running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        if not self._is_launched:
+            self.launch()
         self._loop.add_reader(self._socket.FD, self._on_readable)
         self._loop.call_soon(self._on_readable)
         self._waiter = threading.Thread(target=self._wait_for_exit, name="core-wait", daemon=True)
@@ -286,6 +295,18 @@ class ProcessCoreClient:
             hint = "; the kernel does this when memory runs out" if -code == signal.SIGKILL else ""
             return CoreExit(f"The engine process was killed by {name}{hint}.")
         return CoreExit(f"The engine process exited with code {code}.")
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """For imports, which make no garbage: looking for it takes a tenth of the time that importing torch takes."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _make_socket_folder() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import shutil
 import signal
@@ -30,6 +31,7 @@ IDLE_POLL_MS = 5_000
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 BuildCore = Callable[[EngineConfig, ProgressReport], EngineCore]
+"""Makes the engine core."""
 
 
 class FrontChannel:
@@ -96,13 +98,13 @@ def serve(channel: FrontChannel, core: EngineCore, is_parent_alive: Callable[[],
             channel.send(messages.Alive())
 
 
-def run(address: str, parent_id: int, build: BuildCore) -> int:
+def run(address: str, parent_id: int, get_build: Callable[[], BuildCore]) -> int:
     """Connects, loads the engine and serves it.
 
     Args:
         address: ZeroMQ address of the front process.
         parent_id: process id of the front process; the core does not outlive it.
-        build: makes the engine core; its exceptions become the `Failed` message.
+        get_build: imports what makes the engine core; exceptions of both become the `Failed` message.
 
     Returns:
         The exit code.
@@ -114,12 +116,14 @@ def run(address: str, parent_id: int, build: BuildCore) -> int:
     channel = FrontChannel(address)
     channel.send(messages.Hello(os.getpid()))
     try:
+        build = get_build()  # the configuration may be on its way still
         config = _receive_config(channel, is_parent_alive)
         if config is None:
             return 0
+        die_with_parent()  # only now: before the connection stood, the socket's folder would have stayed behind
         core = build(config, _ProgressSender(channel))
-        gc.collect()
         gc.freeze()
+        gc.enable()
         channel.send(messages.Ready(core.info))
         serve(channel, core, is_parent_alive)
     except Exception as error:
@@ -157,10 +161,10 @@ def _receive_config(channel: FrontChannel, is_parent_alive: Callable[[], bool]) 
     return None
 
 
-def _build_native(config: EngineConfig, report: ProgressReport) -> EngineCore:
+def _native_build() -> BuildCore:
     from vllm_mxext.native.engine_builder import build_engine_core  # noqa: PLC0415 - imports torch, after `Hello`
 
-    return build_engine_core(config, report)
+    return build_engine_core
 
 
 def exit_with_parent(address: str) -> None:
@@ -185,19 +189,17 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def main(build: BuildCore = _build_native) -> NoReturn:
+def main(get_build: Callable[[], BuildCore] = _native_build) -> NoReturn:
     """Entry point: `python -m vllm_mxext.native.core_process ADDRESS PARENT_ID`, with a pipe as standard input."""
-
-    def build_connected(config: EngineConfig, report: ProgressReport) -> EngineCore:
-        die_with_parent()  # only now: before the connection stood, the socket's folder would have stayed behind
-        return build(config, report)
-
+    gc.disable()  # until the engine stands: looking for garbage takes a tenth of the time that importing torch takes
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the front decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     address, parent_id = sys.argv[1:3]
     exit_with_parent(address)
     configure_logging()
-    sys.exit(run(address, int(parent_id), build_connected))
+    code = run(address, int(parent_id), get_build)
+    logging.shutdown()
+    os._exit(code)  # at once: a thread may be writing prepared weights, which is safe to cut off
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def build_engine_core(config: EngineConfig, report: ProgressReport) -> EngineCor
     report("warming up", 0.0)
     _warm_up(core, config.model.max_model_len)
     report("warming up", 1.0)
+    runner.save_prepared_weights()  # only now: until here it would delay the first token
     return core
 
 

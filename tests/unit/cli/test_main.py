@@ -78,7 +78,14 @@ def test_an_address_without_scheme_is_wrong_usage(url: str, capsys: pytest.Captu
 
 @pytest.mark.parametrize(
     "argv",
-    [["latency", "--workload", "8x128"], ["throughput", "--repeats", "0"], ["serve", "--concurrency", "0"]],
+    [
+        ["latency", "--workload", "8x128"],
+        ["throughput", "--repeats", "0"],
+        ["serve", "--concurrency", "0"],
+        ["startup", "--repeats", "0"],
+        ["kernels", "--isa", "z80"],
+        ["kernels", "--context", "0"],
+    ],
 )
 def test_wrong_benchmark_arguments_are_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *argv]) == 2

@@ -79,6 +79,7 @@ def test_a_secret_is_never_in_an_error() -> None:
         (("--port", "http"), "whole number from 0 to 65535, got 'http'"),
         (("--port", "70000"), "from 0 to 65535"),
         (("--dtype", "fp8"), "one of auto, bfloat16"),
+        (("--kv-cache-dtype", "fp8"), "must be one of auto, int8"),
         (("--gpu-memory-utilization", "1.5"), "at most 1"),
         (("--gpu-memory-utilization", "nan"), "at most 1"),
         (("--kv-cache-memory-bytes", "2 apples"), "such as 2GiB"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_mxext.config.machine import Memory, usable_cores, usable_memory
+from vllm_mxext.config.machine import Memory, cache_folder, usable_cores, usable_memory
 
 ALL = frozenset(range(8))
 
@@ -95,3 +95,15 @@ def test_a_version_1_page_cache_is_available(root: Path) -> None:
     write(root, "sys/fs/cgroup/memory/job/memory.usage_in_bytes", "1000000")
     write(root, "sys/fs/cgroup/memory/job/memory.stat", "total_inactive_file 4000\n")
     assert usable_memory(root).available_bytes == 1048576 - 1000000 + 4000
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cache_folder({}) == Path("/home/me/.cache/vllm_mxext")
+    assert cache_folder({"XDG_CACHE_HOME": "/cache"}) == Path("/cache/vllm_mxext")
+    assert cache_folder({"XDG_CACHE_HOME": "relative"}) == Path("/home/me/.cache/vllm_mxext")
+
+
+def test_without_a_home_there_is_no_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert cache_folder({}) is None

@@ -9,8 +9,17 @@ from typing import Any
 
 import pytest
 
+from tests.int4_checkpoints import FORMATS, Int4Format
 from vllm_mxext import envs
-from vllm_mxext.config.engine import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, Quantization, SchedulerConfig
+from vllm_mxext.config.engine import (
+    CacheConfig,
+    DeviceConfig,
+    EngineConfig,
+    KVCacheDType,
+    ModelConfig,
+    Quantization,
+    SchedulerConfig,
+)
 from vllm_mxext.config.machine import Memory
 from vllm_mxext.config.memory_plan import (
     DEFAULT_CPU_KV_BYTES,
@@ -176,7 +185,9 @@ def test_weights_that_do_not_fit_are_refused(quantization: Quantization, remedy:
 
 @pytest.mark.parametrize("kernels", [TORCH_ISA, *runnable_isas()[:1]])
 @pytest.mark.parametrize(
-    ("dtype", "quantization"), [("bfloat16", "none"), ("float32", "none"), ("bfloat16", "int8")], ids=str
+    ("dtype", "quantization", "kv_cache_dtype"),
+    [("bfloat16", "none", "auto"), ("float32", "none", "int8"), ("bfloat16", "int8", "int8")],
+    ids=str,
 )
 @pytest.mark.parametrize(
     "changes",
@@ -188,11 +199,21 @@ def test_weights_that_do_not_fit_are_refused(quantization: Quantization, remedy:
     ids=str,
 )
 def test_the_plan_is_what_is_then_allocated(
-    changes: dict[str, Any], dtype: str, quantization: Quantization, kernels: str, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any],
+    dtype: str,
+    quantization: Quantization,
+    kv_cache_dtype: KVCacheDType,
+    kernels: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(envs.CPU_ISA.name, kernels)
     config = engine_config(
-        {**SMALL, **changes}, dtype=dtype, quantization=quantization, max_model_len=200, num_blocks_override=40
+        {**SMALL, **changes},
+        dtype=dtype,
+        quantization=quantization,
+        max_model_len=200,
+        num_blocks_override=40,
+        kv_cache_dtype=kv_cache_dtype,
     )
     runner = ModelRunner(config)
     runner.load()
@@ -205,8 +226,44 @@ def test_the_plan_is_what_is_then_allocated(
         assert report.weights_bytes == report.plan.weights_bytes
 
 
+INT4_SHAPE = {"hidden_size": 64, "intermediate_size": 192, "head_dim": 16, "tie_word_embeddings": False}
+
+
+@pytest.mark.promise("INT4-1", "MEM-1")
+@pytest.mark.parametrize("kernels", [TORCH_ISA, *runnable_isas()[:1]])
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_the_plan_counts_int4_weights_where_the_checkpoint_has_them(
+    form: Int4Format, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(envs.CPU_ISA.name, kernels)
+    values = {**SMALL, **INT4_SHAPE, "quantization_config": form.quantization_config()}
+    config = engine_config(values, max_model_len=200, num_blocks_override=40)
+    runner = ModelRunner(config)
+    runner.load()
+    report = runner.memory_report()
+    # Dummy weights have no order of inputs: four bytes for each input of four layers.
+    order_bytes = 2 * 4 * (3 * 64 + 192) if form.desc_act else 0
+    if kernels == TORCH_ISA:
+        assert 0.75 * report.plan.weights_bytes < report.weights_bytes <= report.plan.weights_bytes
+    else:
+        assert report.weights_bytes == report.plan.weights_bytes - order_bytes
+    plain = weights_bytes(engine_config({**SMALL, **INT4_SHAPE}, max_model_len=200))
+    assert report.plan.weights_bytes < 0.8 * plain
+
+
 def test_block_bytes_count_keys_and_values_of_all_layers() -> None:
-    assert kv_block_bytes(parse_model_spec(LARGE), "bfloat16", 16) == 2 * 16 * 8 * 128 * 2 * 28
+    assert kv_block_bytes(engine_config()) == 2 * 16 * 8 * 128 * 2 * 28
+
+
+@pytest.mark.promise("KV8-1")
+def test_an_int8_cache_holds_nearly_twice_the_tokens_in_the_same_memory() -> None:
+    plain, quantised = (
+        plan_memory(engine_config(kv_cache_memory_bytes=GIB, kv_cache_dtype=kind), ROOMY) for kind in ("auto", "int8")
+    )
+    assert kv_block_bytes(engine_config(kv_cache_dtype="int8")) == 16 * 8 * (128 + 4 * 2 + 128 + 4) * 28
+    assert quantised.max_cached_tokens > 1.9 * plain.max_cached_tokens
+    assert "in int8" in quantised.table()
+    assert "in bfloat16" in plain.table()
 
 
 @pytest.mark.parametrize(

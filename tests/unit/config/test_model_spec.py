@@ -189,7 +189,7 @@ def test_architecture_is_found_by_model_type_when_not_listed() -> None:
     ("changes", "message"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported.*LlamaForCausalLM"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantised .awq.*bfloat16"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised .fp8.*bfloat16"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported.*silu"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}}, "partial_rotary_factor 0.25"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from vllm_mxext import builtin
 from vllm_mxext.config.app import parse_serve_args
+from vllm_mxext.config.engine import PreparedConfig
 from vllm_mxext.config.machine import Memory
 from vllm_mxext.config.memory_plan import plan_memory
 from vllm_mxext.config.resolve import Machine, ResolvedConfig, resolve, resolve_engine_args
@@ -218,3 +220,61 @@ def test_quantization_is_a_choice_for_the_cpu(checkpoint: Path) -> None:
     assert resolved(str(checkpoint)).engine.model.quantization == "none"
     assert resolved(str(checkpoint), "-q", "int8").engine.model.quantization == "int8"
     assert "--device cpu" in error_of(str(checkpoint), "--quantization", "int8", "--device", "cuda")
+
+
+@pytest.mark.promise("LOAD-5")
+def test_prepared_weights_are_kept_in_the_cache_folder_unless_switched_off(checkpoint: Path, tmp_path: Path) -> None:
+    prepared = resolved(
+        str(checkpoint), "--cache-path", str(tmp_path), "--prepared-weights-limit", "3GiB"
+    ).engine.prepared
+    assert prepared == PreparedConfig(tmp_path / "prepared", 3 * 2**30)
+    assert resolved(str(checkpoint), MIM_CACHE_PATH=str(tmp_path)).engine.prepared == PreparedConfig(
+        tmp_path / "prepared", 20 * 2**30
+    )
+    assert resolved(str(checkpoint), "--no-prepared-weights").engine.prepared is None
+
+
+def test_without_a_home_folder_nothing_is_kept(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_mxext.config.machine.cache_folder", lambda: None)
+    config = resolved(str(checkpoint))
+    assert config.engine.prepared is None
+    assert config.decisions["cache_path"].reason == "there is no home folder"
+
+
+@pytest.mark.promise("KV8-1")
+def test_an_int8_cache_is_a_choice_for_the_cpu(checkpoint: Path) -> None:
+    assert resolved(str(checkpoint), "--kv-cache-dtype", "int8").engine.cache.kv_cache_dtype == "int8"
+    assert resolved(str(checkpoint)).engine.cache.kv_cache_dtype == "auto"
+    assert "--device cpu" in error_of(str(checkpoint), "--kv-cache-dtype", "int8", "--device", "cuda")
+
+
+INT4 = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
+
+
+def quantise(checkpoint: Path, **changes: object) -> str:
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": {**INT4, **changes}}))
+    return str(checkpoint)
+
+
+@pytest.mark.promise("INT4-1")
+@pytest.mark.parametrize("arguments", [(), ("--quantization", "gptq"), ("-q", "auto")])
+def test_int4_checkpoints_are_recognised(checkpoint: Path, arguments: tuple[str, ...]) -> None:
+    config = resolved(quantise(checkpoint), *arguments)
+    assert config.engine.model.quantization == "none"
+    assert config.engine.model.spec.int4 is not None
+    assert re.search(r"quantization +gptq", format_table(config))
+
+
+@pytest.mark.promise("INT4-2")
+@pytest.mark.parametrize("given", ["int8", "awq", "compressed-tensors", "none"])
+def test_another_quantization_than_the_checkpoints_is_refused(checkpoint: Path, given: str) -> None:
+    message = error_of(quantise(checkpoint), "--quantization", given)
+    assert f"--quantization {given} does not fit the checkpoint, whose weights are int4 already (gptq)" in message
+
+
+@pytest.mark.promise("INT4-2")
+def test_int4_methods_need_an_int4_checkpoint_and_a_cpu(checkpoint: Path) -> None:
+    assert "are not quantised; leave it out" in error_of(str(checkpoint), "--quantization", "awq")
+    assert "int4 weights need --device cpu" in error_of(quantise(checkpoint), "--device", "cuda")
+    assert "bits 8" in error_of(quantise(checkpoint, bits=8))

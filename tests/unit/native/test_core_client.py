@@ -106,6 +106,16 @@ async def test_a_core_serves_requests_over_its_socket(ready: tuple[ProcessCoreCl
         assert listener.tokens(each.request_id) == undisturbed(each)
 
 
+async def test_a_launched_process_is_the_one_that_is_started() -> None:
+    client, listener = make_client(), Listener()
+    client.launch()
+    process_id = client.process_id
+    client.start(listener)
+    await listener.until_ready()
+    assert client.process_id == process_id
+    await client.stop()
+
+
 async def test_start_up_is_reported(ready: tuple[ProcessCoreClient, Listener]) -> None:
     _, listener = ready
     assert listener.messages[:2] == [messages.Progress("loading", 0.5), messages.Progress("warming up", 1.0)]

@@ -5,22 +5,19 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from vllm_mxext import envs
 from vllm_mxext.config.app import AppConfig, parse_serve_args
-from vllm_mxext.config.resolve import ResolvedConfig, resolve
+from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.config.resolve import resolve
 from vllm_mxext.config.table import format_table
-from vllm_mxext.engine.factory import create_engine_client
 from vllm_mxext.errors import ConfigError, MxError
 from vllm_mxext.logger import LogSettings, configure_logging, init_logger
-from vllm_mxext.observability.metrics import PrometheusMetrics
-from vllm_mxext.server.app import create_app
-from vllm_mxext.server.lifecycle import ServerProcess
+from vllm_mxext.native.core_client import ProcessCoreClient
 from vllm_mxext.server.listen import check_tls, open_socket
 
 PROG = "python -m vllm_mxext.entrypoints.openai.api_server"
@@ -45,30 +42,31 @@ def run(app: AppConfig) -> int:
     logger.info("Configuration:\n%s", format_table(resolved))
     if resolved.server.tls is not None:
         check_tls(resolved.server.tls)
-    _run_loop(_serve(resolved, _core_environ(app.server.log_config_file)))
+    with open_socket(resolved.server) as sock:
+        environ = _core_environ(app.server.log_config_file)
+        core = launch_core(resolved.engine, environ)
+        # Only now: torch and the HTTP server take about as long to import, so they are imported side by side.
+        from vllm_mxext.entrypoints.openai.serving import serve  # noqa: PLC0415
+
+        serve(resolved, sock, core, environ)
     return 0
 
 
-async def _serve(resolved: ResolvedConfig, core_environ: Mapping[str, str]) -> None:
-    model, config = resolved.engine.model, resolved.server
-    with open_socket(config) as sock:
-        metrics = PrometheusMetrics(model.served_model_names[0], model.max_model_len)
-        client = create_engine_client(resolved.engine, resolved.frontend, recorder=metrics, environ=core_environ)
-        await ServerProcess(client, create_app(client, config, metrics), config, sock).run()
+def launch_core(config: EngineConfig, environ: Mapping[str, str]) -> ProcessCoreClient:
+    """Starts the engine process, which imports torch and waits for its configuration; it ends with this process.
+
+    Args:
+        config: the engine.
+        environ: variables in addition to those of this process.
+    """
+    core = ProcessCoreClient(config, environ={**os.environ, **environ})
+    core.launch()
+    return core
 
 
 def _core_environ(log_config_file: Path | None) -> dict[str, str]:
     """Variables that make the engine process log as this one does."""
     return {} if log_config_file is None else {envs.LOGGING_CONFIG_PATH.name: str(log_config_file.absolute())}
-
-
-def _run_loop(main: Coroutine[Any, Any, None]) -> None:
-    if sys.platform == "win32":
-        asyncio.run(main)
-    else:
-        import uvloop  # noqa: PLC0415 - does not exist on Windows
-
-        uvloop.run(main)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

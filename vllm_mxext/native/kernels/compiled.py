@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 
 from vllm_mxext.config.engine import Quantization
 from vllm_mxext.errors import ConfigError
+from vllm_mxext.native.kernels.int4_weight import Int4Weight
 from vllm_mxext.native.kernels.interface import (
     AttentionGeometry,
     AttentionMetadata,
@@ -19,8 +21,11 @@ from vllm_mxext.native.kernels.interface import (
     PackedLinear,
 )
 from vllm_mxext.native.kernels.library import (
+    ABI_VERSION,
     DTYPE_CODES,
     FORMAT_CODES,
+    INT4_FORMAT_CODE,
+    KV_FORMAT_CODES,
     GeometryStruct,
     KernelLibrary,
     LinearStruct,
@@ -41,10 +46,17 @@ class CompiledLinear(PackedLinear):
     Attributes:
         struct: keeps the structure alive.
         address: where it lies.
+        input_order: `[in_features]` int32, which input the k-th weight of a column multiplies; None for the k-th.
     """
 
     struct: LinearStruct
     address: int
+    input_order: torch.Tensor | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weights, bias and order of inputs."""
+        return sum(tensor.nbytes for tensor in (self.data, self.bias, self.input_order) if tensor is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +67,13 @@ class CompiledKVCache(LayerKVCache):
         key_address: first key.
         value_address: first value.
         block_size: token positions per block.
+        format_code: `MxKvFormat` of `csrc/kernels.h`.
     """
 
     key_address: int
     value_address: int
     block_size: int
+    format_code: int
 
 
 class CompiledKernels:
@@ -67,6 +81,10 @@ class CompiledKernels:
 
     Shapes and dtypes are the caller's duty, as `interface.py` states them: a check per call would cost more than the
     call. One object serves one thread at a time.
+
+    Attributes:
+        name: the instruction set.
+        layout: names how layers are packed; layers of kernels with equal names are interchangeable.
     """
 
     is_batch_invariant = True
@@ -80,10 +98,13 @@ class CompiledKernels:
         if dtype not in DTYPE_CODES:
             raise ConfigError(f"No compiled kernels for {dtype}; use bfloat16, float16 or float32.")
         self.name = library.isa
+        # Instruction sets share their layouts; the interface version changes with them (csrc/kernels.h).
+        self.layout = f"mx{ABI_VERSION}-{str(dtype).removeprefix('torch.')}"
         self._library = library
         self._dtype = dtype
         self._code = DTYPE_CODES[dtype]
         self._pack_linear = library.operation("mx_pack_linear")
+        self._pack_int4 = library.operation("mx_pack_int4")
         self._linear = library.operation("mx_linear")
         self._embedding = library.operation("mx_embedding")
         self._tied_embedding = library.operation("mx_tied_embedding")
@@ -102,7 +123,7 @@ class CompiledKernels:
         )
         # The structures of the geometries seen (a handful per model) and of the current step (the same object for
         # every layer). The keyed objects are kept alive, so that an id or identity cannot come to mean another one.
-        self._geometries: dict[tuple[int, int], tuple[AttentionGeometry, GeometryStruct, int]] = {}
+        self._geometries: dict[tuple[int, int, int], tuple[AttentionGeometry, GeometryStruct, int]] = {}
         self._step: AttentionMetadata | None = None
         self._step_struct = StepStruct()
         self._step_address = ctypes.addressof(self._step_struct)
@@ -110,7 +131,7 @@ class CompiledKernels:
     @contextmanager
     def recording(self) -> Iterator[CompiledRecording]:
         """See `Kernels.recording`."""
-        recording = CompiledRecording()
+        recording = self._library.new_recording()
         for operation in self._operations:
             operation.recording = recording
         try:
@@ -146,11 +167,49 @@ class CompiledKernels:
         self._pack_linear(
             weight.data_ptr(), weight.stride(0), out_features, in_features, data.data_ptr(), self._code, form
         )
-        if bias is not None:
-            bias = bias.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
-        bias_address = bias.data_ptr() if bias is not None else 0
-        struct = LinearStruct(data.data_ptr(), bias_address, in_features, out_features, form)
+        return self.adopt_linear(data, _own_bias(bias), in_features, out_features, form)
+
+    def adopt_linear(
+        self, data: torch.Tensor, bias: torch.Tensor | None, in_features: int, out_features: int, form: int
+    ) -> CompiledLinear:
+        """Makes a plain or int8 layer of what is packed already.
+
+        Args:
+            data: uint8, from a layer that kernels of the same `layout` packed; not copied.
+            bias: `[out_features]` float32, or None; not copied.
+            in_features: K.
+            out_features: N.
+            form: `MxFormat` of `csrc/kernels.h`.
+        """
+        assert data.nbytes == self._library.packed_bytes(self._code, form, out_features, in_features)
+        struct = LinearStruct(data.data_ptr(), _address(bias), 0, in_features, out_features, form)
         return CompiledLinear(data, bias, in_features, out_features, struct, ctypes.addressof(struct))
+
+    def pack_int4(self, weight: Int4Weight, bias: torch.Tensor | None = None) -> CompiledLinear:
+        """Packs int4 weights with all cores; see `Kernels.pack_int4`."""
+        out_features, in_features, group_size = weight.out_features, weight.in_features, weight.group_size
+        order = None if weight.input_order is None else weight.input_order.clone()
+        num_bytes = self._library.packed_int4_bytes(group_size, out_features, in_features)
+        data = self._library.zeros(num_bytes, torch.uint8)
+        self._pack_int4(
+            weight.words.data_ptr(),
+            weight.words.stride(0),
+            weight.words.stride(1),
+            weight.scales.data_ptr(),
+            weight.zeros.data_ptr(),
+            _address(order),
+            weight.scale_depth,
+            out_features,
+            in_features,
+            data.data_ptr(),
+            0 if weight.is_packed_by_inputs else 1,
+            group_size,
+        )
+        bias = _own_bias(bias)
+        struct = LinearStruct(
+            data.data_ptr(), _address(bias), _address(order), in_features, out_features, INT4_FORMAT_CODE, group_size
+        )
+        return CompiledLinear(data, bias, in_features, out_features, struct, ctypes.addressof(struct), order)
 
     def linear(self, x: torch.Tensor, layer: PackedLinear, out: torch.Tensor) -> None:
         """See `Kernels.linear`."""
@@ -222,7 +281,7 @@ class CompiledKernels:
             0 if q_norm is None else q_norm.data_ptr(),
             0 if k_norm is None else k_norm.data_ptr(),
             cos_sin.data_ptr(),
-            self._geometry_address(geometry, cache.block_size),
+            self._geometry_address(geometry, cache),
             self._step_address,
             cache.key_address,
             cache.value_address,
@@ -245,7 +304,7 @@ class CompiledKernels:
         self._paged_attention(
             qkv.data_ptr(),
             qkv.stride(0),
-            self._geometry_address(geometry, cache.block_size),
+            self._geometry_address(geometry, cache),
             self._step_address,
             cache.key_address,
             cache.value_address,
@@ -296,23 +355,42 @@ class CompiledKernels:
         )
 
     def _allocate_layer(self, spec: KVCacheSpec) -> CompiledKVCache:
-        shape = (spec.num_blocks, spec.num_kv_heads, spec.block_size // _GROUP_TOKENS, _GROUP_TOKENS * spec.head_dim)
-        size = spec.num_blocks * spec.num_kv_heads * spec.block_size * spec.head_dim
-        memory = [self._library.zeros(size + _TAIL_ELEMENTS, spec.dtype) for _ in range(2)]
-        key, value = (tensor[:size].view(shape) for tensor in memory)
-        return CompiledKVCache(key, value, key.data_ptr(), value.data_ptr(), spec.block_size)
+        groups = (spec.num_blocks, spec.num_kv_heads, spec.block_size // _GROUP_TOKENS)
+        dtype = spec.dtype if spec.kv_cache_dtype == "auto" else torch.uint8
 
-    def _geometry_address(self, geometry: AttentionGeometry, block_size: int) -> int:
-        known = self._geometries.get((id(geometry), block_size))
+        def zeros(row_bytes: int) -> torch.Tensor:
+            shape = (*groups, _GROUP_TOKENS * row_bytes // dtype.itemsize)
+            size = math.prod(shape)
+            return self._library.zeros(size + _TAIL_ELEMENTS, dtype)[:size].view(shape)
+
+        key, value = map(zeros, spec.row_bytes)
+        code = KV_FORMAT_CODES[spec.kv_cache_dtype]
+        return CompiledKVCache(key, value, key.data_ptr(), value.data_ptr(), spec.block_size, code)
+
+    def _geometry_address(self, geometry: AttentionGeometry, cache: CompiledKVCache) -> int:
+        key = (id(geometry), cache.block_size, cache.format_code)
+        known = self._geometries.get(key)
         if known is None:
             struct = GeometryStruct(
                 geometry.num_heads,
                 geometry.num_kv_heads,
                 geometry.head_dim,
-                block_size,
+                cache.block_size,
                 geometry.sliding_window or 0,
+                cache.format_code,
                 geometry.scale,
+                geometry.soft_cap or 0.0,
             )
             known = (geometry, struct, ctypes.addressof(struct))
-            self._geometries[id(geometry), block_size] = known
+            self._geometries[key] = known
         return known[2]
+
+
+def _own_bias(bias: torch.Tensor | None) -> torch.Tensor | None:
+    if bias is None:
+        return None
+    return bias.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
+
+
+def _address(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

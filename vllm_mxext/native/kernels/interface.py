@@ -8,10 +8,12 @@ from typing import Protocol
 
 import torch
 
-from vllm_mxext.config.engine import Quantization
+from vllm_mxext.config.engine import KVCacheDType, Quantization
+from vllm_mxext.config.memory_plan import kv_row_bytes
+from vllm_mxext.native.kernels.int4_weight import Int4Weight
 
 INT8_GROUP = 32
-"""Neighbouring values along K that share a scale in an int8 layer."""
+"""Neighbouring values that share a scale: along K in an int8 layer, along the head in an int8 key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,11 @@ class LayerKVCache:
 
     key: torch.Tensor
     value: torch.Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all blocks."""
+        return self.key.nbytes + self.value.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +39,10 @@ class KVCacheSpec:
         block_size: token positions per block.
         num_kv_heads: key/value heads per layer.
         head_dim: elements per head.
-        dtype: element type of keys and values.
+        dtype: element type of the activations.
         device: where the blocks live.
+        kv_cache_dtype: what keys and values are kept as. `auto` is `dtype`; with `int8`, every 32 neighbouring
+            dimensions of a key share a bfloat16 scale and a value has one float32 scale, of largest magnitude / 127.
     """
 
     num_layers: int
@@ -43,12 +52,17 @@ class KVCacheSpec:
     head_dim: int
     dtype: torch.dtype
     device: torch.device
+    kv_cache_dtype: KVCacheDType = "auto"
+
+    @property
+    def row_bytes(self) -> tuple[int, int]:
+        """Bytes of one token's key and of its value in one head."""
+        return kv_row_bytes(self.head_dim, self.dtype.itemsize, self.kv_cache_dtype)
 
     @property
     def block_bytes(self) -> int:
         """Bytes of one block over all layers, keys and values together."""
-        per_layer = 2 * self.block_size * self.num_kv_heads * self.head_dim
-        return per_layer * self.dtype.itemsize * self.num_layers
+        return self.num_layers * self.block_size * self.num_kv_heads * sum(self.row_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +100,7 @@ class AttentionGeometry:
         head_dim: elements per head.
         scale: factor on `q @ k`.
         sliding_window: a token sees itself and the `sliding_window - 1` tokens before it; None = all.
+        soft_cap: scaled scores become `soft_cap * tanh(score / soft_cap)` (Gemma 2); None = they stay.
     """
 
     num_heads: int
@@ -93,6 +108,7 @@ class AttentionGeometry:
     head_dim: int
     scale: float
     sliding_window: int | None = None
+    soft_cap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +144,10 @@ class Recording(Protocol):
 class Kernels(Protocol):
     """One implementation of the model's operations.
 
-    Activations, weights and KV cache of one model share one floating dtype (`bfloat16`, `float16` or `float32`) except
-    where a method says otherwise. Two-dimensional activations are row-major with unit stride in the last dimension;
-    rows may be strided. Outputs are written in place and must not alias inputs unless a method says so.
+    Activations and weights of one model share one floating dtype (`bfloat16`, `float16` or `float32`) except where a
+    method says otherwise; so does its KV cache, unless its spec says int8. Two-dimensional activations are row-major
+    with unit stride in the last dimension; rows may be strided. Outputs are written in place and must not alias inputs
+    unless a method says so.
     """
 
     name: str
@@ -157,6 +174,10 @@ class Kernels(Protocol):
 
         With `int8`, every 32 neighbouring weights of a row share a bfloat16 scale of largest magnitude / 127.
         """
+        ...
+
+    def pack_int4(self, weight: Int4Weight, bias: torch.Tensor | None = None) -> PackedLinear:
+        """Packs copies of the int4 weights of a checkpoint and of `bias: [N]`."""
         ...
 
     def linear(self, x: torch.Tensor, layer: PackedLinear, out: torch.Tensor) -> None:
@@ -224,6 +245,9 @@ class Kernels(Protocol):
         out: torch.Tensor,
     ) -> None:
         """Causal attention of every scheduled token over its request's keys in the cache.
+
+        Over an int8 cache the queries are quantised too, in groups of 32 dimensions with a float32 scale of largest
+        magnitude / 127; compiled kernels also round the softmax's weights to 8 bits.
 
         Args:
             qkv: as left by `rope_kv_write`; only the leading query part of each row is read.

@@ -14,15 +14,15 @@ import torch
 
 import vllm_mxext.native.kernels as kernels_package
 from vllm_mxext import envs
-from vllm_mxext.config.engine import Quantization
+from vllm_mxext.config.engine import KVCacheDType, Quantization
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.native.kernels.lazy_memory import lazy_zeros
 from vllm_mxext.native.kernels.recording import CompiledRecording
 
-ABI_VERSION = 4
+ABI_VERSION = 6
 """Interface version this file was written for; `MX_ABI_VERSION` of `csrc/kernels.h`."""
 
-COMPILED_ISAS = ("avx512_bf16", "avx512", "avx2", "generic")
+COMPILED_ISAS = ("avx512_bf16", "avx512", "avx2", "arm64_bf16", "generic")
 """Instruction sets a library may exist for, fastest first."""
 
 TORCH_ISA = "torch"
@@ -32,7 +32,13 @@ DTYPE_CODES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 """`MxDtype` of `csrc/kernels.h`."""
 
 FORMAT_CODES: dict[Quantization, int] = {"none": 0, "int8": 1}
-"""`MxFormat` of `csrc/kernels.h`."""
+"""`MxFormat` of `csrc/kernels.h`, for what plain weights are converted to."""
+
+INT4_FORMAT_CODE = 2
+"""`MX_INT4` of `csrc/kernels.h`."""
+
+KV_FORMAT_CODES: dict[KVCacheDType, int] = {"auto": 0, "int8": 1}
+"""`MxKvFormat` of `csrc/kernels.h`."""
 
 _LARGE_PAGE_BYTES = 2 * 2**20
 
@@ -43,9 +49,11 @@ class LinearStruct(ctypes.Structure):
     _fields_ = [
         ("weights", c_void_p),
         ("bias", c_void_p),
+        ("input_order", c_void_p),
         ("in_features", c_int64),
         ("out_features", c_int64),
         ("format", c_int32),
+        ("group_size", c_int32),
     ]
 
 
@@ -58,7 +66,9 @@ class GeometryStruct(ctypes.Structure):
         ("head_dim", c_int32),
         ("block_size", c_int32),
         ("sliding_window", c_int32),
+        ("kv_format", c_int32),
         ("scale", c_float),
+        ("soft_cap", c_float),
     ]
 
 
@@ -81,6 +91,7 @@ class StepStruct(ctypes.Structure):
 # count or stride, i 32-bit integer (dtype code first), f float.
 _CALL_FORMATS = {
     "mx_pack_linear": "PqqqPii",
+    "mx_pack_int4": "PqqPPPqqqPii",
     "mx_linear": "PPqqPqii",
     "mx_embedding": "PqPqqPqi",
     "mx_tied_embedding": "PPqPqi",
@@ -93,9 +104,11 @@ _CALL_FORMATS = {
 _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "mx_abi_version": ([], c_int32),
     "mx_cpu_supports": ([c_char_p], c_int32),
-    "mx_num_threads": ([], c_int32),
+    "mx_set_num_threads": ([c_int32], None),
+    "mx_replay": ([c_void_p, c_int64], None),
     "mx_advise_large_pages": ([c_void_p, c_int64], None),
     "mx_packed_bytes": ([c_int32, c_int32, c_int64, c_int64], c_int64),
+    "mx_packed_int4_bytes": ([c_int32, c_int64, c_int64], c_int64),
     **{name: ([c_void_p], None) for name in _CALL_FORMATS},
 }
 
@@ -147,7 +160,6 @@ class KernelLibrary:
         """
         self.isa = isa
         self.path = path
-        # `import torch` above has loaded the OpenMP runtime that the library's undefined symbols bind to.
         try:
             handle = ctypes.CDLL(str(path))
         except OSError as error:
@@ -163,9 +175,13 @@ class KernelLibrary:
         """Whether this CPU can run the library of `isa`."""
         return bool(self._functions["mx_cpu_supports"](isa.encode()))
 
-    def num_threads(self) -> int:
-        """Threads that a kernel called from this thread uses."""
-        return int(self._functions["mx_num_threads"]())
+    def set_num_threads(self, num_threads: int) -> None:
+        """Lets all later calls use `num_threads` threads, the calling one included (before: one)."""
+        self._functions["mx_set_num_threads"](num_threads)
+
+    def new_recording(self) -> CompiledRecording:
+        """An empty recording of this library's operations."""
+        return CompiledRecording(self._functions["mx_replay"])
 
     def zeros(self, num_elements: int, dtype: torch.dtype) -> torch.Tensor:
         """Zeroed memory for data that is streamed every step: large pages back it where the system has them."""
@@ -182,6 +198,10 @@ class KernelLibrary:
     def packed_bytes(self, dtype_code: int, format_code: int, out_features: int, in_features: int) -> int:
         """Bytes of a packed linear layer."""
         return int(self._functions["mx_packed_bytes"](dtype_code, format_code, out_features, in_features))
+
+    def packed_int4_bytes(self, group_size: int, out_features: int, in_features: int) -> int:
+        """Bytes of a packed int4 layer."""
+        return int(self._functions["mx_packed_int4_bytes"](group_size, out_features, in_features))
 
 
 def _check_abi(handle: ctypes.CDLL, path: Path) -> None:

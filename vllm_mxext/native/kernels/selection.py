@@ -21,11 +21,16 @@ from vllm_mxext.native.kernels.torch_kernels import TorchKernels
 logger = init_logger(__name__)
 
 
-def select_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
+def select_kernels(device: torch.device, dtype: torch.dtype, num_threads: int = 1) -> Kernels:
     """The fastest kernels for `dtype` on `device`.
 
     On a CPU that is the compiled library for its instruction set, or the one that the environment variable
-    `VLLM_MXEXT_CPU_ISA` names (`avx512_bf16`, `avx512`, `avx2`, `generic` or `torch`).
+    `VLLM_MXEXT_CPU_ISA` names (`avx512_bf16`, `avx512`, `avx2`, `arm64_bf16`, `generic` or `torch`).
+
+    Args:
+        device: where the model runs.
+        dtype: element type of the model.
+        num_threads: threads of compiled kernels, for all that share a library in this process; PyTorch has its own.
 
     Raises:
         ConfigError: the named library is missing or not for this CPU, an installed one is stale, or it has no kernels
@@ -35,6 +40,7 @@ def select_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
         return TorchKernels(device)
     library = best_library()
     if library is not None:
+        library.set_num_threads(num_threads)
         return CompiledKernels(library, dtype)
     if requested_isa() != TORCH_ISA:
         logger.warning(
@@ -45,7 +51,7 @@ def select_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
 
 
 def describe_kernels() -> dict[str, Any]:
-    """What this machine's CPU can run: `runnable` instruction sets, the `selected` one, its `library`, `threads`.
+    """What this machine's CPU can run: `runnable` instruction sets, the `selected` one and its `library`.
 
     Raises:
         ConfigError: as `select_kernels`.
@@ -56,5 +62,4 @@ def describe_kernels() -> dict[str, Any]:
         "forced": requested_isa(),
         "selected": library.isa if library else TORCH_ISA,
         "library": str(library.path) if library else None,
-        "threads": library.num_threads() if library else torch.get_num_threads(),
     }

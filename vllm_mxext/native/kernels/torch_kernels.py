@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -11,15 +10,20 @@ from torch.nn import functional
 
 from vllm_mxext.config.engine import Quantization
 from vllm_mxext.errors import ConfigError
+from vllm_mxext.native.kernels.int4_weight import Int4Weight
 from vllm_mxext.native.kernels.interface import (
-    INT8_GROUP,
     AttentionGeometry,
     AttentionMetadata,
     KVCacheSpec,
     LayerKVCache,
     PackedLinear,
 )
-from vllm_mxext.native.kernels.lazy_memory import lazy_zeros
+from vllm_mxext.native.kernels.torch_kv_cache import (
+    TorchKVCache,
+    allocate_layer,
+    dequantise_groups,
+    quantise_groups,
+)
 
 _NEGATIVE_INFINITY = float("-inf")
 
@@ -42,35 +46,48 @@ class TorchInt8Linear(PackedLinear):
 
     def dequantise(self) -> torch.Tensor:
         """The weight the layer stands for, `[out_features, groups * 32]` float32."""
-        return _dequantise(self.data, self.scales)
+        return dequantise_groups(self.data, self.scales)
 
 
-def quantise_groups(x: torch.Tensor, scale_dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantises every 32 neighbouring values of a row to int8.
+@dataclass(frozen=True, slots=True)
+class TorchInt4Linear(PackedLinear):
+    """An int4 layer.
 
-    Args:
-        x: `[M, K]`; rows are padded with zeros to whole groups.
-        scale_dtype: type the scale is rounded to before the values are divided by it.
-
-    Returns:
-        Values `[M, groups, 32]` from -127 to 127, and scales `[M, groups, 1]`.
+    Attributes:
+        data: `[out_features, ceil(in_features / 2)]` uint8, two weights in a byte, the first one in its lower half.
+        scales: `[out_features, groups]` float16.
+        zeros: `[out_features, groups]` uint8.
+        scale_depth: inputs that share a scale.
+        input_order: `[in_features]` int32, which input the k-th weight of a row multiplies; None for the k-th.
     """
-    padded = functional.pad(x.float(), (0, -x.shape[1] % INT8_GROUP)).view(x.shape[0], -1, INT8_GROUP)
-    scales = (padded.abs().amax(-1, keepdim=True) / 127).to(scale_dtype)
-    inverse = torch.where(scales > 0, 1 / scales.float(), 0)
-    return (padded * inverse).clamp(-127, 127).round().to(torch.int8), scales
 
+    scales: torch.Tensor
+    zeros: torch.Tensor
+    scale_depth: int
+    input_order: torch.Tensor | None
 
-def _dequantise(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    return (values.float() * scales.float()).flatten(1)
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weights, scales, zeros, order of inputs and bias."""
+        tensors = (self.data, self.scales, self.zeros, self.input_order, self.bias)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    def dequantise(self) -> torch.Tensor:
+        """The weight the layer stands for, `[out_features, in_features]` float32, inputs in their order."""
+        values = torch.stack((self.data & 15, self.data >> 4), -1).flatten(1)[:, : self.in_features]
+
+        def spread(groups: torch.Tensor) -> torch.Tensor:
+            return groups.float().repeat_interleave(self.scale_depth, 1)[:, : self.in_features]
+
+        return (values.float() - spread(self.zeros)) * spread(self.scales)
 
 
 class TorchKernels:
     """Every operation as a few PyTorch calls, on any device.
 
-    KV blocks are `[num_blocks, block_size, num_kv_heads, head_dim]`. Attention gathers the keys and values of each
-    request and computes an explicit float32 softmax: slow, but easy to see right. A step of single-token requests only
-    needs no device-to-host copy; others need one per step.
+    Attention gathers the keys and values of each request (`torch_kv_cache.py`) and computes an explicit float32
+    softmax: slow, but easy to see right. A step of single-token requests only needs no device-to-host copy; others need
+    one per step.
     """
 
     name = "torch"
@@ -102,11 +119,31 @@ class TorchKernels:
         data = weight.detach().to(self._device, copy=True).contiguous()
         return PackedLinear(data, bias, in_features, out_features)
 
+    def pack_int4(self, weight: Int4Weight, bias: torch.Tensor | None = None) -> TorchInt4Linear:
+        """Copies the weight to the device; see `Kernels.pack_int4`."""
+        values = functional.pad(weight.values(), (0, weight.in_features % 2))
+        return TorchInt4Linear(
+            data=(values[:, ::2] | values[:, 1::2] << 4).to(self._device),
+            bias=None if bias is None else bias.detach().to(device=self._device, dtype=torch.float32, copy=True),
+            in_features=weight.in_features,
+            out_features=weight.out_features,
+            scales=weight.scales.t().to(self._device, copy=True),
+            zeros=weight.zeros.t().to(self._device, copy=True),
+            scale_depth=weight.scale_depth,
+            input_order=None if weight.input_order is None else weight.input_order.to(self._device, copy=True),
+        )
+
     def linear(self, x: torch.Tensor, layer: PackedLinear, out: torch.Tensor) -> None:
         """See `Kernels.linear`."""
         bias = layer.bias
+        if isinstance(layer, TorchInt4Linear):
+            ordered = x if layer.input_order is None else x[:, layer.input_order]
+            rounded = dequantise_groups(*quantise_groups(ordered, torch.float32))[:, : layer.in_features]
+            product = functional.linear(rounded, layer.dequantise())
+            out.copy_(product if bias is None else product + bias)
+            return
         if isinstance(layer, TorchInt8Linear):
-            product = functional.linear(_dequantise(*quantise_groups(x, torch.float32)), layer.dequantise())
+            product = functional.linear(dequantise_groups(*quantise_groups(x, torch.float32)), layer.dequantise())
             out.copy_(product if bias is None else product + bias)
             return
         if out.dtype == x.dtype:
@@ -125,7 +162,7 @@ class TorchKernels:
     def tied_embedding(self, token_ids: torch.Tensor, head: PackedLinear, out: torch.Tensor) -> None:
         """See `Kernels.tied_embedding`."""
         if isinstance(head, TorchInt8Linear):
-            out.copy_(_dequantise(head.data[token_ids], head.scales[token_ids])[:, : head.in_features])
+            out.copy_(dequantise_groups(head.data[token_ids], head.scales[token_ids])[:, : head.in_features])
         else:
             self.embedding(token_ids, head.data, out)
 
@@ -163,9 +200,8 @@ class TorchKernels:
         angles = cos_sin[metadata.positions].unsqueeze(1)
         query.copy_(_rotate(query if q_norm is None else _rms_norm(query, q_norm, eps), angles))
         key = _rotate(key if k_norm is None else _rms_norm(key, k_norm, eps), angles).to(qkv.dtype)
-        slots = metadata.slot_mapping
-        cache.key.view(-1, kv_heads, dim)[slots] = key
-        cache.value.view(-1, kv_heads, dim)[slots] = value
+        assert isinstance(cache, TorchKVCache)
+        cache.write(metadata.slot_mapping, key, value)
 
     def paged_attention(
         self,
@@ -178,11 +214,12 @@ class TorchKernels:
         """See `Kernels.paged_attention`."""
         if qkv.shape[0] == 0:
             return
+        assert isinstance(cache, TorchKVCache)
         heads, dim = geometry.num_heads, geometry.head_dim
         query = qkv[:, : heads * dim].view(-1, heads, dim)
         output = out.view(-1, heads, dim)
         if metadata.max_query_len == 1 and metadata.seq_lens.shape[0] == qkv.shape[0]:
-            blocks = -(-metadata.max_seq_len // cache.key.shape[1])
+            blocks = -(-metadata.max_seq_len // cache.block_size)
             table = metadata.block_tables[:, :blocks]
             attended = _attend(query.unsqueeze(1), table, metadata.seq_lens, geometry, cache)
             output.copy_(attended.squeeze(1))
@@ -192,7 +229,7 @@ class TorchKernels:
             first, last = starts[request], starts[request + 1]
             if first == last:
                 continue
-            table = metadata.block_tables[request : request + 1, : -(-length // cache.key.shape[1])]
+            table = metadata.block_tables[request : request + 1, : -(-length // cache.block_size)]
             seq_len = metadata.seq_lens[request : request + 1]
             attended = _attend(query[first:last].unsqueeze(0), table, seq_len, geometry, cache)
             output[first:last].copy_(attended.squeeze(0))
@@ -205,14 +242,7 @@ class TorchKernels:
         """
         if spec.block_size <= 0 or spec.head_dim <= 0:
             raise ConfigError(f"KV block size {spec.block_size} and head size {spec.head_dim} must be positive.")
-        shape = (spec.num_blocks, spec.block_size, spec.num_kv_heads, spec.head_dim)
-
-        def zeros() -> torch.Tensor:
-            if spec.device.type == "cpu":
-                return lazy_zeros(math.prod(shape), spec.dtype).view(shape)
-            return torch.zeros(shape, dtype=spec.dtype, device=spec.device)
-
-        return [LayerKVCache(zeros(), zeros()) for _ in range(spec.num_layers)]
+        return [allocate_layer(spec) for _ in range(spec.num_layers)]
 
     def _lengths(self, metadata: AttentionMetadata) -> tuple[list[int], list[int]]:
         """`query_start_loc` and `seq_lens` on the host; the one synchronisation of a step, made by its first layer."""
@@ -241,7 +271,7 @@ def _attend(
     block_table: torch.Tensor,
     seq_lens: torch.Tensor,
     geometry: AttentionGeometry,
-    cache: LayerKVCache,
+    cache: TorchKVCache,
 ) -> torch.Tensor:
     """Attention of the last `queries` positions of each request.
 
@@ -257,8 +287,7 @@ def _attend(
     """
     requests, queries, heads, dim = query.shape
     kv_heads = geometry.num_kv_heads
-    key = cache.key[block_table].flatten(1, 2).float()
-    value = cache.value[block_table].flatten(1, 2).float()
+    key, value = cache.gather(block_table)
     key_positions = torch.arange(key.shape[1], device=query.device)
     lengths = seq_lens[:, None].long()
     query_positions = lengths - queries + torch.arange(queries, device=query.device)
@@ -267,8 +296,10 @@ def _attend(
         visible &= key_positions > query_positions[:, :, None] - geometry.sliding_window
     # Slots that no query sees may hold anything, NaN included, and 0 * NaN is NaN.
     value = value.masked_fill(~visible.any(1)[:, :, None, None], 0.0)
-    grouped = query.float().reshape(requests, queries, kv_heads, heads // kv_heads, dim)
+    grouped = cache.round_query(query).reshape(requests, queries, kv_heads, heads // kv_heads, dim)
     scores = torch.einsum("rqhgd,rkhd->rhgqk", grouped, key) * geometry.scale
+    if geometry.soft_cap is not None:
+        scores = geometry.soft_cap * torch.tanh(scores / geometry.soft_cap)
     scores = scores.masked_fill(~visible[:, None, None], _NEGATIVE_INFINITY)
     attended = torch.einsum("rhgqk,rkhd->rqhgd", scores.softmax(-1), value)
     return attended.reshape(requests, queries, heads, dim)

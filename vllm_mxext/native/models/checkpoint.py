@@ -19,6 +19,10 @@ _INDEX_NAME = "model.safetensors.index.json"
 _FILE_NAME = "model.safetensors"
 _MAX_NAMES_IN_ERROR = 5
 _NOISE_WIDTH = 0.02
+_INT4_MIDDLE = 8
+_INT4_SCALE = _NOISE_WIDTH / 8
+_INT4_BITS = 2**31
+_INT4_MIDDLE_WORD = 0x88888888 - 2**32
 
 
 class WeightSource(Protocol):
@@ -33,7 +37,7 @@ class WeightSource(Protocol):
         ...
 
     def read(self, name: str, target: torch.Tensor) -> None:
-        """Fills `target`, a contiguous CPU tensor, with tensor `name`, converting the dtype.
+        """Fills `target`, a contiguous CPU tensor, with tensor `name`, converting among floating or integer dtypes.
 
         Raises:
             ConfigError: the values cannot be read, or not be held in the target's dtype.
@@ -54,7 +58,7 @@ class SafetensorsSource:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._entries: dict[str, TensorEntry] = {}
-        for path in _weight_files(folder):
+        for path in weight_files(folder):
             self._entries |= read_header(path)
 
     def check(self, expected: Mapping[str, Shape], ignored_suffixes: Sequence[str]) -> None:
@@ -97,16 +101,30 @@ class NoiseSource:
         """Accepts every model."""
 
     def read(self, name: str, target: torch.Tensor) -> None:
-        """Fills norms with ones and everything else with small uniform noise."""
+        """Fills norms with ones and everything else with small uniform noise, made of scale, zero and words if int4."""
         if name.endswith("norm.weight"):
             target.fill_(1.0)
             return
+        if name.endswith((".scales", ".weight_scale")):
+            target.fill_(_INT4_SCALE)
+            return
+        if name.endswith((".qzeros", ".weight_zero_point")):
+            target.fill_(_INT4_MIDDLE_WORD)
+            return
         # torch's CPU generator uses 32 bits of its seed
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self._seed} {name}".encode()))
+        if target.dtype == torch.int32:
+            target.random_(-_INT4_BITS, _INT4_BITS, generator=generator)
+            return
         target.uniform_(-_NOISE_WIDTH, _NOISE_WIDTH, generator=generator)
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """Finds the files that hold a checkpoint's weights.
+
+    Raises:
+        ConfigError: there is no safetensors file, or the index is broken or names files that are missing.
+    """
     index_path = folder / _INDEX_NAME
     if index_path.is_file():
         try:

@@ -22,7 +22,14 @@ from vllm_mxext.errors import ConfigError
 
 _PREFIX_BYTES = 8
 _MAX_HEADER_BYTES = 100 * 2**20
-_FLOAT_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+_DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +67,13 @@ def read_tensor(name: str, entry: TensorEntry, target: torch.Tensor) -> None:
     """Reads a tensor into a contiguous CPU tensor of the same number of elements, converting the dtype.
 
     Raises:
-        ConfigError: the tensor is not of a floating type, cannot be read, or has values the target's dtype cannot hold.
+        ConfigError: the tensor is not of a floating type where the target is, or of an integer type where that is;
+            cannot be read; or has values the target's dtype cannot hold.
     """
-    dtype = _FLOAT_DTYPES.get(entry.dtype)
-    if dtype is None:
-        raise ConfigError(
-            f"Tensor {name} is of type {entry.dtype}; the native engine reads BF16, F16 and F32 checkpoints."
-        )
+    dtype = _DTYPES.get(entry.dtype)
+    if dtype is None or dtype.is_floating_point != target.dtype.is_floating_point:
+        supported = "BF16, F16 and F32" if target.dtype.is_floating_point else "I32 and I64"
+        raise ConfigError(f"Tensor {name} is of type {entry.dtype}; the native engine reads {supported} there.")
     if dtype == target.dtype:
         _read_bytes(name, entry, target)
         return
@@ -97,7 +104,7 @@ def _parse_entry(path: Path, first_byte: int, values: dict[str, Any]) -> TensorE
     begin, end = values["data_offsets"]
     shape = tuple(int(size) for size in values["shape"])
     entry = TensorEntry(path, str(values["dtype"]), shape, first_byte + int(begin), int(end) - int(begin))
-    dtype = _FLOAT_DTYPES.get(entry.dtype)
+    dtype = _DTYPES.get(entry.dtype)
     if begin < 0 or (dtype is not None and entry.num_bytes != math.prod(shape) * dtype.itemsize):
         raise ValueError(f"offsets {begin} to {end} do not fit the shape {list(shape)}")
     return entry

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from vllm_mxext.config.engine import ModelConfig
 from vllm_mxext.config.model_spec import ModelSpec
-from vllm_mxext.native.kernels.interface import AttentionGeometry, Kernels
+from vllm_mxext.native.kernels.interface import AttentionGeometry, Kernels, PackedLinear
 from vllm_mxext.native.layers.attention import Attention, HeadNorms
 from vllm_mxext.native.layers.embedding import Embedding, TableEmbedding, TiedEmbedding
 from vllm_mxext.native.layers.linear import Linear
@@ -17,13 +18,20 @@ from vllm_mxext.native.layers.norm import RMSNorm
 from vllm_mxext.native.layers.rotary import cos_sin_table
 from vllm_mxext.native.models.checkpoint import NoiseSource, SafetensorsSource, Shape, WeightSource
 from vllm_mxext.native.models.decoder import DecoderLayer, DecoderWeights
+from vllm_mxext.native.models.int4_checkpoint import ignored_suffixes, int4_tensors, read_int4
+from vllm_mxext.native.models.prepared.parts import CollectedParts, Parts
 from vllm_mxext.native.models.registry import CheckpointLayout, checkpoint_layout
 
 Progress = Callable[[float], None]
 
 
 def load_weights(
-    config: ModelConfig, kernels: Kernels, dtype: torch.dtype, device: torch.device, progress: Progress
+    config: ModelConfig,
+    kernels: Kernels,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Progress,
+    parts: Parts | None = None,
 ) -> DecoderWeights:
     """Reads and packs a model's weights.
 
@@ -33,17 +41,28 @@ def load_weights(
         dtype: element type to convert to.
         device: where they go.
         progress: called with the share done, from 0 to 1.
+        parts: has packed weights from an earlier start, or wants to hear of them; by default neither.
 
     Raises:
         ConfigError: files are missing, broken or do not fit the specification.
     """
     source: WeightSource
-    source = NoiseSource(config.seed) if config.load_format == "dummy" else SafetensorsSource(config.path)
+    int4 = config.spec.int4
+    if config.load_format == "dummy":
+        source = NoiseSource(config.seed)
+        if int4 is not None:  # a random order of inputs would need groups of equal size
+            int4 = replace(int4, has_input_order=False)
+            config = replace(config, spec=replace(config.spec, int4=int4))
+    else:
+        source = SafetensorsSource(config.path)
     layout = checkpoint_layout(config.spec.architecture)
     ignored = (*layout.ignored_suffixes, layout.head) if config.spec.has_tied_embeddings else layout.ignored_suffixes
+    ignored += () if int4 is None else ignored_suffixes(int4)
     source.check(expected_tensors(config.spec, layout), ignored)
     cos_sin = cos_sin_table(config.spec.rope, config.spec.head_dim, config.max_model_len, device)
-    return _WeightLoader(config, layout, source, kernels, dtype, device).load(cos_sin, progress)
+    return _WeightLoader(config, layout, source, kernels, dtype, device, parts or CollectedParts()).load(
+        cos_sin, progress
+    )
 
 
 def expected_tensors(spec: ModelSpec, layout: CheckpointLayout) -> dict[str, Shape]:
@@ -57,7 +76,7 @@ def expected_tensors(spec: ModelSpec, layout: CheckpointLayout) -> dict[str, Sha
     for layer in range(spec.num_layers):
         prefix = layout.layer_prefix.format(layer=layer)
         shapes |= {prefix + name: shape for name, shape in _layer_tensors(spec, layout).items()}
-    return shapes
+    return shapes if spec.int4 is None else int4_tensors(spec.int4, shapes, layout.embedding)
 
 
 def _layer_tensors(spec: ModelSpec, layout: CheckpointLayout) -> dict[str, Shape]:
@@ -96,7 +115,9 @@ class _WeightLoader:
         kernels: Kernels,
         dtype: torch.dtype,
         device: torch.device,
+        parts: Parts,
     ) -> None:
+        self._parts = parts
         self._spec = config.spec
         self._quantization = config.quantization
         self._layout = layout
@@ -125,12 +146,20 @@ class _WeightLoader:
     def _ends(self) -> tuple[Embedding, Linear]:
         """Reads the token embedding and the output head."""
         spec, layout = self._spec, self._layout
-        weight = self._stage(spec.vocab_size, spec.hidden_size)
-        self._source.read(layout.embedding if spec.has_tied_embeddings else layout.head, weight)
-        head = self._packed(weight, None)
+        shape = (spec.vocab_size, spec.hidden_size)
+
+        def read_head() -> PackedLinear:
+            module = layout.head.removesuffix(".weight")
+            if not spec.has_tied_embeddings and self._is_int4(module):
+                return self._packed_int4([module], [shape], None)
+            weight = self._stage(*shape)
+            self._source.read(layout.embedding if spec.has_tied_embeddings else layout.head, weight)
+            return self._packed(weight, None)
+
+        head = Linear(self._kernels, self._parts.linear(layout.head, read_head))
         if spec.has_tied_embeddings:
             return TiedEmbedding(self._kernels, head.packed), head
-        return TableEmbedding(self._kernels, self._own(layout.embedding, tuple(weight.shape))), head
+        return TableEmbedding(self._kernels, self._own(layout.embedding, shape)), head
 
     def _layer(self, layer: int, cos_sin: torch.Tensor) -> DecoderLayer:
         spec, layout, kernels = self._spec, self._layout, self._kernels
@@ -140,7 +169,8 @@ class _WeightLoader:
             return RMSNorm(kernels, self._own(prefix + name, self._layer_shapes[name]), spec.rms_norm_eps)
 
         def linear(*names: str) -> Linear:
-            return self._linear(prefix, names)
+            packed = self._parts.linear(prefix + names[0], lambda: self._linear(prefix, names))
+            return Linear(kernels, packed)
 
         head_norms = None
         if spec.has_qk_norm:
@@ -165,30 +195,47 @@ class _WeightLoader:
             )
         return self._geometries[window]
 
-    def _linear(self, prefix: str, names: Sequence[str]) -> Linear:
+    def _linear(self, prefix: str, names: Sequence[str]) -> PackedLinear:
         """Packs projections stacked along their outputs."""
         shapes = [self._layer_shapes[f"{name}.weight"] for name in names]
-        out_features, in_features = sum(shape[0] for shape in shapes), shapes[0][1]
-        weight = self._stage(out_features, in_features)
+        modules = [prefix + name for name in names]
         bias = None
         if f"{names[0]}.bias" in self._layer_shapes:
-            bias = torch.empty(out_features, dtype=torch.float32)
-        first = 0
-        for name, shape in zip(names, shapes, strict=True):
-            last = first + shape[0]
-            self._source.read(f"{prefix}{name}.weight", weight[first:last])
-            if bias is not None:
-                self._source.read(f"{prefix}{name}.bias", bias[first:last])
-            first = last
-        return self._packed(weight, bias)
+            bias = self._stacked("bias", modules, shapes, torch.empty(sum(shape[0] for shape in shapes)))
+        if self._is_int4(modules[0]):
+            return self._packed_int4(modules, shapes, bias)
+        weight = self._stage(sum(shape[0] for shape in shapes), shapes[0][1])
+        return self._packed(self._stacked("weight", modules, shapes, weight), bias)
 
-    def _packed(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        return Linear(self._kernels, self._kernels.pack_linear(weight, bias, self._quantization))
+    def _stacked(
+        self, kind: str, modules: Sequence[str], shapes: Sequence[Shape], target: torch.Tensor
+    ) -> torch.Tensor:
+        """Reads the tensor `kind` of every module into `target`, one below the other."""
+        first = 0
+        for module, shape in zip(modules, shapes, strict=True):
+            last = first + shape[0]
+            self._source.read(f"{module}.{kind}", target[first:last])
+            first = last
+        return target
+
+    def _is_int4(self, module: str) -> bool:
+        return self._spec.int4 is not None and self._spec.int4.covers(module)
+
+    def _packed_int4(self, modules: Sequence[str], shapes: Sequence[Shape], bias: torch.Tensor | None) -> PackedLinear:
+        assert self._spec.int4 is not None
+        weight = read_int4(self._source, self._spec.int4, modules, shapes)
+        return self._kernels.pack_int4(weight, bias)
+
+    def _packed(self, weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
+        return self._kernels.pack_linear(weight, bias, self._quantization)
 
     def _own(self, name: str, shape: Shape) -> torch.Tensor:
-        target = torch.empty(shape, dtype=self._dtype)
-        self._source.read(name, target)
-        return target.to(self._device)
+        def read() -> torch.Tensor:
+            target = torch.empty(shape, dtype=self._dtype)
+            self._source.read(name, target)
+            return target.to(self._device)
+
+        return self._parts.tensor(name, read)
 
     def _stage(self, out_features: int, in_features: int) -> torch.Tensor:
         """A `[out_features, in_features]` buffer, overwritten by the next call; `pack_linear` copies out of it."""

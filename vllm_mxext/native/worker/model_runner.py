@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from vllm_mxext.native.kernels.interface import Kernels
 from vllm_mxext.native.kernels.selection import select_kernels
 from vllm_mxext.native.layers.activations import Activations
 from vllm_mxext.native.models.decoder import Decoder
+from vllm_mxext.native.models.prepared.store import PreparedWeights, find_prepared_weights
 from vllm_mxext.native.models.weights import load_weights
 from vllm_mxext.native.protocol import ModelRunnerOutput, SchedulerOutput
 from vllm_mxext.native.sampling.sampler import Sampler
@@ -78,6 +80,7 @@ class ModelRunner:
         self._device = torch.device(config.device.device)
         self._dtype = _DTYPES[config.model.dtype]
         self._loaded: _Loaded | None = None
+        self._prepared: PreparedWeights | None = None
 
     @property
     def num_blocks(self) -> int:
@@ -104,17 +107,12 @@ class ModelRunner:
         logger.info("Memory plan for %s on %s:\n%s", config.model.path.name, self._device, plan.table())
         if self._device.type == "cpu":
             torch.set_num_threads(config.device.num_threads)
-        kernels = select_kernels(self._device, self._dtype)
+        kernels = select_kernels(self._device, self._dtype, config.device.num_threads)
         # The KV cache comes before the weights: a block or head size that cannot run is told at once.
-        cache = allocate_kv_cache(
-            config.model.spec,
-            kernels,
-            num_blocks=plan.num_blocks,
-            block_size=config.cache.block_size,
-            dtype=self._dtype,
-            device=self._device,
-        )
-        weights = load_weights(config.model, kernels, self._dtype, self._device, progress)
+        cache = allocate_kv_cache(config.model.spec, config.cache, kernels, plan.num_blocks, self._dtype, self._device)
+        self._prepared = find_prepared_weights(config, kernels)
+        parts = self._prepared.open() if self._prepared else None
+        weights = load_weights(config.model, kernels, self._dtype, self._device, progress, parts)
         limits = config.scheduler
         buffers = Activations(
             config.model.spec, limits.max_num_batched_tokens, limits.max_num_seqs, self._dtype, self._device
@@ -132,6 +130,10 @@ class ModelRunner:
         logger.info(
             "Loaded %s with %s kernels in %.1f s", config.model.path.name, kernels.name, time.monotonic() - started_s
         )
+
+    def save_prepared_weights(self) -> threading.Thread | None:
+        """Begins to write the prepared file if one is wanted and there was none to load; returns who writes it."""
+        return self._prepared.save() if self._prepared else None
 
     def memory_report(self) -> MemoryReport:
         """Planned and actual bytes; a result of `load()`."""

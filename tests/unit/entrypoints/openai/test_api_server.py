@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from vllm_mxext.engine.backends.fake import FakeEngineClient
-from vllm_mxext.entrypoints.openai import api_server
+from vllm_mxext.entrypoints.openai import api_server, serving
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -65,11 +65,13 @@ def main(monkeypatch: pytest.MonkeyPatch, created: list[Any], checkpoint: Path):
     """Runs the program with a given kind of engine."""
 
     def run(engine: type[FakeEngineClient], *argv: str) -> int:
-        def create(config: Any, frontend: Any, *, recorder: Any, environ: dict[str, str]) -> FakeEngineClient:
+        def create(config: Any, frontend: Any, *, recorder: Any, environ: Any, first_core: Any) -> FakeEngineClient:
+            assert first_core == "launched"
             created.append((config, frontend, recorder, environ))
             return engine(recorder=recorder)
 
-        monkeypatch.setattr(api_server, "create_engine_client", create)
+        monkeypatch.setattr(api_server, "launch_core", lambda *_arguments: "launched")
+        monkeypatch.setattr(serving, "create_engine_client", create)
         return api_server.main(["--model", str(checkpoint), "--port", "0", *argv])
 
     return run

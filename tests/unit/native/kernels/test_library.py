@@ -57,7 +57,7 @@ def test_the_environment_variable_forces_the_torch_path_without_a_warning(monkey
 
 def test_an_unknown_instruction_set_is_refused_with_the_known_ones(monkeypatch):
     monkeypatch.setenv(envs.CPU_ISA.name, "sse9")
-    with pytest.raises(ConfigError, match=r"sse9.*avx512_bf16, avx512, avx2, generic, torch"):
+    with pytest.raises(ConfigError, match=r"sse9.*avx512_bf16, avx512, avx2, arm64_bf16, generic, torch"):
         select_kernels(CPU, torch.float32)
 
 

@@ -1,0 +1,54 @@
+"""Puts the running server together: engine client, application and HTTP server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from vllm_mxext.config.resolve import ResolvedConfig
+from vllm_mxext.engine.factory import create_engine_client
+from vllm_mxext.native.core_client import ProcessCoreClient
+from vllm_mxext.observability.metrics import PrometheusMetrics
+from vllm_mxext.server.app import create_app
+from vllm_mxext.server.lifecycle import ServerProcess
+
+
+def serve(
+    resolved: ResolvedConfig, sock: socket.socket, core: ProcessCoreClient, core_environ: Mapping[str, str]
+) -> None:
+    """Serves until a signal ends it.
+
+    Args:
+        resolved: the configuration.
+        sock: bound socket to listen on.
+        core: the first engine process.
+        core_environ: variables of later engine processes in addition to those of this one.
+
+    Raises:
+        ConfigError: the tokenizer or the chat template cannot be loaded.
+        EngineDeadError: the engine could not be started, or was lost for good.
+    """
+    _run_loop(_serve(resolved, sock, core, core_environ))
+
+
+async def _serve(
+    resolved: ResolvedConfig, sock: socket.socket, core: ProcessCoreClient, core_environ: Mapping[str, str]
+) -> None:
+    model, config = resolved.engine.model, resolved.server
+    metrics = PrometheusMetrics(model.served_model_names[0], model.max_model_len)
+    client = create_engine_client(
+        resolved.engine, resolved.frontend, recorder=metrics, environ=core_environ, first_core=core
+    )
+    await ServerProcess(client, create_app(client, config, metrics), config, sock).run()
+
+
+def _run_loop(main: Coroutine[Any, Any, None]) -> None:
+    if sys.platform == "win32":
+        asyncio.run(main)
+    else:
+        import uvloop  # noqa: PLC0415 - does not exist on Windows
+
+        uvloop.run(main)
