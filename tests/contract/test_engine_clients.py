@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -25,21 +28,37 @@ QUEUE_LIMIT = 3
 MAX_NUM_SEQS = 4
 
 
-def fake() -> EngineClient:
-    return FakeEngineClient(max_model_len=MAX_MODEL_LEN, max_num_seqs=MAX_NUM_SEQS, max_queued=QUEUE_LIMIT)
+@dataclass(frozen=True)
+class Engine:
+    """A client with the means to keep what computes for it from going on."""
+
+    client: EngineClient
+    hold: Callable[[], None]
+    release: Callable[[], None]
 
 
-def native() -> EngineClient:
+def fake() -> Engine:
+    client = FakeEngineClient(max_model_len=MAX_MODEL_LEN, max_num_seqs=MAX_NUM_SEQS, max_queued=QUEUE_LIMIT)
+    return Engine(client, client.hold, client.release)
+
+
+def native() -> Engine:
     cores = LoopCores(engine_config(max_num_seqs=MAX_NUM_SEQS))
-    return NativeEngineClient(cores.config, frontend(), FakeTokenizer(), spawn=cores.spawn)
+    client = NativeEngineClient(cores.config, frontend(), FakeTokenizer(), spawn=cores.spawn)
+    return Engine(client, lambda: cores.current.freeze(), lambda: cores.current.thaw())
 
 
-def native_process() -> EngineClient:
+def native_process() -> Engine:
     config = engine_config(max_num_seqs=MAX_NUM_SEQS)
     command = (sys.executable, "-m", "tests.fake_core_process", "none")
-    return NativeEngineClient(
-        config, frontend(), FakeTokenizer(), spawn=lambda: ProcessCoreClient(config, command=command)
-    )
+    core = ProcessCoreClient(config, command=command)
+
+    def send(signal_number: signal.Signals) -> None:
+        assert core.process_id is not None
+        os.kill(core.process_id, signal_number)
+
+    client = NativeEngineClient(config, frontend(), FakeTokenizer(), spawn=lambda: core)
+    return Engine(client, lambda: send(signal.SIGSTOP), lambda: send(signal.SIGCONT))
 
 
 def frontend() -> FrontendConfig:
@@ -47,10 +66,15 @@ def frontend() -> FrontendConfig:
 
 
 @pytest.fixture(params=[fake, native, native_process], ids=lambda make: make.__name__)
-async def new_client(request: pytest.FixtureRequest) -> AsyncIterator[EngineClient]:
-    client = request.param()
-    yield client
-    await client.shutdown()
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
+    engine = request.param()
+    yield engine
+    await engine.client.shutdown()
+
+
+@pytest.fixture
+async def new_client(engine: Engine) -> EngineClient:
+    return engine.client
 
 
 @pytest.fixture
@@ -183,13 +207,13 @@ async def test_cancelling_the_reader_makes_its_id_free(client: EngineClient) -> 
     assert (await outputs_of(client, make_request("same")))[-1].outputs[0].finish_reason == "length"
 
 
-async def test_the_queue_is_bounded(client: EngineClient) -> None:
-    hold: Callable[[], None] = getattr(client, "hold", lambda: None)
-    hold()
+async def test_the_queue_is_bounded(client: EngineClient, engine: Engine) -> None:
+    engine.hold()
     streams = [await client.generate(endless(str(i))) for i in range(MAX_NUM_SEQS + QUEUE_LIMIT)]
     with pytest.raises(QueueFullError) as refusal:
         await client.generate(make_request("late"))
     assert refusal.value.retry_after_s > 0
+    engine.release()
     for i, stream in enumerate(streams):
         await stream.aclose()
         await client.abort([str(i)])
