@@ -45,7 +45,7 @@ def fake() -> Engine:
 def native() -> Engine:
     cores = LoopCores(engine_config(max_num_seqs=MAX_NUM_SEQS))
     client = NativeEngineClient(cores.config, frontend(), FakeTokenizer(), spawn=cores.spawn)
-    return Engine(client, lambda: cores.current.freeze(), lambda: cores.current.thaw())
+    return Engine(client, lambda: cores.current.freeze(), lambda: cores.current.thaw())  # noqa: PLW0108 - the core is made later
 
 
 def native_process() -> Engine:
