@@ -8,8 +8,9 @@ import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
+from vllm_mxext.constraint_params import RepetitionDetectionParams, StructuredOutputsParams
 from vllm_mxext.errors import InvalidRequestError
 
 GREEDY_TEMPERATURE = 1e-5
@@ -20,13 +21,34 @@ MIN_TEMPERATURE = 1e-2
 
 MAX_NUM_SAMPLES = 16_384
 
-_OPTIONAL_FIELDS = frozenset({"seed", "max_tokens", "logprobs"})
+MAX_LOGPROB_TOKEN_IDS = 128
+
+_MAX_LOGIT_BIAS = 100.0
+
+_OPTIONAL_FIELDS = frozenset(
+    {
+        "seed", "max_tokens", "logprobs", "prompt_logprobs", "best_of", "truncate_prompt_tokens", "stream_interval",
+        "thinking_token_budget",
+    }
+)  # fmt: skip
 """Fields in which None has a meaning of its own."""
 
 _FIELD_TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
-    (("n", "top_k", "min_tokens", "max_tokens", "logprobs", "seed"), int, "an integer"),
     (
-        ("presence_penalty", "frequency_penalty", "repetition_penalty", "temperature", "top_p", "min_p"),
+        (
+            "n", "best_of", "top_k", "min_tokens", "max_tokens", "logprobs", "prompt_logprobs", "seed",
+            "truncate_prompt_tokens", "stream_interval", "thinking_token_budget", "mirostat", "dry_allowed_length",
+            "dry_penalty_last_n",
+        ),
+        int,
+        "an integer",
+    ),
+    (
+        (
+            "presence_penalty", "frequency_penalty", "repetition_penalty", "temperature", "top_p", "min_p", "typical_p",
+            "top_n_sigma", "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base", "mirostat_tau",
+            "mirostat_eta", "dynatemp_range", "dynatemp_exponent",
+        ),
         numbers.Real,
         "a number",
     ),
@@ -37,12 +59,20 @@ _FIELD_TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
             "skip_special_tokens",
             "spaces_between_special_tokens",
             "include_stop_str_in_output",
+            "skip_reading_prefix_cache",
         ),
         bool,
         "True or False",
     ),
-)
+)  # fmt: skip
 """Fields, the type each must have, and how to say so."""
+
+
+_NEUTRAL_WHEN_GREEDY = (
+    ("temperature", 0.0), ("top_p", 1.0), ("top_k", 0), ("min_p", 0.0), ("typical_p", 1.0), ("top_n_sigma", -1.0),
+    ("xtc_probability", 0.0), ("mirostat", 0), ("dynatemp_range", 0.0),
+)  # fmt: skip
+"""Fields without a meaning when the most likely token is taken, and what they become."""
 
 
 class OutputKind(str, Enum):
@@ -58,7 +88,9 @@ class SamplingParams:
     """Sampling parameters of one request, checked on construction (names and defaults as in vLLM 0.32).
 
     Attributes:
-        n: samples to generate for the prompt.
+        n: samples to return for the prompt.
+        best_of: samples to generate, of which the `n` with the highest cumulative log probability are returned;
+            None = n.
         presence_penalty: in [-2, 2]; added once for every token already generated.
         frequency_penalty: in [-2, 2]; added per occurrence of a token already generated.
         repetition_penalty: > 0; > 1 discourages tokens of the prompt and of the output so far.
@@ -78,6 +110,33 @@ class SamplingParams:
         spaces_between_special_tokens: put spaces between special tokens kept in the text.
         include_stop_str_in_output: keep the matched stop string at the end of the text.
         output_kind: what each streamed output carries.
+        prompt_logprobs: log probabilities to report per prompt token; -1 is the whole vocabulary.
+        logprob_token_ids: ids whose log probabilities are reported at every output token.
+        logit_bias: token id -> what is added to its logit, clamped to [-100, 100].
+        allowed_token_ids: the only ids that may be sampled; None allows all.
+        bad_words: texts that the output must not contain.
+        truncate_prompt_tokens: keep so many prompt tokens; -1 keeps what the model's context allows; None keeps all.
+        truncation_side: which end of a long prompt is cut off.
+        structured_outputs: form that the output must have.
+        repetition_detection: end the output, with finish reason `repetition`, when it repeats itself.
+        thinking_token_budget: tokens of reasoning at most, for models that reason.
+        skip_reading_prefix_cache: compute the whole prompt, whatever is cached.
+        stream_interval: tokens per streamed output; None is the server's default.
+        extra_args: arguments of logits processors that the server has loaded.
+        typical_p: in (0, 1]; keep tokens whose information is closest to the entropy until they sum to it.
+        top_n_sigma: keep tokens within so many standard deviations of the largest logit; <= 0 is off.
+        xtc_probability: in [0, 1]; how often the likeliest tokens above `xtc_threshold`, but for the last, are dropped.
+        xtc_threshold: in [0, 1]; above 0.5 is off.
+        dry_multiplier: strength of the penalty for tokens that would prolong a repetition; 0 is off.
+        dry_base: at least 1; the penalty is `dry_multiplier * dry_base ** (length - dry_allowed_length)`.
+        dry_allowed_length: longest repetition without penalty.
+        dry_penalty_last_n: tokens looked back at; -1 is all, 0 is off.
+        dry_sequence_breakers: texts that end a repetition.
+        mirostat: 0 is off, 1 and 2 are the versions of Mirostat; replaces top-k, top-p, min-p and typical.
+        mirostat_tau: target surprise in bits.
+        mirostat_eta: learning rate of Mirostat.
+        dynatemp_range: temperature varies by this much around `temperature` with the entropy; 0 is off.
+        dynatemp_exponent: how entropy maps to temperature.
 
     Raises:
         InvalidRequestError: a value is out of range; `param` names the field.
@@ -103,17 +162,54 @@ class SamplingParams:
     spaces_between_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     output_kind: OutputKind = OutputKind.CUMULATIVE
+    best_of: int | None = None
+    prompt_logprobs: int | None = None
+    logprob_token_ids: tuple[int, ...] = ()
+    logit_bias: dict[int, float] | None = None
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[str, ...] = ()
+    truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] = "left"
+    structured_outputs: StructuredOutputsParams | None = None
+    repetition_detection: RepetitionDetectionParams | None = None
+    thinking_token_budget: int | None = None
+    skip_reading_prefix_cache: bool = False
+    stream_interval: int | None = None
+    extra_args: dict[str, Any] | None = None
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
 
     def __post_init__(self) -> None:
         self._check_types()
         self._normalise()
         self._check_ranges()
+        self._check_token_choices()
+        self._check_extra_samplers()
         self._check_stops()
         if self.is_greedy:
-            if self.n > 1:
-                raise InvalidRequestError(f"n must be 1 with greedy sampling (temperature 0), got {self.n}.", param="n")
-            for field, neutral in (("temperature", 0.0), ("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
+            if self.num_samples > 1:
+                field = "n" if self.n > 1 else "best_of"
+                message = f"{field} must be 1 with greedy sampling (temperature 0), got {self.num_samples}."
+                raise InvalidRequestError(message, param=field)
+            for field, neutral in _NEUTRAL_WHEN_GREEDY:
                 object.__setattr__(self, field, neutral)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples to generate."""
+        return self.n if self.best_of is None else self.best_of
 
     @property
     def is_greedy(self) -> bool:
@@ -149,6 +245,13 @@ class SamplingParams:
         object.__setattr__(self, "stop", _as_tuple(stop, "stop", str))
         stop_token_ids: Any = self.stop_token_ids
         object.__setattr__(self, "stop_token_ids", _as_tuple(stop_token_ids, "stop_token_ids", int))
+        for field, kind in (("logprob_token_ids", int), ("bad_words", str), ("dry_sequence_breakers", str)):
+            object.__setattr__(self, field, _as_tuple(getattr(self, field), field, kind))
+        if self.allowed_token_ids is not None:
+            allowed = _as_tuple(self.allowed_token_ids, "allowed_token_ids", int)
+            object.__setattr__(self, "allowed_token_ids", allowed)
+        if self.logit_bias is not None:
+            object.__setattr__(self, "logit_bias", _as_logit_bias(self.logit_bias))
         if self.seed == -1:
             object.__setattr__(self, "seed", None)
         if self.top_k == -1:
@@ -173,8 +276,46 @@ class SamplingParams:
         _require(self.min_tokens >= 0, "min_tokens", "at least 0", self.min_tokens)
         if self.logprobs is not None:
             _require(self.logprobs >= -1, "logprobs", "at least 0, or -1 for the whole vocabulary", self.logprobs)
+        if self.prompt_logprobs is not None:
+            rule = "at least 0, or -1 for the whole vocabulary"
+            _require(self.prompt_logprobs >= -1, "prompt_logprobs", rule, self.prompt_logprobs)
+        if self.best_of is not None:
+            _require(self.n <= self.best_of <= MAX_NUM_SAMPLES, "best_of", f"at least n = {self.n}", self.best_of)
+        if self.truncate_prompt_tokens is not None:
+            value = self.truncate_prompt_tokens
+            _require(value >= -1 and value != 0, "truncate_prompt_tokens", "at least 1, or -1", value)
+        _require(self.truncation_side in ("left", "right"), "truncation_side", "left or right", self.truncation_side)
+        for field, least in (("stream_interval", 1), ("thinking_token_budget", 0)):
+            value = getattr(self, field)
+            _require(value is None or value >= least, field, f"at least {least}", value)
         if self.seed is not None:
             _require(-(2**63) <= self.seed < 2**63, "seed", "a 64-bit integer", self.seed)
+
+    def _check_token_choices(self) -> None:
+        if self.allowed_token_ids is not None:
+            _require(bool(self.allowed_token_ids), "allowed_token_ids", "None or not empty", self.allowed_token_ids)
+        if any(not text for text in self.bad_words):
+            raise InvalidRequestError("bad_words must not contain an empty string.", param="bad_words")
+        count = len(self.logprob_token_ids)
+        rule = f"a list of at most {MAX_LOGPROB_TOKEN_IDS} ids"
+        _require(count <= MAX_LOGPROB_TOKEN_IDS, "logprob_token_ids", rule, f"{count} ids")
+        if self.extra_args is not None and not isinstance(self.extra_args, dict):
+            raise InvalidRequestError("extra_args must be a dictionary.", param="extra_args")
+
+    def _check_extra_samplers(self) -> None:
+        _require(0 < self.typical_p <= 1, "typical_p", "in (0, 1]", self.typical_p)
+        _require(math.isfinite(self.top_n_sigma), "top_n_sigma", "finite", self.top_n_sigma)
+        for field in ("xtc_probability", "xtc_threshold"):
+            _require(0 <= getattr(self, field) <= 1, field, "in [0, 1]", getattr(self, field))
+        _require(0 <= self.dry_multiplier <= _MAX_LOGIT_BIAS, "dry_multiplier", "in [0, 100]", self.dry_multiplier)
+        _require(1 <= self.dry_base <= _MAX_LOGIT_BIAS, "dry_base", "in [1, 100]", self.dry_base)
+        _require(self.dry_allowed_length >= 1, "dry_allowed_length", "at least 1", self.dry_allowed_length)
+        _require(self.dry_penalty_last_n >= -1, "dry_penalty_last_n", "at least -1", self.dry_penalty_last_n)
+        _require(self.mirostat in (0, 1, 2), "mirostat", "0, 1 or 2", self.mirostat)
+        _require(0 <= self.mirostat_tau <= _MAX_LOGIT_BIAS, "mirostat_tau", "in [0, 100]", self.mirostat_tau)
+        _require(0 < self.mirostat_eta <= 1, "mirostat_eta", "in (0, 1]", self.mirostat_eta)
+        _require(0 <= self.dynatemp_range <= 2, "dynatemp_range", "in [0, 2]", self.dynatemp_range)
+        _require(0 < self.dynatemp_exponent <= 10, "dynatemp_exponent", "in (0, 10]", self.dynatemp_exponent)
 
     def _check_stops(self) -> None:
         if any(not text for text in self.stop):
@@ -197,3 +338,15 @@ def _as_tuple(value: Any, field: str, kind: type) -> tuple[Any, ...]:
     if any(isinstance(item, bool) or not isinstance(item, kind) for item in items):
         raise InvalidRequestError(f"{field} must be a list of {kind.__name__} values, got {value!r}.", param=field)
     return items
+
+
+def _as_logit_bias(value: Any) -> dict[int, float]:
+    """Token ids may be text, as JSON has no other keys; values are clamped."""
+    pairs: dict[int, float] = {}
+    try:
+        pairs = {int(token_id): float(bias) for token_id, bias in dict(value).items()}
+    except (TypeError, ValueError):
+        pairs = {-1: math.nan}
+    if any(math.isnan(bias) for bias in pairs.values()):
+        raise InvalidRequestError(f"logit_bias must map token ids to numbers, got {value!r}.", param="logit_bias")
+    return {token_id: max(-_MAX_LOGIT_BIAS, min(bias, _MAX_LOGIT_BIAS)) for token_id, bias in pairs.items()}

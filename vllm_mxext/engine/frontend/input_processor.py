@@ -7,13 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vllm_mxext.config.engine import EngineConfig
-from vllm_mxext.errors import ContextLengthExceededError, InvalidRequestError
+from vllm_mxext.errors import ContextLengthExceededError, InvalidRequestError, UnsupportedFeatureError
 from vllm_mxext.native.protocol import EngineCoreRequest
 from vllm_mxext.requests import GenerateRequest, Prompt, TextPrompt
 from vllm_mxext.sampling_params import SamplingParams
 from vllm_mxext.tokenizer.interface import Tokenizer
 
 MAX_CACHE_SALT_LENGTH = 128
+_NOT_SERVED_YET = (
+    "best_of", "prompt_logprobs", "logprob_token_ids", "logit_bias", "allowed_token_ids", "bad_words",
+    "truncate_prompt_tokens", "structured_outputs", "repetition_detection", "thinking_token_budget",
+    "skip_reading_prefix_cache", "stream_interval", "extra_args", "typical_p", "top_n_sigma", "xtc_probability",
+    "dry_multiplier", "mirostat", "dynatemp_range",
+)  # fmt: skip
+"""Sampling parameters that are being built; refused, for ignoring one would change the answer."""
+_DEFAULTS = SamplingParams()
 _CACHE_SALT_FORBIDDEN = "@/\\\0"
 _MAX_PRIORITY = 2**31
 _MASK_64 = 2**64 - 1
@@ -118,6 +126,10 @@ class InputProcessor:
                 )
 
     def _check_params(self, params: SamplingParams, num_prompt_tokens: int) -> SamplingParams:
+        for field in _NOT_SERVED_YET:
+            if getattr(params, field) != getattr(_DEFAULTS, field):
+                message = f"{field} is not supported yet; leave it out."
+                raise UnsupportedFeatureError(message, param=field)
         self._check_logprobs(params.logprobs)
         self._check_token_ids(params.stop_token_ids, "stop_token_ids")
         remaining = self._max_model_len - num_prompt_tokens

@@ -1,0 +1,1 @@
+"""Reads reasoning and tool calls out of generated text, as it comes."""
