@@ -81,7 +81,8 @@ def make_llamacpp_avx2(root: Path, checkpoint: Path) -> None:
 
 def _drop_cuda_builds(programs: Path) -> None:
     """Builds for CUDA, which are not wanted, break the import of transformers."""
-    subprocess.run([str(programs / "pip"), "uninstall", "--quiet", "--yes", "torchvision", "torchaudio"], check=True)
+    unwanted = ("torchvision", "torchaudio", "torchcodec")
+    subprocess.run([str(programs / "pip"), "uninstall", "--quiet", "--yes", *unwanted], check=True)
 
 
 PEERS = {
