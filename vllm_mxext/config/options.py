@@ -198,7 +198,9 @@ class SchedulerOptions:
     """Batching, queue and its limits."""
 
     max_num_batched_tokens: int | None = _flag(
-        None, values.integer(1), "Token budget of one step; default: 2048, or more if --max-num-seqs needs it."
+        None,
+        values.integer(1),
+        "Token budget of one step; default: 512 on cpu, 2048 on cuda, or more if --max-num-seqs needs it.",
     )
     max_num_seqs: int = _flag(128, values.integer(1), "Requests running at once.")
     enable_chunked_prefill: bool = _flag(

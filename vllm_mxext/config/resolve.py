@@ -30,7 +30,9 @@ from vllm_mxext.config.options import ServerOptions
 from vllm_mxext.config.server import CorsConfig, ServerConfig, TlsConfig
 from vllm_mxext.errors import ConfigError
 
-DEFAULT_TOKEN_BUDGET = 2048
+_CPU_TOKEN_BUDGET = 512
+_CUDA_TOKEN_BUDGET = 2048
+"""Default token budgets of a step. A CPU computes 512 tokens as fast as 2048, and streams wait only for that step."""
 
 _AUTO_LENGTH = -1
 """`--max-model-len auto`."""
@@ -235,8 +237,9 @@ def _scheduler(app: AppConfig, spec: ModelSpec, decisions: dict[str, Decision]) 
             needed, why = longest, "--max-model-len without chunked prefill"
     budget = options.max_num_batched_tokens
     if budget is None:
-        budget = max(DEFAULT_TOKEN_BUDGET, needed)
-        decisions["max_num_batched_tokens"] = Decision(budget, why if budget > DEFAULT_TOKEN_BUDGET else "default")
+        default = _CUDA_TOKEN_BUDGET if app.device.device == "cuda" else _CPU_TOKEN_BUDGET
+        budget = max(default, needed)
+        decisions["max_num_batched_tokens"] = Decision(budget, why if budget > default else "default")
     elif budget < needed:
         raise ConfigError(f"--max-num-batched-tokens {budget} is less than the {needed} that {why} needs; raise it.")
     return SchedulerConfig(

@@ -40,7 +40,7 @@ def test_open_values_come_from_checkpoint_and_machine(checkpoint: Path) -> None:
     assert config.engine.model.tokenizer_path == checkpoint
     assert config.engine.model.served_model_names == (str(checkpoint),)
     assert config.engine.device.num_threads == 6
-    assert config.engine.scheduler.max_num_batched_tokens == 2048
+    assert config.engine.scheduler.max_num_batched_tokens == 512
     reasons = {name: decision.reason for name, decision in config.decisions.items()}
     assert (reasons["dtype"], reasons["num_threads"]) == ("checkpoint", "physical cores of this process")
 
@@ -126,6 +126,7 @@ def test_the_token_budget_grows_with_what_needs_it(checkpoint: Path) -> None:
     assert resolved(str(checkpoint), "--max-num-seqs", "3000").engine.scheduler.max_num_batched_tokens == 3000
     unchunked = resolved(str(checkpoint), "--no-enable-chunked-prefill")
     assert unchunked.engine.scheduler.max_num_batched_tokens == 4096
+    assert resolved(str(checkpoint), "--device", "cuda").engine.scheduler.max_num_batched_tokens == 2048
 
 
 def test_a_token_budget_that_is_too_small_is_refused(checkpoint: Path) -> None:

@@ -68,6 +68,22 @@ def test_decodes_come_before_an_older_prefill_when_the_budget_is_tight():
     assert list(scheduled_tokens(engine).items()) == [("short", 1), ("long", 3)]
 
 
+def test_a_prompt_of_many_steps_leaves_every_stream_its_token_in_each_of_them():
+    engine = Engine(num_blocks=600, max_model_len=1100, max_num_batched_tokens=64)
+    streams = ["a", "b", "c", "d"]
+    for stream in streams:
+        engine.add(stream, 4, max_tokens=100)
+    engine.step()
+    engine.add("z", 1000)
+    num_prompt_tokens, num_steps = 0, 0
+    while num_prompt_tokens < 1000:
+        scheduled = scheduled_tokens(engine)
+        num_prompt_tokens += scheduled.pop("z")
+        num_steps += 1
+        assert scheduled == dict.fromkeys(streams, 1)
+    assert num_steps == -(-1000 // (64 - len(streams)))
+
+
 def test_prefills_are_served_in_order():
     engine = Engine(max_num_batched_tokens=8, long_prefill_token_threshold=6)
     engine.add("a", 20)
