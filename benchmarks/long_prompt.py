@@ -3,7 +3,7 @@
     python benchmarks/long_prompt.py --budgets 256 512 1024 2048
 
 Streams decode steadily; then a prompt of 8,000 tokens comes. Reported are the streams' time per token before it, their
-median and longest wait for a token until its first one, and its time to the first token. The last line is one JSON object.
+median and longest wait for a token until its first one, and its time to the first token. The last line is JSON.
 """
 
 from __future__ import annotations
