@@ -1,8 +1,8 @@
-"""Writes the table of a result of `offline.py` into README.md and README_CH.md.
+"""Writes the table of results of `offline.py` into README.md and README_CH.md.
 
-    python benchmarks/readme_table.py benchmarks/results/RESULT.json
+    python benchmarks/readme_table.py benchmarks/results/RESULT.json [MORE.json ...]
 
-RESULT.json is the last line of the benchmark's output. The table goes between two comments; what lies between them is
+RESULT.json is the last line of the benchmark's output; more results add columns. The table goes between two comments; what lies between them is
 replaced. A cell is output tokens per second, or prompt tokens per second where only one token is generated; the last
 column is the largest memory that was resident.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,16 @@ def format_results(report: Mapping[str, Any], words: Words) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{caption}\n"
 
 
+def merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns one report with the workloads of all; an engine's peak memory is its largest, the rest the first one's."""
+    results = {workload: entry for report in reports for workload, entry in report["results"].items()}
+    engines: dict[str, Any] = {}
+    for report in reports:
+        for name, facts in report["config"].get("engines", {}).items():
+            engines[name] = max(engines.get(name, facts), facts, key=lambda one: one["peak_bytes"])
+    return {**reports[0], "results": results, "config": {**reports[0]["config"], "engines": engines}}
+
+
 def replace_table(page: str, table: str) -> str:
     """Returns `page` with `table` between the two comments.
 
@@ -111,8 +121,9 @@ def _memory_cell(memory: Mapping[str, Any], name: str) -> list[str]:
 def main() -> None:
     """Reads the result and rewrites both pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("result", type=Path)
-    report = json.loads(parser.parse_args().result.read_text(encoding="utf-8").splitlines()[-1])
+    parser.add_argument("results", type=Path, nargs="+")
+    paths = parser.parse_args().results
+    report = merge([json.loads(path.read_text(encoding="utf-8").splitlines()[-1]) for path in paths])
     for name, words in LANGUAGES.items():
         page = ROOT / name
         text = replace_table(page.read_text(encoding="utf-8"), format_results(report, words))
