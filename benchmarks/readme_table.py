@@ -2,9 +2,9 @@
 
     python benchmarks/readme_table.py benchmarks/results/RESULT.json [MORE.json ...]
 
-RESULT.json is the last line of the benchmark's output; more results add columns. The table goes between two comments; what lies between them is
-replaced. A cell is output tokens per second, or prompt tokens per second where only one token is generated; the last
-column is the largest memory that was resident.
+RESULT.json is the last line of the benchmark's output; more results add columns. The table goes between two comments;
+what lies between them is replaced. A cell is output tokens per second, or prompt tokens per second where only one token
+is generated; the last column is the largest memory that was resident.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def format_results(report: Mapping[str, Any], words: Words) -> str:
 
 
 def merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns one report with the workloads of all; an engine's peak memory is its largest, the rest the first one's."""
+    """Returns one report with the workloads of all; peak memory is the largest, all else the first report's."""
     results = {workload: entry for report in reports for workload, entry in report["results"].items()}
     engines: dict[str, Any] = {}
     for report in reports:
