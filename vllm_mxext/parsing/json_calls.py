@@ -27,7 +27,7 @@ class JsonCallFormat:
         needs_known_name: an object that names no function of the request is no call, if the request has functions.
     """
 
-    begins: tuple[str, ...] = ()
+    begins: tuple[str, ...]
     ends: tuple[str, ...] = ()
     bare: str = ""
     separators: tuple[str, ...] = ()
@@ -47,24 +47,24 @@ class JsonCallParser(ToolParser):
 
     def __init__(self, context: ParserContext) -> None:
         super().__init__(context)
+        self._begins = Markers(*self.format.begins)
         self._ends = Markers(*self.format.ends) if self.format.ends else None
 
     def run(self) -> Steps[None]:
         """Reads content and calls in turn."""
-        if self.format.bare:
-            yield from self.scanner.space(self.content)
-            if (yield from self.scanner.peek()) in tuple(self.format.bare):
-                yield from self.attempt("", self.read_calls(is_marked=False))
-        begins = Markers(*self.format.begins) if self.format.begins else None
-        while begins is not None:
-            begin = yield from self.scanner.until(begins, self.content)
-            if begin is None:
-                break
+        yield from self.scanner.space(self.content)
+        if (yield from self._is_bare_call()):
+            yield from self.attempt("", self.read_calls(is_marked=False))
+        while (begin := (yield from self.scanner.until(self._begins, self.content))) is not None:
             yield from self.attempt(begin, self.read_calls(is_marked=True))
             yield from self._read_end()
-        while (yield from self.scanner.peek()):
-            self.content(self.scanner.remaining())
         self.end_content()
+
+    def _is_bare_call(self) -> Steps[bool]:
+        """Whether the text may begin with a call that has no marker."""
+        if not self.format.bare or (yield from self.scanner.starts_with(*self.format.begins)):
+            return False
+        return (yield from self.scanner.peek()) in tuple(self.format.bare)
 
     def _read_end(self) -> Steps[None]:
         """Reads the end marker, if calls have been read before it."""

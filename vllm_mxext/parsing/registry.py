@@ -10,7 +10,16 @@ from enum import Enum
 from typing import TypeVar
 
 from vllm_mxext.errors import ConfigError
-from vllm_mxext.parsing import json_calls, reasoning, tool_format
+from vllm_mxext.parsing import (
+    gemma_calls,
+    harmony,
+    json_calls,
+    marked_calls,
+    pythonic_calls,
+    reasoning,
+    tagged_parameters,
+    tool_format,
+)
 from vllm_mxext.parsing.chain import ParserChain, PlainParser
 from vllm_mxext.parsing.events import OutputParser, ParserContext
 from vllm_mxext.parsing.reasoning import ReasoningFormat
@@ -81,11 +90,24 @@ def _reasoning(name: str, reasoning_format: ReasoningFormat, *aliases: str) -> R
 TOOL_PARSERS: tuple[ToolParserEntry, ...] = (
     ToolParserEntry("hermes", json_calls.HermesParser, ("qwen", "qwen25", "qwen3_json"), tool_format.HERMES),
     ToolParserEntry("llama3_json", json_calls.Llama3JsonParser, ("llama3", "llama4_json"), tool_format.LLAMA3_JSON),
+    ToolParserEntry("llama4_pythonic", pythonic_calls.Llama4PythonicParser),
+    ToolParserEntry("pythonic", pythonic_calls.PythonicParser),
+    ToolParserEntry(
+        "mistral", marked_calls.MistralParser, (), tool_format.MISTRAL, call_id_form=CallIdForm.ALPHANUMERIC
+    ),
+    ToolParserEntry("qwen3_coder", tagged_parameters.Qwen3CoderParser, ("qwen3_xml",)),
+    ToolParserEntry("deepseek_v3", marked_calls.DeepSeekV3Parser, ("deepseekv3",), tool_format.DEEPSEEK_V3),
+    ToolParserEntry("deepseek_v31", marked_calls.DeepSeekV31Parser, ("deepseekv31",), tool_format.DEEPSEEK_V31),
+    ToolParserEntry("kimi_k2", marked_calls.KimiK2Parser, (), tool_format.KIMI_K2, call_id_form=CallIdForm.NUMBERED),
+    ToolParserEntry("glm45", tagged_parameters.Glm45Parser, ("glm47", "glm")),
     ToolParserEntry("granite", json_calls.GraniteParser, ("granite4",), tool_format.GRANITE),
     ToolParserEntry("internlm", json_calls.InternLmParser, (), tool_format.INTERNLM),
     ToolParserEntry("jamba", json_calls.JambaParser, (), tool_format.JAMBA),
     ToolParserEntry("phi4_mini_json", json_calls.Phi4MiniParser, (), tool_format.PHI4_MINI),
     ToolParserEntry("xlam", json_calls.XlamParser, (), tool_format.XLAM),
+    ToolParserEntry("minimax_m2", tagged_parameters.MinimaxM2Parser),
+    ToolParserEntry("gemma", gemma_calls.GemmaParser, ("functiongemma",)),
+    ToolParserEntry("openai", harmony.HarmonyParser, ("gpt-oss",), tool_format.HARMONY, reads_reasoning=True),
     ToolParserEntry("json", json_calls.GenericJsonParser, ("generic",), tool_format.GENERIC, is_special=False),
 )
 """The tool parsers that ship."""
@@ -100,6 +122,9 @@ REASONING_PARSERS: tuple[ReasoningParserEntry, ...] = (
     _reasoning("kimi_k2", reasoning.KIMI_K2),
     _reasoning("hunyuan", reasoning.HUNYUAN, "hunyuan_a13b"),
     _reasoning("minimax_m2", reasoning.DEEPSEEK_R1),
+    ReasoningParserEntry(
+        "openai_gptoss", lambda context: harmony.HarmonyParser(context, reads_calls=False), ("gpt-oss",)
+    ),
 )
 """The reasoning parsers that ship."""
 

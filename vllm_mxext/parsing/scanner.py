@@ -168,15 +168,20 @@ class Scanner:
         yield from self.run(pattern, pieces.append)
         return "".join(pieces)
 
-    def literal(self, *options: str) -> Steps[str | None]:
-        """Reads one of some texts, the longest that is there; None, and nothing is read, if none is."""
+    def starts_with(self, *options: str) -> Steps[str | None]:
+        """Returns which of some texts is next, the longest that is; reads nothing."""
         longest = max(map(len, options))
         while True:
             rest = self._text[self._position : self._position + longest]
             found = max((option for option in options if rest.startswith(option)), key=len, default=None)
             may_grow = any(len(option) > len(rest) and option.startswith(rest) for option in options)
             if not may_grow or not (yield from self.more()):
-                return None if found is None else self.take(len(found))
+                return found
+
+    def literal(self, *options: str) -> Steps[str | None]:
+        """Reads one of some texts, the longest that is next; None, and nothing is read, if none is."""
+        found = yield from self.starts_with(*options)
+        return None if found is None else self.take(len(found))
 
     def expect(self, *options: str) -> Steps[str]:
         """Reads one of some texts.
