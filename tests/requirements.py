@@ -86,6 +86,13 @@ PROMISES = {
     "STREAM-2": "Deltas never split a character and never show a part of a stop string.",
     "STREAM-3": "Silent streams carry keep-alive comments.",
     "STREAM-4": "A client that leaves stops its work within one step, in every phase.",
+    # Reading the output
+    "PARSE-1": "Reasoning and tool calls of every published format are told from the answer.",
+    "PARSE-2": "However the text is cut, the joined events are the same; nothing is lost or doubled.",
+    "PARSE-3": "No text makes a parser fail; what is no call stays content, and the work grows linearly.",
+    "PARSE-4": "Parsers go by name, by the chat template's fingerprint or come from a plug-in file.",
+    "PARSE-5": "`mxext parse` runs the parsers on a file.",
+    # Operations
     "OPS-1": "While loading, everything but live and metrics answers 503 with phase and percentage.",
     "OPS-2": "/health, /v1/health/live and /v1/health/ready tell the engine's state.",
     "OPS-3": "/metrics has vLLM's names.",

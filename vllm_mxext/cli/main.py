@@ -30,6 +30,7 @@ COMMANDS = {
     "serve": Command("vllm_mxext.cli.serve", "serve a model through an OpenAI-compatible API"),
     "chat": Command("vllm_mxext.cli.chat", "talk to a running server"),
     "complete": Command("vllm_mxext.cli.complete", "send one prompt to a running server"),
+    "parse": Command("vllm_mxext.cli.parse", "tell reasoning and tool calls from the answer in a text"),
     "bench": Command("vllm_mxext.cli.bench", "measure the engine, a running server, start-up or kernels"),
     "collect-env": Command("vllm_mxext.cli.collect_env", "print versions, CPU, kernels and memory"),
 }

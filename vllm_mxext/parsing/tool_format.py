@@ -1,0 +1,107 @@
+"""How calls are written in each format, for output that is forced into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFormat:
+    """The text around the JSON arguments of calls.
+
+    Calls are written as `opening`, one or more calls with `separator` between, `closing`. A call is `begin(name)`, then
+    digits if `has_number`, then `before_arguments`, the arguments (JSON that fits the function's schema), `end`.
+
+    Attributes:
+        trigger: text with which calls begin, for a model that may also answer without.
+        before_name: text before the function's name.
+        after_name: text behind it.
+        end: text behind the arguments.
+        separator: text between calls.
+        opening: text before the first call.
+        closing: text behind the last call.
+        has_number: the call's number, decimal digits, stands behind `begin(name)`.
+        before_arguments: text between that number and the arguments.
+    """
+
+    trigger: str
+    before_name: str
+    after_name: str
+    end: str
+    separator: str = ""
+    opening: str = ""
+    closing: str = ""
+    has_number: bool = False
+    before_arguments: str = ""
+
+    def begin(self, name: str) -> str:
+        """The text from the beginning of a call up to its arguments, or up to its number."""
+        return f"{self.before_name}{name}{self.after_name}"
+
+
+def _object_in(trigger: str, end: str, separator: str, arguments: str = "arguments") -> ToolFormat:
+    """One JSON object per call."""
+    return ToolFormat(trigger, f'{trigger}{{"name": "', f'", "{arguments}": ', "}" + end, separator)
+
+
+def _array_in(opening: str, closing: str) -> ToolFormat:
+    """One JSON array of all calls."""
+    return ToolFormat(opening, '{"name": "', '", "arguments": ', "}", ", ", f"{opening}[", f"]{closing}")
+
+
+GENERIC = _array_in("", "")
+"""A JSON array of calls without any marker, for formats that are not JSON; the parser `json` reads it."""
+
+HERMES = ToolFormat("<tool_call>", '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", separator="\n")
+"""Hermes, Qwen 2.5, Qwen 3."""
+
+LLAMA3_JSON = ToolFormat('{"name": "', '{"name": "', '", "parameters": ', "}", separator="; ")
+"""Llama 3 with JSON."""
+
+MISTRAL = ToolFormat("[TOOL_CALLS]", "[TOOL_CALLS]", "[ARGS]", "")
+"""Mistral since tokenizer version 13."""
+
+GRANITE = _array_in("<tool_call>", "")
+INTERNLM = _object_in("<|action_start|><|plugin|>", "<|action_end|>", "\n", "parameters")
+JAMBA = _array_in("<tool_calls>", "</tool_calls>")
+PHI4_MINI = _array_in("functools", "")
+XLAM = _array_in("", "")
+
+DEEPSEEK_V3 = ToolFormat(
+    "<｜tool▁calls▁begin｜>",
+    "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+    "\n```json\n",
+    "\n```<｜tool▁call▁end｜>",
+    separator="\n",
+    opening="<｜tool▁calls▁begin｜>",
+    closing="<｜tool▁calls▁end｜>",
+)
+
+DEEPSEEK_V31 = ToolFormat(
+    "<｜tool▁calls▁begin｜>",
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁sep｜>",
+    "<｜tool▁call▁end｜>",
+    opening="<｜tool▁calls▁begin｜>",
+    closing="<｜tool▁calls▁end｜>",
+)
+
+KIMI_K2 = ToolFormat(
+    "<|tool_calls_section_begin|>",
+    "<|tool_call_begin|>functions.",
+    ":",
+    "<|tool_call_end|>",
+    opening="<|tool_calls_section_begin|>",
+    closing="<|tool_calls_section_end|>",
+    has_number=True,
+    before_arguments="<|tool_call_argument_begin|>",
+)
+
+HARMONY = ToolFormat(
+    "<|channel|>commentary to=functions.",
+    "<|channel|>commentary to=functions.",
+    " <|constrain|>json<|message|>",
+    "<|call|>",
+    separator="<|start|>assistant",
+)
+"""gpt-oss."""
