@@ -65,6 +65,8 @@ PROMISES = {
     "SAMP-3": "Stop strings, stop ids, max_tokens, min_tokens and ignore_eos end a request where they say.",
     "SAMP-4": "Log probabilities are those of the model before temperature and filters.",
     "SAMP-5": "Sampling parameters out of range are refused with the field's name.",
+    "SAMP-6": "The samplers of llama.cpp (typical, top-n-sigma, XTC, DRY, Mirostat, dynamic temperature) do as there.",
+    "SAMP-7": "Bias, allowed ids and bad words decide what can be sampled; what no token can satisfy fails alone.",
     # Engine
     "ENG-1": "`LLM` generates and chats offline, for single prompts and lists, as a context manager.",
     "ENG-2": "`AsyncLLMEngine` and `LLMEngine` serve, step and abort requests.",

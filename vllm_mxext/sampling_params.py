@@ -216,6 +216,11 @@ class SamplingParams:
         """Whether the most likely token is always taken."""
         return self.temperature < GREEDY_TEMPERATURE
 
+    @property
+    def reports_logprobs(self) -> bool:
+        """Whether log probabilities of output tokens are asked for."""
+        return self.logprobs is not None or bool(self.logprob_token_ids)
+
     @classmethod
     def from_optional(cls, **values: Any) -> SamplingParams:
         """Builds parameters from keyword arguments in which None means the default."""

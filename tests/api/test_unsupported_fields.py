@@ -22,7 +22,6 @@ NON_NEUTRAL: dict[str, Any] = {
     "include_reasoning": False,
     "modalities": ["audio"],
     "return_prompt_text": True,
-    "top_n_sigma": 1.0,
 }
 NEUTRAL: dict[str, list[Any]] = {
     "response_format": [{"type": "text"}],
@@ -33,9 +32,6 @@ NEUTRAL: dict[str, list[Any]] = {
     "length_penalty": [1, 1.0],
     "include_reasoning": [True],
     "modalities": [["text"]],
-    "typical_p": [1.0],
-    "mirostat": [0],
-    "stream_interval": [1],
 }
 ENDPOINT_FIELDS = [("/v1/chat/completions", CHAT, field) for field in sorted(CHAT_FIELDS)] + [
     ("/v1/completions", PLAIN, field) for field in sorted(COMPLETION_FIELDS)

@@ -26,8 +26,10 @@ class FrontendConfig:
         admission: limits of the waiting queue.
         default_sampling: `SamplingParams` field -> value for fields that a request leaves open.
         chat_template: template text that replaces the tokenizer's, or None.
+        stream_interval: tokens per streamed output, for requests that do not say.
     """
 
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     default_sampling: dict[str, float | int] = field(default_factory=dict)
     chat_template: str | None = None
+    stream_interval: int = 1

@@ -117,6 +117,9 @@ class ServerOptions:
     sse_keep_alive_interval: float = _server_flag(
         15.0, values.seconds(), "Seconds of silence after which a stream sends a comment; 0 = never."
     )
+    stream_interval: int = _server_flag(
+        1, values.integer(1), "Tokens per chunk of a stream, unless the request says; the first one comes at once."
+    )
     max_request_body_bytes: int = _server_flag(32 * 2**20, values.byte_size(1), "Largest request body.")
 
 

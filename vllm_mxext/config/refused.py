@@ -86,7 +86,7 @@ _GROUPS: tuple[tuple[str, str], ...] = (
     (
         "the server does not offer this yet; remove the flag",
         "middleware chat-template-content-format default-chat-template-kwargs return-tokens-as-token-ids "
-        "enable-force-include-usage enable-prompt-tokens-details enable-log-outputs fingerprint-mode stream-interval "
+        "enable-force-include-usage enable-prompt-tokens-details enable-log-outputs fingerprint-mode "
         "logprobs-mode prefix-caching-hash-algo calculate-kv-scales uvicorn-log-level ssl-refresh "
         "h11-max-incomplete-event-size h11-max-header-count",
     ),

@@ -138,6 +138,7 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
         AdmissionConfig(app.scheduler.max_num_queued_reqs, app.scheduler.max_num_queued_tokens),
         default_sampling(app.model.generation_config, app.model.override_generation_config or {}, path),
         read_chat_template(app.model.chat_template),
+        app.server.stream_interval,
     )
     return ResolvedConfig(app, engine, _server(app.server), frontend, decisions)
 

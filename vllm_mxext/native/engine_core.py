@@ -68,7 +68,10 @@ class EngineCore:
         for output in outputs.outputs:
             if output.request_id in failed:
                 output.finish_reason = FinishReason.ERROR
-                output.error = "The model computed no usable scores for the next token (NaN or infinite)."
+                output.error = (
+                    "There are no usable scores for the next token: the model computed NaN or infinite ones, or the "
+                    "request forbids every token."
+                )
         return outputs
 
     def reset_prefix_cache(self) -> bool:

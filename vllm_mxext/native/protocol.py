@@ -20,6 +20,19 @@ class FinishReason(IntEnum):
     LENGTH = 1
     ABORT = 2
     ERROR = 3
+    REPETITION = 4
+
+
+class TokenRules(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What texts among the sampling parameters are as tokens; made by the front, which has the tokenizer.
+
+    Attributes:
+        bad_words: sequences that the output must not contain.
+        dry_breakers: sequences that end a repetition.
+    """
+
+    bad_words: list[list[int]] = msgspec.field(default_factory=list)
+    dry_breakers: list[list[int]] = msgspec.field(default_factory=list)
 
 
 class EngineCoreRequest(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
@@ -38,6 +51,8 @@ class EngineCoreRequest(msgspec.Struct, frozen=True, array_like=True, omit_defau
         adapter_generation: grows when an adapter of the same id is reloaded.
         cache_salt: part of the block hash.
         group_id: request whose samples share prompt blocks even when prefix caching is off.
+        rules: texts of `params` as tokens; None if it has none.
+        sampler_state: what the sampler has learnt with the last of `output_token_ids` (Mirostat); None before.
     """
 
     request_id: str
@@ -52,20 +67,24 @@ class EngineCoreRequest(msgspec.Struct, frozen=True, array_like=True, omit_defau
     adapter_generation: int = 0
     cache_salt: str | None = None
     group_id: str | None = None
+    rules: TokenRules | None = None
+    sampler_state: float | None = None
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Log probabilities at one position, the chosen token first, then the most likely ones in order.
+    """Log probabilities at one position: the chosen token, the most likely ones in order, then those asked for by id.
 
     Attributes:
-        token_ids: `[1 + k]` ids.
-        logprobs: `[1 + k]` natural logarithms.
-        rank: rank of the chosen token, 1 = most likely; the others' ranks are 1, 2, ... k.
+        token_ids: `[1 + k + m]` ids.
+        logprobs: `[1 + k + m]` natural logarithms.
+        rank: rank of the chosen token, 1 = most likely; those of the next k are 1, 2, ... k.
+        other_ranks: `[m]` ranks of the tokens asked for by id.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     rank: int
+    other_ranks: list[int] = msgspec.field(default_factory=list)
 
 
 class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
@@ -81,6 +100,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
         scheduled_after_s: seconds from arrival in the core to the first scheduled step; set in the first output.
         num_preemptions: so far.
         error: why the request failed, with `FinishReason.ERROR`.
+        sampler_state: what the sampler has learnt with the last new token (Mirostat).
     """
 
     request_id: str
@@ -92,6 +112,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
     scheduled_after_s: float | None = None
     num_preemptions: int = 0
     error: str | None = None
+    sampler_state: float | None = None
 
 
 class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
@@ -139,6 +160,8 @@ class NewRequestData:
         block_ids: all blocks of the request, leading prefix hits included.
         num_computed_tokens: leading tokens whose keys are in the cache already.
         adapter_id: LoRA adapter, 0 = none.
+        rules: texts of `params` as tokens; None if it has none.
+        sampler_state: what the sampler has learnt with the last of `token_ids`; None before the first output token.
     """
 
     request_id: str
@@ -150,6 +173,8 @@ class NewRequestData:
     block_ids: list[int]
     num_computed_tokens: int
     adapter_id: int = 0
+    rules: TokenRules | None = None
+    sampler_state: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +220,9 @@ class ModelRunnerOutput:
         sampled_token_ids: request id -> new tokens (one each today); only requests that sampled in this step. A
             negative id says that the request's logits were unusable and it cannot go on.
         logprobs: request id -> one entry per new token, for requests that asked.
+        sampler_states: request id -> what the sampler has learnt with the last new token (Mirostat).
     """
 
     sampled_token_ids: dict[str, list[int]]
     logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
+    sampler_states: dict[str, float] = field(default_factory=dict)

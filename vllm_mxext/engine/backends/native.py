@@ -77,7 +77,7 @@ class NativeEngineClient:
         self._tokenizer = tokenizer
         self._model = model_info(config, frontend)
         self._input = InputProcessor(config, tokenizer, lambda: secrets.randbits(64))
-        self._outputs = OutputProcessor(tokenizer, time.monotonic, self._recorder)
+        self._outputs = OutputProcessor(tokenizer, time.monotonic, self._recorder, frontend.stream_interval)
         self._admission = Admission(frontend.admission, config.scheduler.max_num_seqs)
         self._supervisor = CoreSupervisor(
             spawn or (lambda: ProcessCoreClient(config)),
@@ -235,7 +235,9 @@ class NativeEngineClient:
 
     async def _process(self, request: GenerateRequest, arrival_s: float) -> ProcessedRequest:
         """Validates a request, in a thread if there is text to tokenize."""
-        if not isinstance(request.prompt, TextPrompt):
+        params = request.params
+        has_text = isinstance(request.prompt, TextPrompt) or params.bad_words or params.dry_multiplier
+        if not has_text:
             return self._input.process(request, arrival_s)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, self._input.process, request, arrival_s)

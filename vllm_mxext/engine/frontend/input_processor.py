@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.engine.frontend.sampling_inputs import SamplingInputs
 from vllm_mxext.errors import ContextLengthExceededError, InvalidRequestError, UnsupportedFeatureError
 from vllm_mxext.native.protocol import EngineCoreRequest
 from vllm_mxext.requests import GenerateRequest, Prompt, TextPrompt
@@ -15,10 +16,7 @@ from vllm_mxext.tokenizer.interface import Tokenizer
 
 MAX_CACHE_SALT_LENGTH = 128
 _NOT_SERVED_YET = (
-    "best_of", "prompt_logprobs", "logprob_token_ids", "logit_bias", "allowed_token_ids", "bad_words",
-    "truncate_prompt_tokens", "structured_outputs", "repetition_detection", "thinking_token_budget",
-    "skip_reading_prefix_cache", "stream_interval", "extra_args", "typical_p", "top_n_sigma", "xtc_probability",
-    "dry_multiplier", "mirostat", "dynatemp_range",
+    "best_of", "prompt_logprobs", "structured_outputs", "thinking_token_budget", "extra_args",
 )  # fmt: skip
 """Sampling parameters that are being built; refused, for ignoring one would change the answer."""
 _DEFAULTS = SamplingParams()
@@ -71,6 +69,7 @@ class InputProcessor:
         self._max_model_len = model.max_model_len
         self._max_logprobs = model.max_logprobs
         self._vocab_size = model.spec.vocab_size
+        self._sampling = SamplingInputs(tokenizer, self._vocab_size, self._max_model_len)
         eos = dict.fromkeys(model.spec.eos_token_ids)
         if tokenizer.eos_token_id is not None:
             eos[tokenizer.eos_token_id] = None
@@ -85,8 +84,9 @@ class InputProcessor:
         """
         _check_cache_salt(request.cache_salt)
         self._check_priority(request.priority)
-        text, token_ids = self._tokenize(request.prompt)
+        text, token_ids = self._tokenize(request.prompt, request.params)
         params = self._check_params(request.params, len(token_ids))
+        rules = self._sampling.rules(params)
         seed = self._draw_seed() if params.seed is None else params.seed
         core_id = f"{request.request_id}#{next(self._serials)}"
         samples = tuple(
@@ -100,12 +100,14 @@ class InputProcessor:
                 arrival_s=arrival_s,
                 cache_salt=request.cache_salt,
                 group_id=core_id if params.n > 1 else None,
+                rules=rules,
             )
             for index in range(params.n)
         )
         return ProcessedRequest(request, text, token_ids, samples)
 
-    def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+    def _tokenize(self, prompt: Prompt, params: SamplingParams) -> tuple[str | None, list[int]]:
+        """Returns the prompt's text, if what the model reads is all of it, and its tokens."""
         if isinstance(prompt, TextPrompt):
             token_ids = self._tokenizer.encode(prompt.text, add_special_tokens=prompt.add_special_tokens)
         else:
@@ -113,7 +115,8 @@ class InputProcessor:
             self._check_token_ids(token_ids, "prompt")
         if not token_ids:
             raise InvalidRequestError("The prompt is empty; give at least one token.", param="prompt")
-        return prompt.text, token_ids
+        kept = self._sampling.truncate(token_ids, params)
+        return prompt.text if len(kept) == len(token_ids) else None, kept
 
     def _check_token_ids(self, token_ids: Sequence[int], field: str) -> None:
         for token_id in token_ids:

@@ -47,14 +47,20 @@ class OutputProcessor:
         tokenizer: the model's tokenizer.
         clock: monotonic time in seconds.
         recorder: told about steps, tokens and ends.
+        stream_interval: tokens per streamed output, for requests that do not say.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, clock: Callable[[], float] = time.monotonic, recorder: StatsRecorder | None = None
+        self,
+        tokenizer: Tokenizer,
+        clock: Callable[[], float] = time.monotonic,
+        recorder: StatsRecorder | None = None,
+        stream_interval: int = 1,
     ) -> None:
         self._tokenizer = tokenizer
         self._clock = clock
         self._recorder = recorder or NullStatsRecorder()
+        self._stream_interval = stream_interval
         self._requests: dict[str, RequestState] = {}
         self._samples: dict[str, tuple[RequestState, SampleState]] = {}
 
@@ -88,7 +94,7 @@ class OutputProcessor:
             processed: the request; its id must not be in use.
             on_change: called whenever there is something new to take.
         """
-        state = RequestState(processed, self._tokenizer, on_change)
+        state = RequestState(processed, self._tokenizer, on_change, self._stream_interval)
         self._requests[state.request_id] = state
         for sample in state.samples:
             self._samples[sample.request.request_id] = (state, sample)
@@ -152,7 +158,9 @@ class OutputProcessor:
     def open_core_requests(self) -> list[EngineCoreRequest]:
         """The core requests that go on where they stand: tokens delivered so far count as output."""
         return [
-            msgspec.structs.replace(sample.request, output_token_ids=list(sample.token_ids))
+            msgspec.structs.replace(
+                sample.request, output_token_ids=list(sample.token_ids), sampler_state=sample.sampler_state
+            )
             for _, sample in self._samples.values()
         ]
 

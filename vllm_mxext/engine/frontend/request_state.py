@@ -25,7 +25,13 @@ class RequestState:
         on_change: called whenever there is something new to take.
     """
 
-    def __init__(self, processed: ProcessedRequest, tokenizer: Tokenizer, on_change: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        processed: ProcessedRequest,
+        tokenizer: Tokenizer,
+        on_change: Callable[[], None] | None,
+        stream_interval: int = 1,
+    ) -> None:
         self.processed = processed
         self.samples = [SampleState(sample, index, tokenizer) for index, sample in enumerate(processed.samples)]
         self.metrics = RequestMetrics(arrival_s=processed.arrival_s)
@@ -33,6 +39,7 @@ class RequestState:
         self.error: EngineError | None = None
         self.num_open_samples = len(self.samples)
         self.on_change = on_change
+        self._stream_interval = processed.request.params.stream_interval or stream_interval
 
     @property
     def request_id(self) -> str:
@@ -54,13 +61,14 @@ class RequestState:
         kind = self.processed.request.params.output_kind
         if kind is OutputKind.FINAL_ONLY and not self.is_finished:
             return None
-        if not any(sample.is_changed for sample in self.samples):
+        due = [sample for sample in self.samples if sample.is_due(self._stream_interval)]
+        if not due:
             return None
         return RequestOutput(
             request_id=self.request_id,
             prompt=self.processed.prompt_text,
             prompt_token_ids=self.processed.prompt_token_ids,
-            outputs=[s.take(kind) for s in self.samples if s.is_changed or kind is not OutputKind.DELTA],
+            outputs=[sample.take(kind) for sample in (due if kind is OutputKind.DELTA else self.samples)],
             finished=self.is_finished,
             metrics=self.metrics,
             num_cached_tokens=self.num_cached_tokens,

@@ -25,6 +25,7 @@ class SampleState:
         stop_reason: stop string or stop token id that ended it.
         has_output: whether the core has reported anything for it.
         last_token_s: when its newest tokens came.
+        sampler_state: what the sampler has learnt with the newest token.
     """
 
     def __init__(self, request: EngineCoreRequest, index: int, tokenizer: Tokenizer) -> None:
@@ -35,6 +36,7 @@ class SampleState:
         self.stop_reason: int | str | None = None
         self.has_output = False
         self.last_token_s: float | None = None
+        self.sampler_state: float | None = None
         self._tokenizer = tokenizer
         self._params = request.params
         self._text = SampleText(request, tokenizer) if request.params.detokenize else None
@@ -47,6 +49,7 @@ class SampleState:
     def add(self, output: EngineCoreOutput) -> None:
         """Takes what one engine step brought; ends the sample at a stop string or with the core's finish reason."""
         self.has_output = True
+        self.sampler_state = output.sampler_state
         stops_at = len(output.new_token_ids) - 1 if output.finish_reason is FinishReason.STOP else -1
         for i, token_id in enumerate(output.new_token_ids):
             self._is_changed = True
@@ -79,7 +82,7 @@ class SampleState:
         self._parts = [] if is_delta else [text]
         token_ids = self.token_ids[self._num_taken_tokens :] if is_delta else list(self.token_ids)
         logprobs: list[PositionLogprobs] | None = None
-        if self._params.logprobs is not None:
+        if self._params.reports_logprobs:
             logprobs = self._logprobs
             self._logprobs = [] if is_delta else list(logprobs)
         self._num_taken_tokens = len(self.token_ids)
@@ -94,10 +97,11 @@ class SampleState:
             stop_reason=self.stop_reason,
         )
 
-    @property
-    def is_changed(self) -> bool:
-        """Whether there is something that was not taken yet."""
-        return self._is_changed
+    def is_due(self, stream_interval: int) -> bool:
+        """Whether there is something to take that need not wait for more: the beginning, the end, enough tokens."""
+        num_new = len(self.token_ids) - self._num_taken_tokens
+        is_due = self.is_finished or self._num_taken_tokens == 0 or num_new >= stream_interval
+        return self._is_changed and is_due
 
     @property
     def is_finished(self) -> bool:
@@ -111,9 +115,11 @@ class SampleState:
 
     def _add_logprobs(self, entry: TokenLogprobs) -> None:
         position: PositionLogprobs = {}
+        num_top = len(entry.token_ids) - 1 - len(entry.other_ranks)
         for i, (token_id, logprob) in enumerate(zip(entry.token_ids, entry.logprobs, strict=True)):
             if token_id not in position:
                 text = None if self._text is None else self._tokenizer.token_text(token_id)
-                position[token_id] = Logprob(logprob, entry.rank if i == 0 else i, text)
+                rank = entry.rank if i == 0 else i if i <= num_top else entry.other_ranks[i - num_top - 1]
+                position[token_id] = Logprob(logprob, rank, text)
         self._logprobs.append(position)
         self._cumulative_logprob += entry.logprobs[0]

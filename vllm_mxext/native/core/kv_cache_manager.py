@@ -47,10 +47,12 @@ class KVCacheManager:
     def find_prefix(self, request: Request) -> list[int]:
         """Returns the cached blocks a request without blocks can start from, at most `num_tokens - 1` tokens.
 
+        None for a request that wants its prompt computed, whatever is cached.
+
         The blocks are not held yet: pass them to `allocate()` before anything else changes the cache.
         """
         root = self._prepare_hashes(request)
-        if root is None:
+        if root is None or request.params.skip_reading_prefix_cache:
             return []
         hashes = request.block_hashes
         block_ids: list[int] = []

@@ -35,6 +35,7 @@ class Request:
         num_preemptions: so far.
         num_cached_tokens: prompt tokens found in the prefix cache when first scheduled; None before.
         has_reported: whether an output was already made for it.
+        sampler_state: what the sampler has learnt with its newest token.
         block_ids: (kv) block table.
         block_hashes: (kv) hashes of its leading full blocks, as far as they were needed.
         hash_root: (kv) parent of the first block hash; None = its blocks are never shared.
@@ -59,6 +60,7 @@ class Request:
         "order_key",
         "params",
         "request_id",
+        "sampler_state",
         "scheduled_s",
         "source",
         "status",
@@ -84,6 +86,7 @@ class Request:
         self.num_preemptions = 0
         self.num_cached_tokens: int | None = None
         self.has_reported = False
+        self.sampler_state = source.sampler_state
         self.block_ids: list[int] = []
         self.block_hashes: list[bytes] = []
         self.hash_root: bytes | None = None
@@ -119,6 +122,7 @@ class Request:
     def report(self, new_token_ids: list[int], logprobs: list[TokenLogprobs] | None = None) -> EngineCoreOutput:
         """Returns an output with these tokens; the first one also says how the request came to run."""
         output = EngineCoreOutput(self.request_id, new_token_ids, logprobs, num_preemptions=self.num_preemptions)
+        output.sampler_state = self.sampler_state
         if not self.has_reported:
             self.has_reported = True
             output.num_cached_tokens = self.num_cached_tokens

@@ -180,6 +180,7 @@ class Scheduler:
             is_caught_up = request.num_computed_tokens == len(request.token_ids)
             assert bool(token_ids) == is_caught_up, f"The runner sampled {token_ids} for {request}."
             if token_ids:
+                request.sampler_state = result.sampler_states.get(request_id)
                 outputs.append(self._append_tokens(request, token_ids, result.logprobs.get(request_id)))
                 has_ended = has_ended or request.is_finished
         if has_ended:
@@ -317,7 +318,7 @@ class Scheduler:
 
     def _find_stop(self, request: Request) -> Stop | None:
         return find_stop(
-            request.token_ids[-1],
+            request.token_ids,
             params=request.params,
             eos_token_ids=request.source.eos_token_ids,
             num_output_tokens=request.num_output_tokens,

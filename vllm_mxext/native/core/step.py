@@ -57,6 +57,8 @@ class Step:
                 block_ids=request.block_ids.copy(),
                 num_computed_tokens=request.num_computed_tokens,
                 adapter_id=request.source.adapter_id,
+                rules=request.source.rules,
+                sampler_state=request.sampler_state,
             )
         )
 

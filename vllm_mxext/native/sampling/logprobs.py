@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,7 +11,9 @@ from vllm_mxext.native.protocol import TokenLogprobs
 from vllm_mxext.native.sampling.filters import top_k_ids
 
 
-def token_logprobs(row: npt.NDArray[np.float32], token_id: int, num_logprobs: int) -> TokenLogprobs:
+def token_logprobs(
+    row: npt.NDArray[np.float32], token_id: int, num_logprobs: int, other_ids: Sequence[int] = ()
+) -> TokenLogprobs:
     """Reports the chosen token and the `num_logprobs` most likely ones (-1: the whole vocabulary).
 
     Equally likely tokens are ranked by id, lowest first.
@@ -18,6 +22,7 @@ def token_logprobs(row: npt.NDArray[np.float32], token_id: int, num_logprobs: in
         row: `[vocab_size]` raw logits without NaN and +inf.
         token_id: the chosen token.
         num_logprobs: at least -1.
+        other_ids: further ids to report.
     """
     maximum = row.max()
     log_sum = float(maximum) + float(np.log(np.exp(row - maximum).sum(dtype=np.float64)))
@@ -26,7 +31,11 @@ def token_logprobs(row: npt.NDArray[np.float32], token_id: int, num_logprobs: in
     if count:
         top = top_k_ids(row, count)
         top = top[np.argsort(-row[top], kind="stable")]
-    token_ids = [token_id, *top.tolist()]
-    chosen = row[token_id]
-    rank = 1 + int(np.count_nonzero(row > chosen)) + int(np.count_nonzero(row[:token_id] == chosen))
-    return TokenLogprobs(token_ids, (row[token_ids].astype(np.float64) - log_sum).tolist(), rank)
+    token_ids = [token_id, *top.tolist(), *other_ids]
+    logprobs = (row[token_ids].astype(np.float64) - log_sum).tolist()
+    return TokenLogprobs(token_ids, logprobs, _rank(row, token_id), [_rank(row, other_id) for other_id in other_ids])
+
+
+def _rank(row: npt.NDArray[np.float32], token_id: int) -> int:
+    value = row[token_id]
+    return 1 + int(np.count_nonzero(row > value)) + int(np.count_nonzero(row[:token_id] == value))

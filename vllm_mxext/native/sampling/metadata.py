@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from vllm_mxext.native.protocol import TokenLogprobs
+from vllm_mxext.native.protocol import TokenLogprobs, TokenRules
+from vllm_mxext.native.sampling.controls import RowControls, row_controls
 from vllm_mxext.sampling_params import SamplingParams
 
 FAILED_TOKEN_ID = -1
@@ -35,7 +36,7 @@ _LARGEST_REPETITION = 1e20
 
 @dataclass(frozen=True, slots=True)
 class RowTokens:
-    """Tokens so far of one row with penalties.
+    """Tokens so far of one row to which they matter.
 
     Attributes:
         token_ids: `[num_tokens]` prompt and output ids; may be a view into the runner's buffer.
@@ -61,8 +62,11 @@ class SamplingMetadata:
         seed: `[n]` uint64, seed of the request's noise.
         position: `[n]` int64, index within prompt + output of the token being sampled (= number of tokens so far).
         num_logprobs: `[n]` int32, `NO_LOGPROBS`, -1 for the whole vocabulary, or how many most likely tokens to report.
-        tokens: row -> its tokens so far; only rows with penalties.
+        tokens: row -> its tokens so far; only rows with penalties or with controls that look at them.
         suppressed: row -> ids that must not be sampled; only rows below their `min_tokens`.
+        controls: row -> its rare parameters; only rows that have any.
+        request_row: `[n]` rows of equal number belong to one request and follow each other in order of position.
+        states: row -> what the sampler has learnt of its request (Mirostat); only the first row of a request.
     """
 
     temperature: npt.NDArray[np.float32]
@@ -75,8 +79,11 @@ class SamplingMetadata:
     seed: npt.NDArray[np.uint64]
     position: npt.NDArray[np.int64]
     num_logprobs: npt.NDArray[np.int32]
+    request_row: npt.NDArray[np.integer[Any]]
     tokens: dict[int, RowTokens] = field(default_factory=dict)
     suppressed: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
+    controls: dict[int, RowControls] = field(default_factory=dict)
+    states: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +93,12 @@ class SamplerOutput:
     Attributes:
         token_ids: `[n]` int64 on the host; `FAILED_TOKEN_ID` marks a row that has to fail, the others are not affected.
         logprobs: row -> log probabilities, for rows that asked and did not fail.
+        states: row -> what the sampler has learnt of its request with this row's token; for rows with Mirostat.
     """
 
     token_ids: npt.NDArray[np.int64]
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    states: dict[int, float] = field(default_factory=dict)
 
 
 class SamplingColumns:
@@ -111,12 +120,31 @@ class SamplingColumns:
         self.num_logprobs = np.full(max_num_rows, NO_LOGPROBS, dtype=np.int32)
         self.min_tokens = np.zeros(max_num_rows, dtype=np.int64)
         self._stop_ids: list[npt.NDArray[np.int64] | None] = [None] * max_num_rows
+        self._controls: dict[int, RowControls] = {}
+        self._states: dict[int, float] = {}
         self._arrays: tuple[npt.NDArray[Any], ...] = tuple(
             value for value in vars(self).values() if isinstance(value, np.ndarray)
         )
 
-    def set_row(self, row: int, params: SamplingParams, seed: int, eos_token_ids: Sequence[int] = ()) -> None:
-        """Overwrites a row with the parameters of a request; `seed` may be any 64-bit integer, signed or not."""
+    def set_row(
+        self,
+        row: int,
+        params: SamplingParams,
+        seed: int,
+        eos_token_ids: Sequence[int] = (),
+        rules: TokenRules | None = None,
+        state: float | None = None,
+    ) -> None:
+        """Overwrites a row with the parameters of a request.
+
+        Args:
+            row: the persistent row.
+            params: the request's parameters.
+            seed: any 64-bit integer, signed or not.
+            eos_token_ids: ids that end its output, suppressed below `min_tokens`.
+            rules: texts of `params` as tokens.
+            state: what the sampler has learnt of the request before.
+        """
         self.temperature[row] = 0.0 if params.is_greedy else params.temperature
         self.top_k[row] = min(params.top_k, np.iinfo(np.int32).max)
         self.top_p[row] = params.top_p
@@ -125,10 +153,17 @@ class SamplingColumns:
         self.frequency_penalty[row] = params.frequency_penalty
         self.repetition_penalty[row] = min(max(params.repetition_penalty, 1 / _LARGEST_REPETITION), _LARGEST_REPETITION)
         self.seed[row] = seed & _MASK_64
-        self.num_logprobs[row] = NO_LOGPROBS if params.logprobs is None else min(params.logprobs, 2**31 - 1)
+        num_logprobs = min(params.logprobs or 0, 2**31 - 1)
+        self.num_logprobs[row] = num_logprobs if params.reports_logprobs else NO_LOGPROBS
         stop_ids = sorted({*eos_token_ids, *params.stop_token_ids}) if params.min_tokens else []
         self.min_tokens[row] = params.min_tokens if stop_ids else 0
         self._stop_ids[row] = np.array(stop_ids, dtype=np.int64) if stop_ids else None
+        _assign(self._controls, row, row_controls(params, rules))
+        _assign(self._states, row, state)
+
+    def set_state(self, row: int, state: float) -> None:
+        """Keeps what the sampler has learnt of a row's request, with its newest token that is kept."""
+        self._states[row] = state
 
     def move_row(self, source: int, target: int) -> None:
         """Copies a row over another one; `source` is free afterwards."""
@@ -136,6 +171,8 @@ class SamplingColumns:
             array[target] = array[source]
         self._stop_ids[target] = self._stop_ids[source]
         self._stop_ids[source] = None
+        _assign(self._controls, target, self._controls.pop(source, None))
+        _assign(self._states, target, self._states.pop(source, None))
 
     def select(
         self,
@@ -154,8 +191,11 @@ class SamplingColumns:
         """
         presence, frequency = self.presence_penalty[rows], self.frequency_penalty[rows]
         repetition = self.repetition_penalty[rows]
+        controls = _select(self._controls, rows)
         tokens: dict[int, RowTokens] = {}
-        for i in np.flatnonzero((presence != 0) | (frequency != 0) | (repetition != 1)).tolist():
+        looking = [i for i, control in controls.items() if control.needs_tokens]
+        penalised = np.flatnonzero((presence != 0) | (frequency != 0) | (repetition != 1)).tolist()
+        for i in {*penalised, *looking}:
             tokens[i] = RowTokens(token_ids[rows[i], : num_tokens[i]], int(num_prompt_tokens[i]))
         suppressed: dict[int, npt.NDArray[np.int64]] = {}
         for i in np.flatnonzero(self.min_tokens[rows] > num_tokens - num_prompt_tokens).tolist():
@@ -175,4 +215,24 @@ class SamplingColumns:
             num_logprobs=self.num_logprobs[rows],
             tokens=tokens,
             suppressed=suppressed,
+            controls=controls,
+            request_row=rows,
+            states=_select(self._states, rows),
         )
+
+
+_Value = TypeVar("_Value")
+
+
+def _assign(values: dict[int, _Value], row: int, value: _Value | None) -> None:
+    if value is None:
+        values.pop(row, None)
+    else:
+        values[row] = value
+
+
+def _select(values: dict[int, _Value], rows: npt.NDArray[np.integer[Any]]) -> dict[int, _Value]:
+    """Returns the values that some of `rows` have, by place in `rows`."""
+    if not values:
+        return {}
+    return {i: values[row] for i, row in enumerate(rows.tolist()) if row in values}

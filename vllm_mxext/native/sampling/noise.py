@@ -46,23 +46,27 @@ def philox4x32(
     return c0, c1, c2, c3
 
 
-def uniforms(seed: npt.NDArray[np.uint64], position: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def uniforms(
+    seed: npt.NDArray[np.uint64], position: npt.NDArray[np.int64], *, is_second: bool = False
+) -> npt.NDArray[np.float64]:
     """One number in [0, 1) per row with 53 random bits.
 
     Args:
         seed: `[n]` the rows' 64-bit seeds.
         position: `[n]` the rows' token positions, at least 0.
+        is_second: return another number than otherwise, independent of it.
     """
     if len(seed) <= _MAX_SCALAR_ROWS:  # numpy's calls cost more than the arithmetic of a few rows
         rows = zip(seed.tolist(), position.tolist(), strict=True)
-        bits = np.array([_random_bits(one_seed, index, 0) for one_seed, index in rows], dtype=np.uint64)
+        bits = np.array([_random_bits(one_seed, index, 0, is_second) for one_seed, index in rows], dtype=np.uint64)
     else:
-        bits = _random_bits(seed, position.astype(np.uint64), np.zeros_like(seed))
+        bits = _random_bits(seed, position.astype(np.uint64), np.zeros_like(seed), is_second)
     numbers: npt.NDArray[np.float64] = bits.astype(np.float64) * 2.0**-53
     return numbers
 
 
-def _random_bits(seed: _Word, index: _Word, zero: _Word) -> _Word:
+def _random_bits(seed: _Word, index: _Word, zero: _Word, is_second: bool) -> _Word:
     """53 random bits."""
-    word_0, word_1, _, _ = philox4x32((index & _MASK_32, index >> 32, zero, zero), (seed & _MASK_32, seed >> 32))
+    words = philox4x32((index & _MASK_32, index >> 32, zero, zero), (seed & _MASK_32, seed >> 32))
+    word_0, word_1 = words[2:] if is_second else words[:2]
     return ((word_0 >> 5) << 26) | (word_1 >> 6)

@@ -1,4 +1,4 @@
-"""Changes to the logits of rows before sampling: `min_tokens` suppression and penalties, as vLLM defines them."""
+"""Changes to the logits of rows before sampling: controls, `min_tokens` suppression, penalties, as vLLM has them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import numpy.typing as npt
 
 from vllm_mxext.native.sampling.metadata import RowTokens, SamplingMetadata
 
+_NO_TOKENS = RowTokens(np.empty(0, dtype=np.int32), 0)
+
 
 def changed_rows(metadata: SamplingMetadata) -> set[int]:
     """Rows whose logits `apply` changes."""
-    return metadata.tokens.keys() | metadata.suppressed.keys()
+    controlled = {row for row, controls in metadata.controls.items() if controls.changes_logits}
+    return controlled | metadata.tokens.keys() | metadata.suppressed.keys()
 
 
 def apply(logits: npt.NDArray[np.float32], metadata: SamplingMetadata) -> None:
-    """Suppresses stop ids of rows below `min_tokens` and applies penalties, in place (`logits: [n, vocab_size]`)."""
+    """Applies controls, suppresses stop ids below `min_tokens`, and penalises, in place (`logits: [n, vocab_size]`)."""
+    for row, controls in metadata.controls.items():
+        tokens = metadata.tokens.get(row, _NO_TOKENS)
+        controls.apply(logits[row], tokens.token_ids[tokens.num_prompt_tokens :])
     for row, ids in metadata.suppressed.items():
         logits[row, ids[(ids >= 0) & (ids < logits.shape[1])]] = -np.inf
     for row, tokens in metadata.tokens.items():
@@ -27,6 +33,9 @@ def apply(logits: npt.NDArray[np.float32], metadata: SamplingMetadata) -> None:
             frequency=metadata.frequency_penalty[row],
             presence=metadata.presence_penalty[row],
         )
+        dry = metadata.controls[row].dry if row in metadata.controls else None
+        if dry is not None:
+            dry.penalize(logits[row], tokens.token_ids)
 
 
 def penalize(

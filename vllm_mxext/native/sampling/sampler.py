@@ -12,6 +12,7 @@ import torch
 
 from vllm_mxext.native.protocol import TokenLogprobs
 from vllm_mxext.native.sampling import penalties
+from vllm_mxext.native.sampling.extra_filters import ExtraFilters
 from vllm_mxext.native.sampling.filters import filtered_weights, unnormalised
 from vllm_mxext.native.sampling.logprobs import token_logprobs
 from vllm_mxext.native.sampling.metadata import FAILED_TOKEN_ID, NO_LOGPROBS, SamplerOutput, SamplingMetadata
@@ -51,18 +52,26 @@ class Sampler:
         rows: _F32 = logits.detach().to(device="cpu", dtype=torch.float32).numpy()
         raw = {row: rows[row].copy() if row in changed else rows[row] for row in asked}
         penalties.apply(rows, metadata)
-        token_ids = _argmax(rows) if is_greedy.all() else self._sample_mixed(rows, metadata, is_greedy)
-        return SamplerOutput(token_ids, _report(raw, token_ids, metadata))
+        states: dict[int, float] = {}
+        token_ids = _argmax(rows) if is_greedy.all() else self._sample_mixed(rows, metadata, is_greedy, states)
+        return SamplerOutput(token_ids, _report(raw, token_ids, metadata), states)
 
-    def _sample_mixed(self, rows: _F32, metadata: SamplingMetadata, is_greedy: npt.NDArray[np.bool_]) -> _Ids:
+    def _sample_mixed(
+        self, rows: _F32, metadata: SamplingMetadata, is_greedy: npt.NDArray[np.bool_], states: dict[int, float]
+    ) -> _Ids:
         token_ids = np.empty(len(rows), dtype=np.int64)
         for i in np.flatnonzero(is_greedy).tolist():
             token_ids[i : i + 1] = _argmax(rows[i : i + 1])
         noise = uniforms(metadata.seed, metadata.position)
         is_filtered = (metadata.top_k > 0) | (metadata.top_p < 1)
-        for i in np.flatnonzero(~is_greedy & is_filtered).tolist():
+        is_done = is_greedy.copy()
+        for i, controls in metadata.controls.items():
+            if controls.filters is not None:
+                is_done[i] = True
+                token_ids[i] = _sample_extra(rows[i], controls.filters, metadata, i, noise[i], states)
+        for i in np.flatnonzero(~is_done & is_filtered).tolist():
             token_ids[i] = _sample_filtered(rows[i], metadata, i, noise[i])
-        dense = np.flatnonzero(~is_greedy & ~is_filtered)
+        dense = np.flatnonzero(~is_done & ~is_filtered)
         group_size = max(1, _MAX_GROUP_ELEMENTS // rows.shape[1])
         for start in range(0, len(dense), group_size):
             group = dense[start : start + group_size]
@@ -122,6 +131,24 @@ def _sample_filtered(row: _F32, metadata: SamplingMetadata, i: int, uniform: flo
     return int(ids[np.searchsorted(cumulative, target, side="right")])
 
 
+def _sample_extra(
+    row: _F32, filters: ExtraFilters, metadata: SamplingMetadata, i: int, uniform: float, states: dict[int, float]
+) -> int:
+    """Samples a row with one of llama.cpp's samplers, and notes what Mirostat knows then.
+
+    Of several rows of one request, each goes on from what the row before it has left.
+    """
+    if not np.isfinite(row.max()):
+        return FAILED_TOKEN_ID
+    is_next = i > 0 and metadata.request_row[i] == metadata.request_row[i - 1]
+    state = states.get(i - 1) if is_next else metadata.states.get(i)
+    other_uniform = uniforms(metadata.seed[i : i + 1], metadata.position[i : i + 1], is_second=True)[0]
+    token_id, state = filters.sample(row, float(uniform), float(other_uniform), state)
+    if state is not None:
+        states[i] = state
+    return token_id
+
+
 def _inverse_cdf(weights: _F32, uniform: _F64) -> _Ids:
     """Index in each row of `weights` at which the cumulative distribution passes `uniform`.
 
@@ -145,8 +172,10 @@ def _inverse_cdf(weights: _F32, uniform: _F64) -> _Ids:
 
 
 def _report(raw: dict[int, _F32], token_ids: _Ids, metadata: SamplingMetadata) -> dict[int, TokenLogprobs]:
-    return {
-        row: token_logprobs(logits, int(token_ids[row]), int(metadata.num_logprobs[row]))
-        for row, logits in raw.items()
-        if token_ids[row] != FAILED_TOKEN_ID
-    }
+    logprobs: dict[int, TokenLogprobs] = {}
+    for row, logits in raw.items():
+        if token_ids[row] != FAILED_TOKEN_ID:
+            controls = metadata.controls.get(row)
+            other_ids = controls.logprob_ids if controls else ()
+            logprobs[row] = token_logprobs(logits, int(token_ids[row]), int(metadata.num_logprobs[row]), other_ids)
+    return logprobs

@@ -109,7 +109,7 @@ class InputBatch:
         self._num_prompt_tokens[row] = new.num_prompt_tokens
         self._num_computed[row] = new.num_computed_tokens
         self._num_blocks[row] = num_blocks
-        self._sampling.set_row(row, new.params, new.seed, new.eos_token_ids)
+        self._sampling.set_row(row, new.params, new.seed, new.eos_token_ids, new.rules, new.sampler_state)
         self._request_ids.append(new.request_id)
         self._row_of[new.request_id] = row
 
@@ -117,6 +117,10 @@ class InputBatch:
         """Appends one sampled token to each of these rows."""
         self._token_ids[rows, self._num_tokens[rows]] = token_ids
         self._num_tokens[rows] += 1
+
+    def keep_sampler_state(self, row: int, state: float) -> None:
+        """Keeps what the sampler has learnt with a row's newest token."""
+        self._sampling.set_state(row, state)
 
     def gather(self, num_scheduled_tokens: dict[str, int]) -> StepInputs:
         """Flattens the scheduled tokens of all requests into the step's inputs.

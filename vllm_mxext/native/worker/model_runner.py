@@ -162,11 +162,14 @@ class ModelRunner:
         rows, names = inputs.sampled_rows, inputs.sampled_request_ids
         output = loaded.sampler.sample(logits, loaded.batch.sampling_metadata(rows))
         loaded.batch.append_sampled(rows, output.token_ids)
+        for i, state in output.states.items():
+            loaded.batch.keep_sampler_state(int(rows[i]), state)
         return ModelRunnerOutput(
             sampled_token_ids={
                 name: [token_id] for name, token_id in zip(names, output.token_ids.tolist(), strict=True)
             },
             logprobs={names[row]: [logprobs] for row, logprobs in output.logprobs.items()},
+            sampler_states={names[row]: state for row, state in output.states.items()},
         )
 
     def _wait_for_device(self) -> None:

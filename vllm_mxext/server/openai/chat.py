@@ -52,7 +52,7 @@ class _ChatWriter:
         self._begun: set[int] = set()
         self._logprobs = LogprobsFormatter(
             context.client.tokenizer,
-            request.top_logprobs or 0,
+            -1 if request.logprob_token_ids else request.top_logprobs or 0,
             is_token_ids=bool(request.return_tokens_as_token_ids),
         )
 

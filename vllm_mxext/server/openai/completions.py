@@ -65,8 +65,11 @@ class _CompletionWriter:
         self._request = request
         self._num_samples = num_samples
         self._offsets: dict[int, int] = {}
+        self._reports_logprobs = request.logprobs is not None or bool(request.logprob_token_ids)
         self._logprobs = LogprobsFormatter(
-            tokenizer, request.logprobs or 0, is_token_ids=bool(request.return_tokens_as_token_ids)
+            tokenizer,
+            -1 if request.logprob_token_ids else request.logprobs or 0,
+            is_token_ids=bool(request.return_tokens_as_token_ids),
         )
 
     def chunks(self, position: int, output: RequestOutput) -> list[dict[str, Any]]:
@@ -88,7 +91,7 @@ class _CompletionWriter:
 
     @property
     def _reports_tokens(self) -> bool:
-        return bool(self._request.return_token_ids or self._request.logprobs is not None)
+        return bool(self._request.return_token_ids or self._reports_logprobs)
 
     def _choice(self, index: int, output: RequestOutput, sample: CompletionOutput, *, is_first: bool) -> dict[str, Any]:
         echoed = self._prompt_text(output) if is_first and self._request.echo else ""

@@ -65,6 +65,13 @@ def _check_stop(value: Any) -> Any:
     return value
 
 
+def _check_texts(value: Any) -> Any:
+    if value is not None and not (isinstance(value, list) and _all_of(value, str)):
+        raise ValueError("must be a list of strings")
+    return value
+
+
+Texts = Annotated[Any, BeforeValidator(_check_texts), Field(json_schema_extra={"type": "array"})]
 TokenIds = Annotated[Any, BeforeValidator(_check_token_ids), Field(json_schema_extra={"type": "array"})]
 PromptField = Annotated[
     Any,
@@ -81,6 +88,14 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
+class RepetitionDetectionFields(BaseModel):
+    """When an output counts as repeating itself."""
+
+    max_pattern_size: int | None = None
+    min_pattern_size: int | None = None
+    min_count: int | None = None
+
+
 class ModelRequest(BaseModel):
     """Anything that names a model. Unknown fields are ignored, as other servers do."""
 
@@ -89,7 +104,26 @@ class ModelRequest(BaseModel):
     model: str | None = None
 
 
-class GenerationRequest(ModelRequest):
+class LlamaCppSampling(BaseModel):
+    """Samplers that llama.cpp's server has, by its names."""
+
+    typical_p: float | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: Texts = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    dynatemp_range: float | None = None
+    dynatemp_exponent: float | None = None
+
+
+class GenerationRequest(ModelRequest, LlamaCppSampling):
     """Fields that chat and plain completions share."""
 
     # what and how much
@@ -105,6 +139,12 @@ class GenerationRequest(ModelRequest):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
+    logit_bias: dict[str, float] | None = None
+    allowed_token_ids: TokenIds = None
+    bad_words: Texts = None
+    # the prompt
+    truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] | None = None
     # when it ends, and how it reads
     stop: StopField = None
     stop_token_ids: TokenIds = None
@@ -113,9 +153,12 @@ class GenerationRequest(ModelRequest):
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     echo: bool | None = None
+    repetition_detection: RepetitionDetectionFields | None = None
+    logprob_token_ids: TokenIds = None
     # how it is delivered
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    stream_interval: int | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     # how it is served
@@ -248,6 +291,10 @@ class ChatCompletionRequest(GenerationRequest, TemplateFields):
                 raise ValueError("top_logprobs must be at least 0, or -1 for the whole vocabulary")
             if self.top_logprobs != 0 and not self.logprobs:
                 raise ValueError("top_logprobs needs logprobs: true")
+            if self.top_logprobs and self.logprob_token_ids:
+                raise ValueError("top_logprobs and logprob_token_ids exclude each other; set one of them")
+        if self.logprob_token_ids and not self.logprobs:
+            raise ValueError("logprob_token_ids needs logprobs: true")
         return self
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vllm_mxext.constraint_params import RepetitionDetectionParams
 from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.sampling_params import OutputKind, SamplingParams
-from vllm_mxext.server.openai.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest
+from vllm_mxext.server.openai.protocol import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    GenerationRequest,
+    RepetitionDetectionFields,
+)
 
 COMPLETION_MAX_TOKENS = 16
 
@@ -29,6 +35,27 @@ _FIELDS = (
     "min_tokens",
     "skip_special_tokens",
     "spaces_between_special_tokens",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+    "logprob_token_ids",
+    "truncate_prompt_tokens",
+    "truncation_side",
+    "stream_interval",
+    "typical_p",
+    "top_n_sigma",
+    "xtc_probability",
+    "xtc_threshold",
+    "dry_multiplier",
+    "dry_base",
+    "dry_allowed_length",
+    "dry_penalty_last_n",
+    "dry_sequence_breakers",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+    "dynatemp_range",
+    "dynatemp_exponent",
 )
 
 
@@ -68,10 +95,18 @@ def _build(
         max_tokens = None if limit is None else int(limit)
     return SamplingParams.from_optional(
         **values,
+        repetition_detection=_repetition_detection(request.repetition_detection),
         max_tokens=max_tokens,
         logprobs=logprobs,
         output_kind=OutputKind.DELTA if request.stream else OutputKind.FINAL_ONLY,
     )
+
+
+def _repetition_detection(fields: RepetitionDetectionFields | None) -> RepetitionDetectionParams | None:
+    """Returns the rule; vLLM's clients switch it off with a size of 0."""
+    if fields is None or not fields.max_pattern_size:
+        return None
+    return RepetitionDetectionParams(fields.max_pattern_size, fields.min_pattern_size or 1, fields.min_count or 2)
 
 
 def name_chat_fields(error: InvalidRequestError, request: ChatCompletionRequest) -> None:

@@ -31,7 +31,6 @@ def _always(value: Any) -> bool:
 
 _never = _any_of()
 _off = _any_of(False)
-_zero = _number(0)
 
 GENERATION_FIELDS: dict[str, Callable[[Any], bool]] = {
     # constraints on the output
@@ -45,32 +44,19 @@ GENERATION_FIELDS: dict[str, Callable[[Any], bool]] = {
     "guided_decoding_backend": _never,
     "guided_whitespace_pattern": _never,
     "grammar": _never,
-    "logit_bias": _never,
-    "allowed_token_ids": _never,
-    "bad_words": _never,
     "logits_processors": _never,
-    "repetition_detection": _never,
     "thinking_token_budget": _never,
     # other ways to sample
     "use_beam_search": _off,
     "length_penalty": _number(1),
-    "typical_p": _number(1),
-    "top_n_sigma": _number(-1),
-    "xtc_probability": _zero,
-    "dry_multiplier": _zero,
-    "mirostat": _zero,
-    "dynatemp_range": _zero,
     "samplers": _never,
     # the prompt
     "prompt_logprobs": _never,
     "prompt_embeds": _never,
-    "truncate_prompt_tokens": _never,
     "mm_processor_kwargs": _never,
     "media_io_kwargs": _never,
     # the response, and how it is served
-    "logprob_token_ids": _never,
     "return_prompt_text": _off,
-    "stream_interval": _number(1),
     "kv_transfer_params": _never,
     "ec_transfer_params": _never,
     "vllm_xargs": _never,

@@ -146,3 +146,46 @@ def test_salt_and_priority_reach_the_core() -> None:
     processor = InputProcessor(engine_config(policy="priority"), FakeTokenizer(), lambda: 0)
     (sample,) = processor.process(request(cache_salt="team-a", priority=-3), 0.0).samples
     assert (sample.cache_salt, sample.priority) == ("team-a", -3)
+
+
+@pytest.mark.parametrize(
+    ("side", "limit", "expected"), [("left", 2, b"lo"), ("right", 2, [FakeTokenizer.BOS, *b"h"]), ("left", 99, None)]
+)
+def test_a_prompt_is_cut_to_what_is_asked_for(
+    processor: InputProcessor, side: str, limit: int, expected: object
+) -> None:
+    params = PARAMS.clone(truncate_prompt_tokens=limit, truncation_side=side)
+    processed = processor.process(request(TextPrompt("hello"), params), 0.0)
+    whole = [FakeTokenizer.BOS, *b"hello"]
+    assert processed.prompt_token_ids == (whole if expected is None else list(expected))
+    assert processed.prompt_text == ("hello" if expected is None else None)
+
+
+def test_minus_one_cuts_a_prompt_to_what_the_model_has_room_for(processor: InputProcessor) -> None:
+    processed = processor.process(request(tokens(MAX_MODEL_LEN * 2), PARAMS.clone(truncate_prompt_tokens=-1)), 0.0)
+    assert len(processed.prompt_token_ids) == MAX_MODEL_LEN - PARAMS.max_tokens
+    unlimited = PARAMS.clone(truncate_prompt_tokens=-1, max_tokens=None)
+    assert processor.process(request(tokens(MAX_MODEL_LEN * 2), unlimited), 0.0).samples[0].params.max_tokens == 1
+
+
+def test_bad_words_become_tokens_with_and_without_a_space_before_them(processor: InputProcessor) -> None:
+    (sample,) = processor.process(request(params=PARAMS.clone(bad_words=["ab", " ab", "c"])), 0.0).samples
+    assert sample.rules is not None
+    assert [bytes(ids) for ids in sample.rules.bad_words] == [b"ab", b" ab", b"c", b" c"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("logit_bias", {FakeTokenizer.SIZE: 1.0}),
+        ("logit_bias", {-1: 1.0}),
+        ("allowed_token_ids", (5, FakeTokenizer.SIZE)),
+        ("logprob_token_ids", (-3,)),
+        ("bad_words", ("x",) * 1025),
+        ("truncate_prompt_tokens", MAX_MODEL_LEN + 1),
+    ],
+)
+def test_choices_of_tokens_that_cannot_be_are_refused(processor: InputProcessor, field: str, value: object) -> None:
+    with pytest.raises(InvalidRequestError) as error:
+        processor.process(request(params=PARAMS.clone(**{field: value})), 0.0)
+    assert error.value.param == field

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vllm_mxext.native.core.stop import Stop, find_stop
+from vllm_mxext.constraint_params import RepetitionDetectionParams
+from vllm_mxext.native.core.stop import Stop, ends_in_repetition, find_stop
 from vllm_mxext.native.protocol import FinishReason
 from vllm_mxext.sampling_params import SamplingParams
 
@@ -15,7 +18,7 @@ def stop_after(
     token_id: int, *, num_output_tokens: int = 4, num_remaining_tokens: int = 10, **params: object
 ) -> Stop | None:
     return find_stop(
-        token_id,
+        [OTHER, token_id],
         params=SamplingParams(max_tokens=100, **params),
         eos_token_ids=[EOS],
         num_output_tokens=num_output_tokens,
@@ -60,3 +63,30 @@ def test_length_holds_below_min_tokens():
 
 def test_a_stop_at_the_last_possible_token_is_a_stop():
     assert stop_after(EOS, num_remaining_tokens=0) == Stop(FinishReason.STOP)
+
+
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=24),
+    st.integers(0, 24),
+    st.tuples(st.integers(1, 5), st.integers(0, 5)),
+    st.integers(2, 4),
+)
+def test_a_repetition_is_a_pattern_that_stands_at_the_end_of_the_output_often_enough(
+    token_ids, num_prompt, size, count
+):
+    output = token_ids[min(num_prompt, len(token_ids) - 1) :]
+    smallest, largest = size[0], size[0] + size[1]
+    rule = RepetitionDetectionParams(largest, smallest, count)
+    expected = any(
+        len(output) >= n * count and output[-n * count :] == output[-n:] * count for n in range(smallest, largest + 1)
+    )
+    assert ends_in_repetition(token_ids, len(output), rule) is expected
+
+
+def test_a_repetition_ends_the_output_with_a_reason_of_its_own_but_not_before_min_tokens():
+    params = SamplingParams(max_tokens=100, min_tokens=3, repetition_detection=RepetitionDetectionParams(2, 1, 3))
+    stops = [
+        find_stop([OTHER] * n, params=params, eos_token_ids=[EOS], num_output_tokens=n, num_remaining_tokens=9)
+        for n in (2, 3)
+    ]
+    assert stops == [None, Stop(FinishReason.REPETITION)]

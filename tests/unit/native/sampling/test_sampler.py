@@ -22,6 +22,13 @@ KINDS = {
     "all": SamplingParams(temperature=1.3, top_k=200, top_p=0.95, min_p=0.001),
     "penalties": SamplingParams(presence_penalty=0.5, frequency_penalty=0.3, repetition_penalty=1.2),
     "logprobs": SamplingParams(logprobs=3),
+    "bias": SamplingParams(logit_bias={4: 5.0, 1: -3.0}, logprob_token_ids=(1,)),
+    "allowed": SamplingParams(allowed_token_ids=(0, 1, 2, 3, 4)),
+    "typical": SamplingParams(typical_p=0.7, top_n_sigma=2.0),
+    "xtc": SamplingParams(xtc_probability=0.5, xtc_threshold=0.01, dynatemp_range=0.5),
+    "mirostat_1": SamplingParams(mirostat=1),
+    "mirostat_2": SamplingParams(mirostat=2, mirostat_tau=3.0),
+    "dry": SamplingParams(temperature=0, dry_multiplier=2.0, dry_allowed_length=1),
     "min_tokens": SamplingParams(min_tokens=10, stop_token_ids=(2,), max_tokens=20),
 }
 
