@@ -35,12 +35,12 @@ _TOOL_FINGERPRINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("granite", ("<|start_of_role|>", "<tool_call>")),
     ("phi4_mini_json", ("functools",)),
     ("phi4_mini_json", ("<|tool|>", "<|/tool|>")),
-    ("xlam", ('"tool_call_name"',)),
+    ("xlam", ("tool_call_name", "arg1")),
     ("llama4_pythonic", ("func_name1(", "<|header_start|>")),
     ("pythonic", ("func_name1(",)),
     ("hermes", ("<tool_call>",)),
     ("llama3_json", ("<|python_tag|>",)),
-    ("llama3_json", ('{"name": function name, "parameters":',)),
+    ("llama3_json", ("function name, ", "parameters")),
 )
 """Parser -> what its template holds, all of it; the first that fits counts."""
 

@@ -102,7 +102,7 @@ TOOL_PARSERS: tuple[ToolParserEntry, ...] = (
     ToolParserEntry("glm45", tagged_parameters.Glm45Parser, ("glm47", "glm")),
     ToolParserEntry("granite", json_calls.GraniteParser, ("granite4",), tool_format.GRANITE),
     ToolParserEntry("internlm", json_calls.InternLmParser, (), tool_format.INTERNLM),
-    ToolParserEntry("jamba", json_calls.JambaParser, (), tool_format.JAMBA),
+    ToolParserEntry("jamba", json_calls.JambaParser, ("hunyuan_a13b",), tool_format.JAMBA),
     ToolParserEntry("phi4_mini_json", json_calls.Phi4MiniParser, (), tool_format.PHI4_MINI),
     ToolParserEntry("xlam", json_calls.XlamParser, (), tool_format.XLAM),
     ToolParserEntry("minimax_m2", tagged_parameters.MinimaxM2Parser),
@@ -113,10 +113,10 @@ TOOL_PARSERS: tuple[ToolParserEntry, ...] = (
 """The tool parsers that ship."""
 
 REASONING_PARSERS: tuple[ReasoningParserEntry, ...] = (
-    _reasoning("generic", reasoning.THINK, "think"),
+    _reasoning("generic", reasoning.THINK, "think", "deepseek_v3"),
     _reasoning("deepseek_r1", reasoning.DEEPSEEK_R1, "deepseek-r1"),
     _reasoning("qwen3", reasoning.THINK),
-    _reasoning("glm45", reasoning.THINK),
+    _reasoning("glm45", reasoning.THINK, "glm47"),
     _reasoning("granite", reasoning.GRANITE),
     _reasoning("mistral", reasoning.MISTRAL),
     _reasoning("kimi_k2", reasoning.KIMI_K2),

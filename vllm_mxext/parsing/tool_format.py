@@ -13,7 +13,8 @@ class ToolFormat:
     digits if `has_number`, then `before_arguments`, the arguments (JSON that fits the function's schema), `end`.
 
     Attributes:
-        trigger: text with which calls begin, for a model that may also answer without.
+        trigger: text with which calls begin, for a model that may also answer without; empty if nothing tells calls
+            from answers, so that only calls that must come can be forced.
         before_name: text before the function's name.
         after_name: text behind it.
         end: text behind the arguments.

@@ -29,7 +29,7 @@ TEMPLATES = {
     "jamba": ("<tool_calls>[", "jamba", None),
     "hunyuan": ("<|startoftext|> ... <|extra_4|> ... <tool_calls>[ ... <think>\\n\\n</think>", "jamba", "hunyuan"),
     "phi 4 mini": ("<|tool|>' + tools + '<|/tool|>", "phi4_mini_json", None),
-    "xlam": ("[{\"name\": \"tool_call_name\", \"arguments\": {", "xlam", None),
+    "xlam": ("[{\"name\": \"tool_call_name\", \"arguments\": {\"arg1\"", "xlam", None),
     "minimax m2": ("]~b]ai ... <minimax:tool_call> ... <think>", "minimax_m2", "minimax_m2"),
     "functiongemma": ("<start_of_turn> ... <start_function_call>call:", "gemma", None),
     "gpt-oss": ("<|start|>assistant<|channel|>analysis<|message|>", "openai", "openai_gptoss"),
