@@ -67,6 +67,10 @@ PROMISES = {
     "SAMP-5": "Sampling parameters out of range are refused with the field's name.",
     "SAMP-6": "The samplers of llama.cpp (typical, top-n-sigma, XTC, DRY, Mirostat, dynamic temperature) do as there.",
     "SAMP-7": "Bias, allowed ids and bad words decide what can be sampled; what no token can satisfy fails alone.",
+    # Chat
+    "TOOL-1": "Tools are called where the model chooses, must, or is told which; the API answers as OpenAI's.",
+    "TOOL-2": "A streamed answer with tool calls and reasoning joins to the whole one.",
+    "TOOL-3": "Reasoning is told from the answer, comes and is taken under both names, and is counted.",
     # Engine
     "ENG-1": "`LLM` generates and chats offline, for single prompts and lists, as a context manager.",
     "ENG-2": "`AsyncLLMEngine` and `LLMEngine` serve, step and abort requests.",

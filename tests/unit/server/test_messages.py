@@ -7,20 +7,23 @@ from typing import Any
 
 import pytest
 
-from vllm_mxext.config.server import ServerConfig
+from vllm_mxext.config.server import ParserConfig, ServerConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
 from vllm_mxext.observability.metrics import PrometheusMetrics
 from vllm_mxext.server.clock import SystemClock
 from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.openai.messages import render_conversation
 from vllm_mxext.server.openai.protocol import ChatCompletionRequest
+from vllm_mxext.server.parsers import choose_parsers
 
 
 @pytest.fixture
 def context():
     with ThreadPoolExecutor(1) as executor:
+        parsers = choose_parsers(ParserConfig())
+        client = FakeEngineClient()
         yield ServerContext(
-            FakeEngineClient(), ServerConfig(), PrometheusMetrics("m", 10), SystemClock(), executor, "fingerprint"
+            client, ServerConfig(), PrometheusMetrics("m", 10), SystemClock(), executor, parsers, "fingerprint"
         )
 
 
