@@ -15,7 +15,7 @@ from vllm_mxext.config.server import ParserConfig, ServerConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
 
-pytestmark = pytest.mark.promise("TOOL-1")
+pytestmark = pytest.mark.promise("TOOL-1", "PAIN-21")
 
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -79,8 +79,8 @@ async def test_the_model_may_call_several_tools(talk):
     assert calls[0].id != calls[1].id
 
 
-@pytest.mark.promise("TOOL-2")
-async def test_a_stream_of_calls_joins_to_the_whole_answer(talk):
+@pytest.mark.promise("TOOL-2", "PAIN-4")
+async def test_pain_4_a_stream_of_calls_joins_to_the_whole_answer(talk):
     server = await talk(TWO_CALLS)
     client = server.openai()
     request: Any = {"model": "fake-model", "messages": HELLO, "tools": [WEATHER, CLOCK]}
@@ -280,9 +280,9 @@ async def test_only_strict_tools_are_held_to_their_schema_where_the_model_choose
     assert server.engine.requests[-1].params.structured_outputs is None
 
 
-@pytest.mark.promise("TOOL-3")
+@pytest.mark.promise("TOOL-3", "PAIN-5")
 @pytest.mark.parametrize("is_streamed", [False, True])
-async def test_reasoning_comes_under_both_names_and_is_counted(talk, is_streamed):
+async def test_pain_5_reasoning_comes_under_both_names_and_is_counted(talk, is_streamed):
     server = await talk(f"<think>\nWell: {CALL}?\n</think>\n\nYes.")
     client = server.openai()
     request: Any = {"model": "fake-model", "messages": HELLO, "tools": [WEATHER]}

@@ -59,7 +59,7 @@ async def test_messages_reach_the_template_with_the_fields_they_have(context, se
     assert seen["messages"] == [
         {"role": "user", "content": [{"type": "text", "text": "a"}], "name": "me"},
         {"role": "assistant", "tool_calls": [call], "reasoning": "because"},
-        {"role": "tool", "content": "22", "tool_call_id": "1"},
+        {"role": "tool", "content": "22", "tool_call_id": "1", "unknown": "field"},
     ]
 
 
