@@ -63,7 +63,7 @@ def create_app(
         metrics or PrometheusMetrics(client.model.served_names[0], client.model.max_model_len),
         clock or SystemClock(),
         ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="server"),
-        choose_parsers(config.parsers),
+        choose_parsers(config.parsers, client.tokenizer.chat_template(has_tools=True)),
         system_fingerprint(client.model),
     )
     docs = config.is_docs_enabled

@@ -20,7 +20,7 @@ from vllm_mxext.server.parsers import choose_parsers
 @pytest.fixture
 def context():
     with ThreadPoolExecutor(1) as executor:
-        parsers = choose_parsers(ParserConfig())
+        parsers = choose_parsers(ParserConfig(), None)
         client = FakeEngineClient()
         yield ServerContext(
             client, ServerConfig(), PrometheusMetrics("m", 10), SystemClock(), executor, parsers, "fingerprint"

@@ -40,6 +40,8 @@ async def create_chat_completion(context: ServerContext, request: ChatCompletion
         text_prompt = TextPrompt(prompt, add_special_tokens=bool(request.add_special_tokens))
         generation = await exchange.admit([text_prompt], priority)
     except InvalidRequestError as error:
+        if error.param == "structured_outputs" and params.structured_outputs is not None and plan.callable_tools:
+            error.param = "tools"
         name_chat_fields(error, request)
         raise
     writer = _ChatWriter(context, request, plan, prompt)

@@ -53,8 +53,7 @@ def _tag_format(constraint: StructuredOutputsParams) -> dict[str, Any] | None:
     """Returns a constraint as the format of a structural tag; None for a grammar, which has none."""
     tag: dict[str, Any] | None = None
     if constraint.json is not None:
-        schema = json.loads(constraint.json) if isinstance(constraint.json, str) else constraint.json
-        tag = {"type": "json_schema", "json_schema": schema}
+        tag = {"type": "json_schema", "json_schema": _parsed(constraint.json)}
     elif constraint.json_object:
         tag = {"type": "json_schema", "json_schema": {"type": "object"}}
     elif constraint.regex is not None:
@@ -62,7 +61,16 @@ def _tag_format(constraint: StructuredOutputsParams) -> dict[str, Any] | None:
     elif constraint.choice is not None:
         tag = {"type": "or", "elements": [{"type": "const_string", "value": text} for text in constraint.choice]}
     elif constraint.structural_tag is not None:
-        given: Any = constraint.structural_tag
-        value = json.loads(given) if isinstance(given, str) else given
+        value = _parsed(constraint.structural_tag)
         tag = value.get("format") if isinstance(value, dict) else None
     return tag
+
+
+def _parsed(value: Any) -> Any:
+    """Returns JSON that may be given as text; what is no JSON is left to the check of constraints."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
