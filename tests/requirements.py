@@ -67,6 +67,16 @@ PROMISES = {
     "SAMP-5": "Sampling parameters out of range are refused with the field's name.",
     "SAMP-6": "The samplers of llama.cpp (typical, top-n-sigma, XTC, DRY, Mirostat, dynamic temperature) do as there.",
     "SAMP-7": "Bias, allowed ids and bad words decide what can be sampled; what no token can satisfy fails alone.",
+    # Chat
+    "CHAT-1": "Conversations render to the text and tokens of transformers' `apply_chat_template`.",
+    "CHAT-2": "Templates are chosen, fed and limited as documented; content comes in the form that they ask for.",
+    "PAIN-4": "Pain 4: streamed tool calls lose and double nothing, however the text is cut.",
+    "PAIN-5": "Pain 5: reasoning does not leak into the answer, and comes under both names.",
+    "PAIN-6": "Pain 6: BOS is neither doubled nor missing.",
+    "PAIN-21": "Pain 21: responses fit the types of the official OpenAI package.",
+    "TOOL-1": "Tools are called where the model chooses, must, or is told which; the API answers as OpenAI's.",
+    "TOOL-2": "A streamed answer with tool calls and reasoning joins to the whole one.",
+    "TOOL-3": "Reasoning is told from the answer, comes and is taken under both names, and is counted.",
     # Engine
     "ENG-1": "`LLM` generates and chats offline, for single prompts and lists, as a context manager.",
     "ENG-2": "`AsyncLLMEngine` and `LLMEngine` serve, step and abort requests.",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ContentFormatName = Literal["auto", "string", "openai"]
+"""Form of message content for chat templates: read off the template, plain text, or lists of parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +23,32 @@ class AdmissionConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatTemplateConfig:
+    """How conversations are rendered unless a request says otherwise.
+
+    Attributes:
+        chat_template: a template, or the name of one of the tokenizer's; None is the tokenizer's own choice.
+        content_format: form of message content that the template gets.
+        kwargs: variables of the template.
+    """
+
+    chat_template: str | None = None
+    content_format: ContentFormatName = "auto"
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class FrontendConfig:
     """What turns text into engine requests needs besides the tokenizer.
 
     Attributes:
         admission: limits of the waiting queue.
         default_sampling: `SamplingParams` field -> value for fields that a request leaves open.
-        chat_template: template text that replaces the tokenizer's, or None.
+        templates: how conversations are rendered.
         stream_interval: tokens per streamed output, for requests that do not say.
     """
 
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     default_sampling: dict[str, float | int] = field(default_factory=dict)
-    chat_template: str | None = None
+    templates: ChatTemplateConfig = field(default_factory=ChatTemplateConfig)
     stream_interval: int = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from vllm_mxext.config.model_spec import read_default_sampling
 from vllm_mxext.errors import ConfigError, InvalidRequestError
 from vllm_mxext.sampling_params import SamplingParams
 
+_TEMPLATE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
@@ -45,7 +47,7 @@ def default_sampling(source: str, override: Mapping[str, Any], model_path: Path)
 
 
 def read_chat_template(given: str | None) -> str | None:
-    """Returns the template text of `--chat-template`: the content of a file, or the value itself.
+    """Returns the template text of `--chat-template`: the content of a file, or the value itself, which may be a name.
 
     Raises:
         ConfigError: it names no file and does not look like a template.
@@ -55,11 +57,25 @@ def read_chat_template(given: str | None) -> str | None:
     if any(mark in given for mark in ("{{", "{%", "\n")):
         return given
     path = Path(given).expanduser()
+    if _TEMPLATE_NAME.fullmatch(given) and not path.exists():
+        return given
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"Chat template '{given}' is neither a template nor a readable file: {reason}.") from None
+
+
+def default_template_kwargs(given: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns the variables of `--default-chat-template-kwargs`.
+
+    Raises:
+        ConfigError: one of them is set by every request itself.
+    """
+    for name in given or {}:
+        if name in ("messages", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message"):
+            raise ConfigError(f"--default-chat-template-kwargs must not set {name}; every request does.")
+    return given or {}
 
 
 def _check(values: Mapping[str, Any]) -> None:

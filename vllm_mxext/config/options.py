@@ -99,10 +99,33 @@ class ServerOptions:
         False, values.switch(), "Let requests bring their own chat template."
     )
     response_role: str = _server_flag("assistant", values.text("ROLE"), "Role of the messages the model writes.")
+    enable_auto_tool_choice: bool = _server_flag(
+        False, values.switch(), "Let the model choose on its own whether to call tools."
+    )
+    tool_call_parser: str | None = _server_flag(
+        None, values.text("NAME"),
+        "Parser of tool calls; auto is what the chat template suggests, the default with --enable-auto-tool-choice.",
+    )  # fmt: skip
+    tool_parser_plugin: Path | None = _server_flag(
+        None, values.path(), "Python file with further parsers, in TOOL_PARSERS and REASONING_PARSERS."
+    )
+    reasoning_parser: str | None = _server_flag(
+        None, values.text("NAME"), "Parser of reasoning; auto is what the chat template suggests."
+    )
+    exclude_tools_when_tool_choice_none: bool = _server_flag(
+        False, values.switch(), "Do not show the tools to the model when tool_choice is none."
+    )
+    enable_force_include_usage: bool = _server_flag(
+        False, values.switch(), "End every stream with its usage, asked for or not."
+    )
+    return_tokens_as_token_ids: bool = _server_flag(
+        False, values.switch(), "Name tokens in log probabilities by id, `token_id:123`, asked for or not."
+    )
     disable_fastapi_docs: bool = _server_flag(False, values.switch(), "Switch off /docs, /redoc and /openapi.json.")
     enable_log_requests: bool = _server_flag(False, values.switch(), "Log each request's id and parameters.")
+    enable_log_outputs: bool = _server_flag(False, values.switch(), "Log each request's output when it has ended.")
     max_log_len: int | None = _server_flag(
-        None, values.integer(0), "Characters of a prompt in the log at most; prompts appear at level DEBUG only."
+        None, values.integer(0), "Characters of a prompt or output in the log at most; prompts appear at DEBUG only."
     )
     disable_access_log_for_endpoints: tuple[str, ...] = _server_flag(
         (), values.text_list("PATH"), "Paths that the access log leaves out, such as /health,/metrics."
@@ -136,7 +159,15 @@ class ModelOptions:
     )
     tokenizer: str | None = _flag(None, values.text("FOLDER"), "Folder of the tokenizer, if not the model's.")
     chat_template: str | None = _flag(
-        None, values.text("FILE"), "Chat template, as a file or as the template itself, instead of the tokenizer's."
+        None, values.text("FILE|NAME"),
+        "Chat template instead of the tokenizer's: a file, the template itself, or the name of one of the tokenizer's.",
+    )  # fmt: skip
+    chat_template_content_format: str = _flag(
+        "auto", values.choice("auto", "string", "openai"),
+        "Form of message content for the template: text, OpenAI's lists of parts, or what its loops ask for.",
+    )  # fmt: skip
+    default_chat_template_kwargs: dict[str, Any] | None = _flag(
+        None, values.json_object(), "Variables of the chat template that a request does not set."
     )
     dtype: str = _flag(
         "auto", values.choice("auto", "bfloat16", "float16", "half", "float32", "float"),

@@ -39,7 +39,7 @@ SHORT_NAMES = {
 _TEXT_ONLY = "this version generates text from text only; remove the flag"
 _ONE_DEVICE = "this version runs on one device; remove the flag or set it to 1"
 _NO_LORA = "LoRA adapters come with a later version; remove the flag"
-_NO_TOOLS = "tool and reasoning parsers come with a later version; remove the flag"
+_NO_TOOLS = "the server calls no tools itself; remove the flag"
 _NO_SPECULATION = "speculative decoding comes with a later version; remove the flag"
 _NO_GRAMMAR = "structured output comes with a later version; remove the flag"
 _NO_HUB = "models are read from local folders in this version; remove the flag"
@@ -66,8 +66,7 @@ _GROUPS: tuple[tuple[str, str], ...] = (
     ),
     (
         _NO_TOOLS,
-        "tool-call-parser tool-parser-plugin tool-strict-level tool-server reasoning-parser enable-auto-tool-choice "
-        "exclude-tools-when-tool-choice-none",
+        "tool-server",
     ),
     (
         _NO_SPECULATION,
@@ -85,8 +84,7 @@ _GROUPS: tuple[tuple[str, str], ...] = (
     ),
     (
         "the server does not offer this yet; remove the flag",
-        "middleware chat-template-content-format default-chat-template-kwargs return-tokens-as-token-ids "
-        "enable-force-include-usage enable-prompt-tokens-details enable-log-outputs fingerprint-mode "
+        "middleware fingerprint-mode "
         "logprobs-mode prefix-caching-hash-algo calculate-kv-scales uvicorn-log-level ssl-refresh "
         "h11-max-incomplete-event-size h11-max-header-count",
     ),
@@ -94,10 +92,8 @@ _GROUPS: tuple[tuple[str, str], ...] = (
 """Sentence -> names."""
 
 _SWITCHES = (
-    "enable-auto-tool-choice enable-expert-parallel disable-custom-all-reduce fully-sharded-loras enable-sleep-mode "
-    "worker-use-ray enable-server-load-tracking return-tokens-as-token-ids enable-force-include-usage ssl-refresh "
-    "enable-prompt-tokens-details enable-log-outputs calculate-kv-scales exclude-tools-when-tool-choice-none "
-    "enable-lora-bias interleave-mm-strings"
+    "enable-expert-parallel disable-custom-all-reduce fully-sharded-loras enable-sleep-mode worker-use-ray "
+    "enable-server-load-tracking ssl-refresh calculate-kv-scales enable-lora-bias interleave-mm-strings"
 )
 """Names in `_GROUPS` that take no value."""
 
@@ -117,6 +113,13 @@ _SINGLE: tuple[RefusedFlag, ...] = (
     RefusedFlag("trust-remote-code", "code from checkpoints is never run; remove the flag", (False,), is_switch=True),
     RefusedFlag("enable-lora", _NO_LORA, (False,), is_switch=True),
     RefusedFlag("enable-request-id-headers", "the X-Request-Id header is always sent; remove the flag", (True,), True),
+    RefusedFlag(
+        "enable-prompt-tokens-details", "cached prompt tokens are always reported; remove the flag", (True,), True
+    ),
+    RefusedFlag(
+        "tool-strict-level",
+        "a tool with `strict` is always held to its schema, and others where a call is forced; remove the flag",
+    ),
     RefusedFlag("async-scheduling", "there is one way of scheduling; remove the flag", (False,), is_switch=True),
     RefusedFlag(
         "guided-decoding-backend",
@@ -133,7 +136,7 @@ _SINGLE: tuple[RefusedFlag, ...] = (
         is_switch=True,
     ),
     RefusedFlag("disable-log-stats", "statistics are at /metrics only; remove the flag", (True,), is_switch=True),
-    RefusedFlag("enable-reasoning", "vLLM replaced it by --reasoning-parser, and " + _NO_TOOLS, (False,), True),
+    RefusedFlag("enable-reasoning", "vLLM replaced it; use --reasoning-parser", (False,), True),
     RefusedFlag("speculative-model", "vLLM moved it into --speculative-config, and " + _NO_SPECULATION),
     RefusedFlag("num-speculative-tokens", "vLLM moved it into --speculative-config, and " + _NO_SPECULATION, (0,)),
     RefusedFlag("ngram-prompt-lookup-max", "vLLM moved it into --speculative-config, and " + _NO_SPECULATION),

@@ -22,12 +22,12 @@ from vllm_mxext.config.engine import (
     SchedulerConfig,
     SchedulingPolicy,
 )
-from vllm_mxext.config.frontend import AdmissionConfig, FrontendConfig
-from vllm_mxext.config.generation import default_sampling, read_chat_template
+from vllm_mxext.config.frontend import AdmissionConfig, ChatTemplateConfig, ContentFormatName, FrontendConfig
+from vllm_mxext.config.generation import default_sampling, default_template_kwargs, read_chat_template
 from vllm_mxext.config.memory_plan import longest_model_len
 from vllm_mxext.config.model_spec import ModelSpec, read_model_spec
 from vllm_mxext.config.options import ServerOptions
-from vllm_mxext.config.server import CorsConfig, ServerConfig, TlsConfig
+from vllm_mxext.config.server import CorsConfig, ParserConfig, ServerConfig, TlsConfig
 from vllm_mxext.errors import ConfigError
 
 _CPU_TOKEN_BUDGET = 512
@@ -137,7 +137,11 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
     frontend = FrontendConfig(
         AdmissionConfig(app.scheduler.max_num_queued_reqs, app.scheduler.max_num_queued_tokens),
         default_sampling(app.model.generation_config, app.model.override_generation_config or {}, path),
-        read_chat_template(app.model.chat_template),
+        ChatTemplateConfig(
+            read_chat_template(app.model.chat_template),
+            cast("ContentFormatName", app.model.chat_template_content_format),
+            default_template_kwargs(app.model.default_chat_template_kwargs),
+        ),
         app.server.stream_interval,
     )
     return ResolvedConfig(app, engine, _server(app.server), frontend, decisions)
@@ -291,6 +295,16 @@ def _server(options: ServerOptions) -> ServerConfig:
         shutdown_timeout_s=options.shutdown_timeout,
         trust_request_chat_template=options.trust_request_chat_template,
         response_role=options.response_role,
+        parsers=ParserConfig(
+            may_choose_tools=options.enable_auto_tool_choice,
+            tool_parser=options.tool_call_parser,
+            reasoning_parser=options.reasoning_parser,
+            plugin=options.tool_parser_plugin,
+            hides_unused_tools=options.exclude_tools_when_tool_choice_none,
+        ),
+        always_includes_usage=options.enable_force_include_usage,
+        returns_tokens_as_ids=options.return_tokens_as_token_ids,
+        log_outputs=options.enable_log_outputs,
         log_requests=options.enable_log_requests,
         max_log_len=options.max_log_len,
         quiet_endpoints=options.disable_access_log_for_endpoints,

@@ -41,6 +41,25 @@ class TlsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ParserConfig:
+    """How tool calls and reasoning are found in outputs.
+
+    Attributes:
+        may_choose_tools: the model may choose on its own to call tools.
+        tool_parser: name of the tool parser, or `auto`; None = none, or `auto` if the model may choose tools.
+        reasoning_parser: name of the reasoning parser, or `auto`; None = none.
+        plugin: Python file with further parsers.
+        hides_unused_tools: tools are not shown to the model when it must not call any.
+    """
+
+    may_choose_tools: bool = False
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+    plugin: Path | None = None
+    hides_unused_tools: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """How the server listens, answers, guards and logs.
 
@@ -60,8 +79,12 @@ class ServerConfig:
         health_timeout_s: seconds within which the engine must answer a health check.
         trust_request_chat_template: let requests bring their own chat template.
         response_role: role of the messages the model writes.
+        parsers: how tool calls and reasoning are found.
+        always_includes_usage: every stream ends with its usage, asked for or not.
+        returns_tokens_as_ids: log probabilities name tokens by id, asked for or not.
         log_requests: log each request's id and parameters at INFO.
-        max_log_len: characters of a prompt in the log at most (prompts appear at DEBUG only); None = no limit.
+        log_outputs: log each request's output at INFO.
+        max_log_len: characters of a prompt or output in the log at most; None = no limit. Prompts appear at DEBUG only.
         quiet_endpoints: paths that the access log leaves out.
     """
 
@@ -80,6 +103,10 @@ class ServerConfig:
     health_timeout_s: float = 5.0
     trust_request_chat_template: bool = False
     response_role: str = "assistant"
+    parsers: ParserConfig = field(default_factory=ParserConfig)
+    always_includes_usage: bool = False
+    returns_tokens_as_ids: bool = False
     log_requests: bool = False
+    log_outputs: bool = False
     max_log_len: int | None = None
     quiet_endpoints: tuple[str, ...] = ()

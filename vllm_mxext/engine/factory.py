@@ -9,9 +9,9 @@ from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.config.frontend import FrontendConfig
 from vllm_mxext.engine.backends.native import NativeClientOptions, NativeEngineClient
 from vllm_mxext.engine.client import EngineClient
-from vllm_mxext.engine.frontend.templated_tokenizer import load_frontend_tokenizer
 from vllm_mxext.native.core_client import ProcessCoreClient
 from vllm_mxext.observability.stats import StatsRecorder
+from vllm_mxext.tokenizer.loading import load_tokenizer
 
 
 def create_engine_client(
@@ -36,7 +36,7 @@ def create_engine_client(
     Raises:
         ConfigError: the tokenizer cannot be loaded.
     """
-    tokenizer = load_frontend_tokenizer(config.model.tokenizer_path, frontend.chat_template)
+    tokenizer = load_tokenizer(config.model.tokenizer_path, frontend.templates)
     variables = {**os.environ, **(environ or {})}
     launched = [] if first_core is None else [first_core]
 

@@ -11,7 +11,6 @@ from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.engine.engine_args import EngineArgs
 from vllm_mxext.engine.frontend.input_processor import InputProcessor
 from vllm_mxext.engine.frontend.output_processor import OutputProcessor, ProcessedStep
-from vllm_mxext.engine.frontend.templated_tokenizer import load_frontend_tokenizer
 from vllm_mxext.engine.prompts import PromptLike, parse_prompt
 from vllm_mxext.errors import EngineDeadError, InvalidRequestError
 from vllm_mxext.native.core_client import InprocCoreClient
@@ -81,9 +80,7 @@ class LLMEngine:
         given = {} if engine_args is None else engine_args.arguments
         resolved = EngineArgs(**{**given, **arguments}).resolve()
         model = resolved.engine.model
-        return cls(
-            resolved.engine, tokenizer=load_frontend_tokenizer(model.tokenizer_path, resolved.frontend.chat_template)
-        )
+        return cls(resolved.engine, tokenizer=load_tokenizer(model.tokenizer_path, resolved.frontend.templates))
 
     @property
     def tokenizer(self) -> Tokenizer:

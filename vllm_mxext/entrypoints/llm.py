@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from vllm_mxext.engine.client import ModelInfo
 from vllm_mxext.engine.engine_args import EngineArgs
-from vllm_mxext.engine.frontend.templated_tokenizer import load_frontend_tokenizer
 from vllm_mxext.engine.interrupts import DeferredInterrupt
 from vllm_mxext.engine.llm_engine import LLMEngine
 from vllm_mxext.engine.model_info import model_info
@@ -21,6 +20,7 @@ from vllm_mxext.outputs import RequestOutput
 from vllm_mxext.requests import GenerateRequest, Prompt, TextPrompt
 from vllm_mxext.sampling_params import OutputKind, SamplingParams
 from vllm_mxext.tokenizer.interface import Tokenizer
+from vllm_mxext.tokenizer.loading import load_tokenizer
 
 Conversation = Sequence[Mapping[str, Any]]
 """Messages with `role` and `content`, and whatever else the chat template reads."""
@@ -43,7 +43,7 @@ class LLM:
 
     def __init__(self, model: str | Path | None = None, **engine_args: Any) -> None:
         config = EngineArgs(model=None if model is None else str(model), **engine_args).resolve()
-        tokenizer = load_frontend_tokenizer(config.engine.model.tokenizer_path, config.frontend.chat_template)
+        tokenizer = load_tokenizer(config.engine.model.tokenizer_path, config.frontend.templates)
         self._engine = LLMEngine(config.engine, tokenizer=tokenizer)
         self._model = model_info(config.engine, config.frontend)
         self._num_requests = 0

@@ -29,6 +29,7 @@ from vllm_mxext.server.middleware.body_limit import BodyLimitMiddleware
 from vllm_mxext.server.middleware.paths import HEALTH_PATH, LIVE_PATH, METRICS_PATH, READY_PATH, RootPathMiddleware
 from vllm_mxext.server.middleware.readiness import ReadinessMiddleware
 from vllm_mxext.server.middleware.telemetry import TelemetryMiddleware
+from vllm_mxext.server.parsers import choose_parsers
 from vllm_mxext.server.routes.openai import BODY_MODELS, openai_router
 from vllm_mxext.server.routes.operations import operations_router
 
@@ -52,6 +53,9 @@ def create_app(
         config: how to answer and guard.
         metrics: figures to show; the engine should be feeding the same ones.
         clock: time for keep-alive and durations.
+
+    Raises:
+        ConfigError: a parser that the configuration names does not exist.
     """
     context = ServerContext(
         client,
@@ -59,6 +63,7 @@ def create_app(
         metrics or PrometheusMetrics(client.model.served_names[0], client.model.max_model_len),
         clock or SystemClock(),
         ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="server"),
+        choose_parsers(config.parsers, client.tokenizer.chat_template(has_tools=True)),
         system_fingerprint(client.model),
     )
     docs = config.is_docs_enabled

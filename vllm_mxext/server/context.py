@@ -15,6 +15,7 @@ from vllm_mxext.engine.client import EngineClient, ModelInfo
 from vllm_mxext.errors import ModelNotFoundError
 from vllm_mxext.observability.metrics import PrometheusMetrics
 from vllm_mxext.server.clock import Clock
+from vllm_mxext.server.openai.output_plan import ParserSetup
 
 T = TypeVar("T")
 
@@ -29,6 +30,7 @@ class ServerContext:
         metrics: figures for `/metrics`.
         clock: time.
         executor: threads for work that would block the event loop: templates, tokenizing.
+        parsers: what reads tool calls and reasoning.
         fingerprint: `system_fingerprint` of every response.
     """
 
@@ -37,6 +39,7 @@ class ServerContext:
     metrics: PrometheusMetrics
     clock: Clock
     executor: ThreadPoolExecutor
+    parsers: ParserSetup
     fingerprint: str
 
     async def run_in_thread(self, work: Callable[[], T]) -> T:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jinja2 import nodes
 
+from vllm_mxext.config.frontend import ContentFormatName
 from vllm_mxext.errors import InvalidRequestError, UnsupportedFeatureError
 
 _TEXT_PART_TYPES = ("text", "input_text", "output_text", "refusal")
@@ -27,6 +28,12 @@ class ContentFormat:
     takes_parts: bool
     tests_strings: bool
     knows_developer: bool
+
+    def overridden(self, name: ContentFormatName) -> ContentFormat:
+        """Returns the format that an operator or caller has asked for by name; `auto` is this one."""
+        if name == "auto":
+            return self
+        return replace(self, takes_parts=name == "openai", tests_strings=name == "string")
 
 
 def detect_content_format(template: nodes.Template) -> ContentFormat:
@@ -136,11 +143,13 @@ def _prepare_tool_call(call: Any) -> Any:
     if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
         return call
     function = dict(call["function"])
-    if isinstance(function.get("arguments"), str):
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
         try:
-            function["arguments"] = json.loads(function["arguments"] or "{}")
+            arguments = json.loads(arguments)
         except ValueError:
-            function["arguments"] = {}
+            arguments = None
+    function["arguments"] = arguments if isinstance(arguments, Mapping) else {}
     return {**call, "function": function}
 
 

@@ -7,11 +7,15 @@ from typing import Any
 
 from tokenizers import Tokenizer as BackendTokenizer
 
+from vllm_mxext.config.frontend import ContentFormatName
 from vllm_mxext.errors import InvalidRequestError
+from vllm_mxext.logger import init_logger
 from vllm_mxext.tokenizer.chat_template import ChatTemplates
 from vllm_mxext.tokenizer.detokenizer import ByteLevelDetokenizer, SentencePieceDetokenizer, WindowDetokenizer
 from vllm_mxext.tokenizer.interface import IncrementalDetokenizer
 from vllm_mxext.tokenizer.pieces import TokenPieces, piece_rules
+
+logger = init_logger(__name__)
 
 _CLEAN_UPS = (
     (" .", "."),
@@ -54,6 +58,10 @@ class HfTokenizer:
         added = backend.get_added_tokens_decoder()
         self._added_ids = frozenset(added)
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._bos_token = special_tokens.get("bos_token") or ""
+        first_ids = self.encode("")[:1]
+        self._adds_bos = bool(self._bos_token) and first_ids == [self._bos_token_id]
+        self._has_warned = False
         rules = piece_rules(backend)
         self._pieces = TokenPieces(backend, rules) if rules else None
 
@@ -148,6 +156,7 @@ class HfTokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         chat_template: str | None = None,
+        content_format: ContentFormatName | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """Renders a conversation to the prompt text (BOS included where the template writes it).
@@ -157,19 +166,33 @@ class HfTokenizer:
             add_generation_prompt: end with the beginning of an assistant message.
             continue_final_message: leave the last message open so that the model continues it.
             chat_template: a template, or the name of one of the model's; it must come from somebody the server trusts.
+            content_format: form of content that the template gets; None is what the server was started with.
             template_kwargs: further variables, such as `tools`; those the template does not use are left out.
 
         Raises:
             InvalidRequestError: the template refused the conversation; the text says where.
             UnsupportedFeatureError: the model has no chat template and none was given.
         """
-        return self._chat_templates.render(
+        text = self._chat_templates.render(
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             chat_template=chat_template,
-            template_kwargs=template_kwargs or {},
+            content_format=content_format,
+            template_kwargs=template_kwargs,
         )
+        if self._adds_bos and not self._has_warned and not text.startswith(self._bos_token):
+            self._has_warned = True
+            logger.warning(
+                "The chat template does not begin with %s, which the tokenizer puts before plain text; the model may "
+                "answer worse. As in transformers, nothing is added: correct the template with --chat-template.",
+                self._bos_token,
+            )
+        return text
+
+    def chat_template(self, *, has_tools: bool = False) -> str | None:
+        """Returns the template that conversations are rendered with unless a request brings one; None without any."""
+        return self._chat_templates.source(has_tools=has_tools)
 
     def _named_id(self, token: str | None) -> int | None:
         if token is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from vllm_mxext.config.frontend import ContentFormatName
+
 
 class IncrementalDetokenizer(Protocol):
     """Turns one request's output tokens into text, a few at a time."""
@@ -82,6 +84,7 @@ class Tokenizer(Protocol):
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         chat_template: str | None = None,
+        content_format: ContentFormatName | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """Renders a conversation to the prompt text (BOS included where the template writes it).
@@ -90,4 +93,8 @@ class Tokenizer(Protocol):
             InvalidRequestError: the template refused the conversation; the text says where.
             UnsupportedFeatureError: the model has no chat template and none was given.
         """
+        ...
+
+    def chat_template(self, *, has_tools: bool = False) -> str | None:
+        """Returns the template that conversations are rendered with unless a request brings one; None without any."""
         ...

@@ -10,7 +10,9 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as BackendTokenizer
 
+from vllm_mxext.config.frontend import ChatTemplateConfig
 from vllm_mxext.errors import ConfigError
+from vllm_mxext.tokenizer.builtin_templates import builtin_template
 from vllm_mxext.tokenizer.chat_template import ChatTemplates
 from vllm_mxext.tokenizer.hf_tokenizer import HfTokenizer
 
@@ -18,7 +20,7 @@ _NAMED_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pa
 _ADDED_TOKEN_FIELDS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 
-def load_tokenizer(path: str | Path) -> HfTokenizer:
+def load_tokenizer(path: str | Path, templates: ChatTemplateConfig | None = None) -> HfTokenizer:
     """Loads the tokenizer of a checkpoint folder, or of the folder of a `tokenizer.json`.
 
     As in transformers 5, the post-processor of `tokenizer.json` alone decides which special tokens `encode` adds;
@@ -28,8 +30,12 @@ def load_tokenizer(path: str | Path) -> HfTokenizer:
     `tokenizer_class` is `LlamaTokenizer`, which changes the tokens of text that begins with spaces or follows a special
     token; transformers 4 did not, and neither does this.
 
+    Args:
+        path: the folder, or its `tokenizer.json`.
+        templates: how conversations are rendered; by default as the checkpoint says.
+
     Raises:
-        ConfigError: a file is missing or malformed.
+        ConfigError: a file is missing or malformed, or the configured template is.
     """
     path = Path(path)
     folder = path.parent if path.name == "tokenizer.json" else path
@@ -44,7 +50,7 @@ def load_tokenizer(path: str | Path) -> HfTokenizer:
     return HfTokenizer(
         backend,
         special_tokens=special_tokens,
-        chat_templates=ChatTemplates(read_chat_templates(folder, config), special_tokens),
+        chat_templates=ChatTemplates(_templates(folder, config, backend), special_tokens, templates),
         clean_up_spaces=bool(config.get("clean_up_tokenization_spaces")) and (not is_bpe or bool(force_clean_up)),
     )
 
@@ -78,6 +84,16 @@ def read_chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
             f"chat_template in {folder / 'tokenizer_config.json'} must be a text or a list of "
             '{"name": ..., "template": ...} entries.'
         ) from None
+
+
+def _templates(folder: Path, config: dict[str, Any], backend: BackendTokenizer) -> dict[str, str]:
+    """The checkpoint's templates; the family's if it has none."""
+    templates = read_chat_templates(folder, config)
+    if not templates:
+        model_type = str(_read_json(folder / "config.json").get("model_type"))
+        builtin = builtin_template(model_type, backend.get_vocab(with_added_tokens=True))
+        templates = {} if builtin is None else {"default": builtin}
+    return templates
 
 
 def _load_backend(folder: Path) -> BackendTokenizer:

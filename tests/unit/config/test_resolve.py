@@ -161,8 +161,8 @@ def test_a_folder_without_generation_config_is_refused(checkpoint: Path, tmp_pat
 def test_the_chat_template_is_a_file_or_the_text_itself(checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "template.jinja"
     path.write_text("{{ messages }}")
-    assert resolved(str(checkpoint), "--chat-template", str(path)).frontend.chat_template == "{{ messages }}"
-    assert resolved(str(checkpoint), "--chat-template", "{{ x }}").frontend.chat_template == "{{ x }}"
+    assert resolved(str(checkpoint), "--chat-template", str(path)).frontend.templates.chat_template == "{{ messages }}"
+    assert resolved(str(checkpoint), "--chat-template", "{{ x }}").frontend.templates.chat_template == "{{ x }}"
     assert "neither a template nor a readable file" in error_of(str(checkpoint), "--chat-template", "nowhere.jinja")
 
 

@@ -7,20 +7,23 @@ from typing import Any
 
 import pytest
 
-from vllm_mxext.config.server import ServerConfig
+from vllm_mxext.config.server import ParserConfig, ServerConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
 from vllm_mxext.observability.metrics import PrometheusMetrics
 from vllm_mxext.server.clock import SystemClock
 from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.openai.messages import render_conversation
 from vllm_mxext.server.openai.protocol import ChatCompletionRequest
+from vllm_mxext.server.parsers import choose_parsers
 
 
 @pytest.fixture
 def context():
     with ThreadPoolExecutor(1) as executor:
+        parsers = choose_parsers(ParserConfig(), None)
+        client = FakeEngineClient()
         yield ServerContext(
-            FakeEngineClient(), ServerConfig(), PrometheusMetrics("m", 10), SystemClock(), executor, "fingerprint"
+            client, ServerConfig(), PrometheusMetrics("m", 10), SystemClock(), executor, parsers, "fingerprint"
         )
 
 
@@ -56,7 +59,7 @@ async def test_messages_reach_the_template_with_the_fields_they_have(context, se
     assert seen["messages"] == [
         {"role": "user", "content": [{"type": "text", "text": "a"}], "name": "me"},
         {"role": "assistant", "tool_calls": [call], "reasoning": "because"},
-        {"role": "tool", "content": "22", "tool_call_id": "1"},
+        {"role": "tool", "content": "22", "tool_call_id": "1", "unknown": "field"},
     ]
 
 

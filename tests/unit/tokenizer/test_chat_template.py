@@ -3,10 +3,12 @@ from pathlib import Path
 
 import pytest
 from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import AutoTokenizer
 
 from tests.unit.tokenizer.families import byte_level_bpe, save
-from vllm_mxext.errors import InvalidRequestError, UnsupportedFeatureError
+from vllm_mxext.config.frontend import ChatTemplateConfig
+from vllm_mxext.errors import ConfigError, InvalidRequestError, UnsupportedFeatureError
 from vllm_mxext.tokenizer.chat_template import ChatTemplates
 from vllm_mxext.tokenizer.loading import load_tokenizer
 
@@ -233,7 +235,8 @@ def test_malformed_content_is_an_invalid_request(both, content):
 
 def test_tool_call_arguments_are_given_to_the_template_as_an_object(both):
     ours, _ = both["chatml"]
-    for text, expected in (('{"q": 1}', '"arguments": {"q": 1}}'), ("not json", '"arguments": {}}')):
+    nothing = [(text, '"arguments": {}}') for text in ("not json", "", "[1]", "null", None)]
+    for text, expected in (('{"q": 1}', '"arguments": {"q": 1}}'), *nothing):
         call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": text}}]}
         assert expected in ours.apply_chat_template([USER, call])
 
@@ -325,6 +328,76 @@ def test_dictionaries_and_namespaces_can_be_made():
         "{{ d, n.b, n.c, n.self }}"
     )
     assert ChatTemplates({"default": source}, {}).render([USER]) == "({'a': 1}, {'a': 1}, {'x': 3, 'y': 3}, 2)"
+
+
+BUSY = {
+    "loops": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+    "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "recursion": "{% for x in [1] recursive %}{% if loop.depth < 60 %}{{ loop([1, 1]) }}{% endif %}{% endfor %}",
+    "power": "{{ 9 ** 999999999 }}",
+    "product": "{% set n = namespace(v=9) %}{% for i in range(99) %}{% set n.v = n.v * n.v %}{% endfor %}",
+    "repeat": "{{ 'x' * 99999999999 }}",
+    "repeat list": "{{ [1] * 99999999999 }}",
+    "doubling": "{% set n = namespace(v='x') %}{% for i in range(99) %}{% set n.v = n.v + n.v %}{% endfor %}",
+    "joining": "{% set n = namespace(v='x') %}{% for i in range(99) %}{% set n.v = n.v ~ n.v %}{% endfor %}",
+    "format": "{{ '%99999999999d' % 1 }}",
+}
+
+
+@pytest.mark.promise("CHAT-2")
+@pytest.mark.parametrize("source", BUSY.values(), ids=BUSY)
+def test_a_template_that_computes_without_end_is_stopped(source):
+    templates = ChatTemplates({"default": source}, {}, time_limit_s=0.05)
+    with pytest.raises(InvalidRequestError, match=r"too long|too large|too wide|more than"):
+        templates.render([USER])
+
+
+def test_the_limits_leave_usual_templates_alone():
+    source = (
+        "{% for i in range(3) recursive %}{{ i ~ '/' ~ loop.length ~ loop.index }}{% if loop.depth < 2 %}"
+        "{{ loop([i * 2]) }}{% endif %}{% else %}none{% endfor %}{{ 2 ** 10 + 3 * 'ab'|length }}{{ 'ab' * 2 }}"
+        "{{ [1] + [2] }}{{ '%s=%d' % ('n', 5) }}"
+    )
+    plain = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+    assert ChatTemplates({"default": source}, {}).render([USER]) == plain.from_string(source).render()
+
+
+@pytest.mark.promise("CHAT-2")
+def test_an_operator_chooses_template_content_format_and_variables():
+    config = ChatTemplateConfig("rag", "string", {"a": 1, "b": 2, "unused": 3})
+    named = {"default": "d", "tool_use": "t", "rag": "{{ a }}{{ b }}{% for m in messages %}{{ m.content }}{% endfor %}"}
+    templates = ChatTemplates(named, {}, config)
+    parts = [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]}]
+
+    assert templates.render(parts, template_kwargs={"b": 5, "tools": TOOLS}) == "15x\ny"
+    assert templates.render(parts, content_format="openai") == f"12{parts[0]['content']}"
+    assert templates.render(parts, chat_template="default") == "d"
+
+
+@pytest.mark.promise("CHAT-2")
+@pytest.mark.parametrize(("given", "message"), [("nope", "tool_use"), ("{% if %}", "line 1")])
+def test_an_operators_template_that_cannot_be_used_is_a_wrong_configuration(given, message):
+    with pytest.raises(ConfigError, match=f"--chat-template.*{message}"):
+        ChatTemplates({"tool_use": "t"}, {}, ChatTemplateConfig(given))
+
+
+@pytest.mark.promise("CHAT-2")
+def test_families_that_all_have_one_template_get_it_if_the_checkpoint_has_none(tmp_path):
+    folder = save(tmp_path, byte_level_bpe(), {})
+    (folder / "config.json").write_text('{"model_type": "qwen2"}')
+    expected = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert load_tokenizer(folder).apply_chat_template([{"role": "user", "content": "hi"}]) == expected
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UnsupportedFeatureError, match="no chat template"):
+        load_tokenizer(folder).apply_chat_template([USER])
+
+
+@pytest.mark.promise("PAIN-6")
+def test_pain_6_a_template_without_the_bos_of_the_tokenizer_is_warned_of_once(tmp_path, checkpoints, caplog):
+    tokenizer = load_tokenizer(checkpoints["llama3"], ChatTemplateConfig("{{ messages[0].content }}"))
+    with caplog.at_level("WARNING"):
+        assert [tokenizer.apply_chat_template([{"role": "user", "content": "hi"}]) for _ in range(2)] == ["hi", "hi"]
+    assert caplog.text.count("does not begin with <|begin|>") == 1
 
 
 def test_the_date_comes_from_the_given_clock():

@@ -10,10 +10,12 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from vllm_mxext.config.frontend import ContentFormatName
 from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.tokenizer.content_format import ContentFormat, prepare_messages
 
 CHAT_TEMPLATE = (
+    "{% if tools %}{{ tools }}{% endif %}"
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}"
     "{% if not loop.last or not continue_final_message %}</s>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -110,6 +112,7 @@ class FakeTokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         chat_template: str | None = None,
+        content_format: ContentFormatName | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """Renders a conversation.
@@ -125,7 +128,7 @@ class FakeTokenizer:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         variables = {
             **(template_kwargs or {}),
-            "messages": prepare_messages(messages, _PLAIN_TEXT),
+            "messages": prepare_messages(messages, _PLAIN_TEXT.overridden(content_format or "auto")),
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
             "raise_exception": refuse,
@@ -134,6 +137,11 @@ class FakeTokenizer:
             return environment.from_string(chat_template or CHAT_TEMPLATE).render(variables)
         except jinja2.TemplateError as error:
             raise InvalidRequestError(f"The chat template refused the messages: {error}", param="messages") from error
+
+    def chat_template(self, *, has_tools: bool = False) -> str | None:
+        """Returns the template that conversations are rendered with."""
+        del has_tools
+        return CHAT_TEMPLATE
 
 
 class FakeDetokenizer:

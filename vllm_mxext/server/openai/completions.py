@@ -11,7 +11,7 @@ from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.outputs import CompletionOutput, RequestOutput
 from vllm_mxext.requests import Prompt, TextPrompt, TokensPrompt
 from vllm_mxext.server.context import ServerContext
-from vllm_mxext.server.openai.exchange import Exchange, finish_fields, respond
+from vllm_mxext.server.openai.exchange import Exchange, finish_fields, names_tokens_by_id, respond
 from vllm_mxext.server.openai.logprobs import LogprobsFormatter
 from vllm_mxext.server.openai.protocol import CompletionRequest
 from vllm_mxext.server.openai.sampling import completion_sampling
@@ -32,7 +32,8 @@ async def create_completion(context: ServerContext, request: CompletionRequest, 
     _check_number_of_samples(len(prompts) * params.n, context.client.model.max_open_samples)
     exchange = Exchange.begin(context, request, params, "cmpl")
     generation = await exchange.admit(prompts, priority)
-    writer = _CompletionWriter(context.client.tokenizer, request, params.n)
+    by_id = names_tokens_by_id(context, request)
+    writer = _CompletionWriter(context.client.tokenizer, request, params.n, names_tokens_by_id=by_id)
     return await respond(exchange, generation, writer, _KINDS)
 
 
@@ -60,7 +61,9 @@ def _check_number_of_samples(num_samples: int, limit: int | None) -> None:
 class _CompletionWriter:
     """Shapes one completion request's outputs; choice index = prompt position * n + sample index."""
 
-    def __init__(self, tokenizer: Tokenizer, request: CompletionRequest, num_samples: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, request: CompletionRequest, num_samples: int, *, names_tokens_by_id: bool
+    ) -> None:
         self._tokenizer = tokenizer
         self._request = request
         self._num_samples = num_samples
@@ -69,7 +72,7 @@ class _CompletionWriter:
         self._logprobs = LogprobsFormatter(
             tokenizer,
             -1 if request.logprob_token_ids else request.logprobs or 0,
-            is_token_ids=bool(request.return_tokens_as_token_ids),
+            is_token_ids=names_tokens_by_id,
         )
 
     def chunks(self, position: int, output: RequestOutput) -> list[dict[str, Any]]:
@@ -88,6 +91,11 @@ class _CompletionWriter:
             for sample in output.outputs
         ]
         return {"choices": choices}
+
+    @property
+    def reasoning(self) -> None:
+        """Plain completions are not parsed."""
+        return
 
     @property
     def _reports_tokens(self) -> bool:

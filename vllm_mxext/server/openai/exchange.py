@@ -47,6 +47,7 @@ class Exchange:
     model_name: str
     created_s: int = field(default_factory=lambda: int(time.time()))
     usage: UsageCounter = field(default_factory=UsageCounter)
+    _texts: dict[tuple[str, int], list[str]] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, context: ServerContext, request: GenerationRequest, params: SamplingParams, prefix: str) -> Exchange:
@@ -85,6 +86,26 @@ class Exchange:
         ]
         return await OpenGeneration.admit(self.context.client, requests)
 
+    async def count_reasoning(self, writer: ResponseWriter) -> None:
+        """Counts the reasoning tokens of the samples that have ended, for the usage."""
+        texts = writer.reasoning
+        if texts is not None:
+            encode = self.context.client.tokenizer.encode
+            counts = await self.context.run_in_thread(
+                lambda: [len(encode(text, add_special_tokens=False)) for text in texts if text]
+            )
+            self.usage.set_reasoning(sum(counts))
+
+    def log_output(self, output: RequestOutput) -> None:
+        """Logs what came, if the server logs outputs; a stream's text comes in pieces."""
+        if self.context.config.log_outputs:
+            for sample in output.outputs:
+                self._texts.setdefault((output.request_id, sample.index), []).append(sample.text)
+                if sample.is_finished:
+                    text = "".join(self._texts.pop((output.request_id, sample.index)))
+                    shown = text[: self.context.config.max_log_len]
+                    logger.info("Output %d of %s (%s): %r", sample.index, self.response_id, sample.finish_reason, shown)
+
 
 class ResponseWriter(Protocol):
     """Shapes outputs for one endpoint."""
@@ -95,6 +116,11 @@ class ResponseWriter(Protocol):
 
     def complete(self, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
         """Returns the fields of the whole response besides its head and usage."""
+        ...
+
+    @property
+    def reasoning(self) -> Sequence[str] | None:
+        """Reasoning of each sample, or None if the server does not look for any."""
         ...
 
 
@@ -123,9 +149,12 @@ async def respond(
         await generation.aclose()
     for output in outputs:
         exchange.usage.add(output)
+        exchange.log_output(output)
+    parts = writer.complete(outputs)
+    await exchange.count_reasoning(writer)
     body = {
         **exchange.head(kinds[0]),
-        **writer.complete(outputs),
+        **parts,
         "service_tier": None,
         "usage": exchange.usage.report(),
     }
@@ -136,11 +165,12 @@ async def _events(
     exchange: Exchange, generation: OpenGeneration, writer: ResponseWriter, kind: str
 ) -> AsyncGenerator[bytes, None]:
     head, usage = exchange.head(kind), exchange.usage
-    includes_usage = exchange.request.includes_usage
+    includes_usage = exchange.request.includes_usage or exchange.context.config.always_includes_usage
     includes_usage_in_chunks = exchange.request.includes_usage_in_chunks
     async with aclosing(generation.outputs()) as outputs:
         async for position, output in outputs:
             usage.add(output)
+            exchange.log_output(output)
             parts = []
             for chunk in writer.chunks(position, output):
                 if includes_usage:
@@ -149,7 +179,14 @@ async def _events(
             if parts:
                 yield b"".join(parts)
     if includes_usage:
+        await exchange.count_reasoning(writer)
         yield event(head | {"choices": [], "usage": usage.report()})
+
+
+def names_tokens_by_id(context: ServerContext, request: GenerationRequest) -> bool:
+    """Whether log probabilities name tokens by id; the server's own choice unless the request makes one."""
+    asked = request.return_tokens_as_token_ids
+    return context.config.returns_tokens_as_ids if asked is None else asked
 
 
 def finish_fields(sample: CompletionOutput) -> dict[str, Any]:

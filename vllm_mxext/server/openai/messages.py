@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from vllm_mxext.errors import UnsupportedFeatureError
 from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.openai.protocol import TemplateFields
+from vllm_mxext.server.openai.tool_protocol import Tool
 
 
-async def render_conversation(context: ServerContext, request: TemplateFields) -> str:
+async def render_conversation(
+    context: ServerContext, request: TemplateFields, tools: Sequence[Tool] | None = None
+) -> str:
     """Returns the prompt text.
+
+    Args:
+        context: the server's parts.
+        request: the conversation.
+        tools: what the template shows of the request's tools.
 
     Raises:
         InvalidRequestError: the template refused the conversation.
@@ -25,17 +34,19 @@ async def render_conversation(context: ServerContext, request: TemplateFields) -
         )
     render = partial(
         context.client.tokenizer.apply_chat_template,
-        [message.model_dump(exclude_none=True) for message in request.messages],
+        [message.for_template() for message in request.messages],
         add_generation_prompt=request.begins_answer,
         continue_final_message=bool(request.continue_final_message),
         chat_template=request.chat_template or None,
-        template_kwargs=_template_kwargs(request),
+        template_kwargs=_template_kwargs(request, tools),
     )
     return await context.run_in_thread(render)
 
 
-def _template_kwargs(request: TemplateFields) -> dict[str, Any]:
+def _template_kwargs(request: TemplateFields, tools: Sequence[Tool] | None) -> dict[str, Any]:
     variables: dict[str, Any] = {}
+    if tools:
+        variables["tools"] = [tool.model_dump(exclude_none=True) for tool in tools]
     if request.documents is not None:
         variables["documents"] = request.documents
     if request.reasoning_effort is not None:

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from vllm_mxext.server.openai.message_protocol import STOP_AT_FIRST, ChatMessage
+from vllm_mxext.server.openai.tool_protocol import (
+    MAX_TOOLS,
+    FunctionDefinition,
+    FunctionName,
+    NamedToolChoice,
+    Tool,
+    ToolChoice,
+    checked_tools,
+)
 
 MAX_STOP_STRINGS = 64
 MAX_PROMPTS = 1024
 
 
-class _StopAtFirst(FailFast):
-    """`FailFast` that may stand inside a union, which needs hashable members."""
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
-STOP_AT_FIRST = _StopAtFirst()
-"""A list of a million wrong items is one finding, not a million."""
-
-Role = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 RequestId = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")]
 
 
@@ -206,48 +206,6 @@ class CompletionRequest(GenerationRequest):
         return self
 
 
-class ContentPart(BaseModel):
-    """One part of a message's content."""
-
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-
-
-class FunctionCall(BaseModel):
-    """The function part of a tool call in a conversation's history."""
-
-    name: str
-    arguments: str | dict[str, Any] | None = None
-
-
-class ToolCall(BaseModel):
-    """A tool call in a conversation's history."""
-
-    id: str | None = None
-    type: Literal["function"] = "function"
-    function: FunctionCall
-
-
-class ChatMessage(BaseModel):
-    """One message of a conversation."""
-
-    role: Role
-    content: str | Annotated[list[ContentPart], STOP_AT_FIRST] | None = None
-    name: str | None = None
-    tool_calls: Annotated[list[ToolCall], STOP_AT_FIRST] | None = None
-    tool_call_id: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The content as one text."""
-        if isinstance(self.content, list):
-            return "\n".join(part.text or part.refusal or "" for part in self.content)
-        return self.content or ""
-
-
 class TemplateFields(BaseModel):
     """Fields that steer how a conversation becomes a prompt."""
 
@@ -258,7 +216,8 @@ class TemplateFields(BaseModel):
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     documents: Annotated[list[dict[str, str]], STOP_AT_FIRST] | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    tools: Annotated[list[Tool], STOP_AT_FIRST, Field(min_length=1, max_length=MAX_TOOLS)] | None = None
 
     @model_validator(mode="after")
     def _check_ending(self) -> TemplateFields:
@@ -283,6 +242,14 @@ class ChatCompletionRequest(GenerationRequest, TemplateFields):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    # tools and reasoning
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[FunctionDefinition], STOP_AT_FIRST, Field(min_length=1, max_length=MAX_TOOLS)] | None = (
+        None
+    )
+    function_call: Literal["none", "auto"] | FunctionName | None = None
+    include_reasoning: bool | None = None
 
     @model_validator(mode="after")
     def _check_logprobs(self) -> ChatCompletionRequest:
@@ -296,6 +263,38 @@ class ChatCompletionRequest(GenerationRequest, TemplateFields):
         if self.logprob_token_ids and not self.logprobs:
             raise ValueError("logprob_token_ids needs logprobs: true")
         return self
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> ChatCompletionRequest:
+        if self.functions is not None and self.tools is not None:
+            raise ValueError("functions is the first form of tools; send one of them")
+        if self.has_legacy_functions:
+            checked_tools(self.offered_tools, self.chosen_tool, "functions")
+        else:
+            checked_tools(self.tools, self.tool_choice, "tools")
+        return self
+
+    @property
+    def has_legacy_functions(self) -> bool:
+        """Whether the request speaks of functions in the form that OpenAI had before tools."""
+        return self.functions is not None or self.function_call is not None
+
+    @property
+    def offered_tools(self) -> list[Tool] | None:
+        """The tools, in either form."""
+        return self.tools if self.functions is None else [Tool(function=function) for function in self.functions]
+
+    @property
+    def chosen_tool(self) -> ToolChoice | None:
+        """The choice among the tools, in either form."""
+        if isinstance(self.function_call, FunctionName):
+            return NamedToolChoice(function=self.function_call)
+        return self.tool_choice if self.function_call is None else self.function_call
+
+    @property
+    def num_past_tool_calls(self) -> int:
+        """Tool calls in the conversation so far."""
+        return sum(len(message.tool_calls or ()) for message in self.messages)
 
 
 class TokenizeTextRequest(ModelRequest):

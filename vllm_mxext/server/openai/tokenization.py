@@ -21,7 +21,7 @@ async def tokenize(context: ServerContext, request: TokenizeTextRequest | Tokeni
     if isinstance(request, TokenizeTextRequest):
         text, adds_special_tokens = request.prompt, request.add_special_tokens is not False
     else:
-        text = await render_conversation(context, request)
+        text = await render_conversation(context, request, request.tools)
         adds_special_tokens = bool(request.add_special_tokens)
     tokens = await context.run_in_thread(partial(tokenizer.encode, text, add_special_tokens=adds_special_tokens))
     token_strs = None

@@ -24,11 +24,6 @@ def _is_all_null(value: Any) -> bool:
     return isinstance(value, dict) and all(inner in (None, False) for inner in value.values())
 
 
-def _always(value: Any) -> bool:
-    del value
-    return True
-
-
 _never = _any_of()
 _off = _any_of(False)
 
@@ -65,12 +60,6 @@ GENERATION_FIELDS: dict[str, Callable[[Any], bool]] = {
 """Field -> whether a value (not null, not empty) means what the server does anyway."""
 
 CHAT_FIELDS = GENERATION_FIELDS | {
-    "tools": _never,
-    "tool_choice": _any_of("none", "auto"),
-    "parallel_tool_calls": _always,
-    "functions": _never,
-    "function_call": _any_of("none", "auto"),
-    "include_reasoning": _any_of(True),
     "modalities": _any_of(["text"]),
     "audio": _never,
     "web_search_options": _never,
@@ -78,11 +67,11 @@ CHAT_FIELDS = GENERATION_FIELDS | {
 
 COMPLETION_FIELDS = GENERATION_FIELDS | {"suffix": _never}
 
-TOKENIZE_FIELDS: dict[str, Callable[[Any], bool]] = {"tools": _never, "mm_processor_kwargs": _never}
+TOKENIZE_FIELDS: dict[str, Callable[[Any], bool]] = {"mm_processor_kwargs": _never}
 
 
-_MEANINGFUL_WHEN_EMPTY = frozenset({"guided_json", "tools"})
-"""An empty schema asks for any JSON; an empty tool list is a mistake that OpenAI's API refuses too."""
+_MEANINGFUL_WHEN_EMPTY = frozenset({"guided_json"})
+"""An empty schema asks for any JSON."""
 
 
 def refuse_unsupported(body: Mapping[str, Any], fields: Mapping[str, Callable[[Any], bool]]) -> None:

@@ -14,6 +14,11 @@ class UsageCounter:
         self._num_prompt_tokens: dict[str, int] = {}
         self._num_cached_tokens: dict[str, int] = {}
         self._num_completion_tokens = 0
+        self._num_reasoning_tokens: int | None = None
+
+    def set_reasoning(self, num_tokens: int) -> None:
+        """Takes the number of output tokens that were reasoning."""
+        self._num_reasoning_tokens = min(num_tokens, self._num_completion_tokens)
 
     def add(self, output: RequestOutput) -> None:
         """Counts a request's output: its prompt once, its new tokens every time."""
@@ -25,9 +30,12 @@ class UsageCounter:
     def report(self) -> dict[str, Any]:
         """Returns the `usage` object for everything counted so far."""
         num_prompt_tokens = sum(self._num_prompt_tokens.values())
-        return {
+        usage: dict[str, Any] = {
             "prompt_tokens": num_prompt_tokens,
             "completion_tokens": self._num_completion_tokens,
             "total_tokens": num_prompt_tokens + self._num_completion_tokens,
             "prompt_tokens_details": {"cached_tokens": sum(self._num_cached_tokens.values())},
         }
+        if self._num_reasoning_tokens is not None:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self._num_reasoning_tokens}
+        return usage

@@ -42,6 +42,14 @@ def test_special_tokens_are_left_out_on_request(processor: InputProcessor) -> No
     assert processed.prompt_token_ids == [*b"hi"]
 
 
+@pytest.mark.promise("PAIN-6")
+def test_pain_6_a_text_that_begins_with_bos_does_not_get_another(processor: InputProcessor) -> None:
+    for text in ("<s>hi", "hi"):
+        assert processor.process(request(TextPrompt(text)), 0.0).prompt_token_ids == [FakeTokenizer.BOS, *b"hi"]
+    doubled = processor.process(request(TextPrompt("<s><s>hi", add_special_tokens=False)), 0.0)
+    assert doubled.prompt_token_ids == [FakeTokenizer.BOS, FakeTokenizer.BOS, *b"hi"]
+
+
 def test_token_ids_are_used_as_they_are(processor: InputProcessor) -> None:
     (sample,) = processor.process(request(TokensPrompt((1, 2, 3))), 0.0).samples
     assert sample.prompt_token_ids == [1, 2, 3]
