@@ -67,6 +67,12 @@ PROMISES = {
     "SAMP-5": "Sampling parameters out of range are refused with the field's name.",
     "SAMP-6": "The samplers of llama.cpp (typical, top-n-sigma, XTC, DRY, Mirostat, dynamic temperature) do as there.",
     "SAMP-7": "Bias, allowed ids and bad words decide what can be sampled; what no token can satisfy fails alone.",
+    # Structured output
+    "STRUCT-1": "JSON schema, regex, choice, grammar and structural tag let through what fits, and nothing else.",
+    "STRUCT-2": "Every JSON Schema keyword is enforced, an annotation, or refused with the reason; none is ignored.",
+    "STRUCT-3": "A grammar that is absurd ends as a 400 of its own request, however it ends the attempt to compile it.",
+    "STRUCT-4": "Structured output is the same after preemption and after a restart of the engine.",
+    "STRUCT-5": "Every spelling of a constraint is honoured, unknown ones are refused, and only one may be given.",
     # Engine
     "ENG-1": "`LLM` generates and chats offline, for single prompts and lists, as a context manager.",
     "ENG-2": "`AsyncLLMEngine` and `LLMEngine` serve, step and abort requests.",

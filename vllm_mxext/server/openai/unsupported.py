@@ -16,14 +16,6 @@ def _number(neutral: float) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and value == neutral
 
 
-def _is_text_format(value: Any) -> bool:
-    return bool(value == {"type": "text"})
-
-
-def _is_all_null(value: Any) -> bool:
-    return isinstance(value, dict) and all(inner in (None, False) for inner in value.values())
-
-
 def _always(value: Any) -> bool:
     del value
     return True
@@ -34,16 +26,6 @@ _off = _any_of(False)
 
 GENERATION_FIELDS: dict[str, Callable[[Any], bool]] = {
     # constraints on the output
-    "response_format": _is_text_format,
-    "structured_outputs": _is_all_null,
-    "guided_json": _never,
-    "guided_regex": _never,
-    "guided_choice": _never,
-    "guided_grammar": _never,
-    "guided_json_object": _off,
-    "guided_decoding_backend": _never,
-    "guided_whitespace_pattern": _never,
-    "grammar": _never,
     "logits_processors": _never,
     "thinking_token_budget": _never,
     # other ways to sample
@@ -81,8 +63,8 @@ COMPLETION_FIELDS = GENERATION_FIELDS | {"suffix": _never}
 TOKENIZE_FIELDS: dict[str, Callable[[Any], bool]] = {"tools": _never, "mm_processor_kwargs": _never}
 
 
-_MEANINGFUL_WHEN_EMPTY = frozenset({"guided_json", "tools"})
-"""An empty schema asks for any JSON; an empty tool list is a mistake that OpenAI's API refuses too."""
+_MEANINGFUL_WHEN_EMPTY = frozenset({"tools"})
+"""An empty tool list is a mistake that OpenAI's API refuses too."""
 
 
 def refuse_unsupported(body: Mapping[str, Any], fields: Mapping[str, Callable[[Any], bool]]) -> None:
