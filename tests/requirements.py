@@ -77,6 +77,12 @@ PROMISES = {
     "TOOL-1": "Tools are called where the model chooses, must, or is told which; the API answers as OpenAI's.",
     "TOOL-2": "A streamed answer with tool calls and reasoning joins to the whole one.",
     "TOOL-3": "Reasoning is told from the answer, comes and is taken under both names, and is counted.",
+    # Structured output
+    "STRUCT-1": "JSON schema, regex, choice, grammar and structural tag let through what fits, and nothing else.",
+    "STRUCT-2": "Every JSON Schema keyword is enforced, an annotation, or refused with the reason; none is ignored.",
+    "STRUCT-3": "A grammar that is absurd ends as a 400 of its own request, however it ends the attempt to compile it.",
+    "STRUCT-4": "Structured output is the same after preemption and after a restart of the engine.",
+    "STRUCT-5": "Every spelling of a constraint is honoured, unknown ones are refused, and only one may be given.",
     # Engine
     "ENG-1": "`LLM` generates and chats offline, for single prompts and lists, as a context manager.",
     "ENG-2": "`AsyncLLMEngine` and `LLMEngine` serve, step and abort requests.",

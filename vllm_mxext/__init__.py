@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vllm_mxext.constraint_params import GuidedDecodingParams, StructuredOutputsParams
     from vllm_mxext.engine.async_llm_engine import AsyncLLMEngine
     from vllm_mxext.engine.engine_args import EngineArgs
     from vllm_mxext.engine.llm_engine import LLMEngine
@@ -19,6 +20,7 @@ _EXPORTS = {
     "CompletionOutput": "vllm_mxext.outputs",
     "EngineArgs": "vllm_mxext.engine.engine_args",
     "GenerateRequest": "vllm_mxext.requests",
+    "GuidedDecodingParams": "vllm_mxext.constraint_params",
     "LLM": "vllm_mxext.entrypoints.llm",
     "LLMEngine": "vllm_mxext.engine.llm_engine",
     "Logprob": "vllm_mxext.outputs",
@@ -26,6 +28,7 @@ _EXPORTS = {
     "RequestMetrics": "vllm_mxext.outputs",
     "RequestOutput": "vllm_mxext.outputs",
     "SamplingParams": "vllm_mxext.sampling_params",
+    "StructuredOutputsParams": "vllm_mxext.constraint_params",
     "TextPrompt": "vllm_mxext.requests",
     "TokensPrompt": "vllm_mxext.requests",
 }
@@ -37,12 +40,14 @@ __all__ = [
     "CompletionOutput",
     "EngineArgs",
     "GenerateRequest",
+    "GuidedDecodingParams",
     "LLMEngine",
     "Logprob",
     "OutputKind",
     "RequestMetrics",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputsParams",
     "TextPrompt",
     "TokensPrompt",
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
-from vllm_mxext.constraint_params import RepetitionDetectionParams, StructuredOutputsParams
+from vllm_mxext.constraint_params import GuidedDecodingParams, RepetitionDetectionParams, StructuredOutputsParams
 from vllm_mxext.errors import InvalidRequestError
 
 GREEDY_TEMPERATURE = 1e-5
@@ -137,6 +137,7 @@ class SamplingParams:
         mirostat_eta: learning rate of Mirostat.
         dynatemp_range: temperature varies by this much around `temperature` with the entropy; 0 is off.
         dynatemp_exponent: how entropy maps to temperature.
+        guided_decoding: `structured_outputs` as vLLM 0.6.6 called it; becomes that.
 
     Raises:
         InvalidRequestError: a value is out of range; `param` names the field.
@@ -190,6 +191,7 @@ class SamplingParams:
     mirostat_eta: float = 0.1
     dynatemp_range: float = 0.0
     dynatemp_exponent: float = 1.0
+    guided_decoding: GuidedDecodingParams | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -257,12 +259,21 @@ class SamplingParams:
             object.__setattr__(self, "allowed_token_ids", allowed)
         if self.logit_bias is not None:
             object.__setattr__(self, "logit_bias", _as_logit_bias(self.logit_bias))
+        if self.guided_decoding is not None:
+            self._take_guided_decoding(self.guided_decoding)
         if self.seed == -1:
             object.__setattr__(self, "seed", None)
         if self.top_k == -1:
             object.__setattr__(self, "top_k", 0)
         if GREEDY_TEMPERATURE <= self.temperature < MIN_TEMPERATURE:
             object.__setattr__(self, "temperature", MIN_TEMPERATURE)
+
+    def _take_guided_decoding(self, guided: GuidedDecodingParams) -> None:
+        if self.structured_outputs is not None:
+            message = "guided_decoding is the old name of structured_outputs; give one of them."
+            raise InvalidRequestError(message, param="guided_decoding")
+        object.__setattr__(self, "structured_outputs", guided.structured_outputs())
+        object.__setattr__(self, "guided_decoding", None)
 
     def _check_ranges(self) -> None:
         _require(1 <= self.n <= MAX_NUM_SAMPLES, "n", f"in [1, {MAX_NUM_SAMPLES}]", self.n)

@@ -10,8 +10,9 @@ import pytest
 import vllm_mxext
 
 EXPORTED = {
-    "LLM", "AsyncLLMEngine", "CompletionOutput", "EngineArgs", "GenerateRequest", "LLMEngine", "Logprob", "OutputKind",
-    "RequestMetrics", "RequestOutput", "SamplingParams", "TextPrompt", "TokensPrompt",
+    "LLM", "AsyncLLMEngine", "CompletionOutput", "EngineArgs", "GenerateRequest", "GuidedDecodingParams", "LLMEngine",
+    "Logprob", "OutputKind", "RequestMetrics", "RequestOutput", "SamplingParams", "StructuredOutputsParams",
+    "TextPrompt", "TokensPrompt",
 }  # fmt: skip
 
 

@@ -38,6 +38,19 @@ class ChatTemplateConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StructuredOutputsConfig:
+    """Rules for structured JSON that requests do not set themselves.
+
+    Attributes:
+        disable_any_whitespace: no optional whitespace unless a request brings a pattern.
+        disable_additional_properties: objects have no properties but those their schema names.
+    """
+
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FrontendConfig:
     """What turns text into engine requests needs besides the tokenizer.
 
@@ -46,9 +59,11 @@ class FrontendConfig:
         default_sampling: `SamplingParams` field -> value for fields that a request leaves open.
         templates: how conversations are rendered.
         stream_interval: tokens per streamed output, for requests that do not say.
+        structured_outputs: rules for structured JSON.
     """
 
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     default_sampling: dict[str, float | int] = field(default_factory=dict)
     templates: ChatTemplateConfig = field(default_factory=ChatTemplateConfig)
     stream_interval: int = 1
+    structured_outputs: StructuredOutputsConfig = field(default_factory=StructuredOutputsConfig)

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vllm_mxext.config.frontend import StructuredOutputsConfig
 from vllm_mxext.config.model_spec import read_default_sampling
+from vllm_mxext.constraint_params import BACKENDS
 from vllm_mxext.errors import ConfigError, InvalidRequestError
 from vllm_mxext.sampling_params import SamplingParams
 
@@ -86,3 +88,26 @@ def _check(values: Mapping[str, Any]) -> None:
         SamplingParams(**values)
     except InvalidRequestError as error:
         raise ConfigError(f"Default sampling parameters are wrong: {error}") from None
+
+
+def structured_outputs(given: Mapping[str, Any] | None) -> StructuredOutputsConfig:
+    """Reads `--structured-outputs-config`; null values count as not given.
+
+    Raises:
+        ConfigError: an unknown key, another backend, or a value that is neither true nor false.
+    """
+    values = {name: value for name, value in (given or {}).items() if value is not None}
+    backend = values.pop("backend", "auto")
+    if backend not in BACKENDS:
+        raise ConfigError(
+            f"--structured-outputs-config has backend {backend!r}, but llguidance enforces every constraint here; "
+            "use auto or leave it out."
+        )
+    known = ("disable_any_whitespace", "disable_additional_properties")
+    for name, value in values.items():
+        if name not in known or not isinstance(value, bool):
+            raise ConfigError(
+                f"--structured-outputs-config takes backend, and {' and '.join(known)} as true or false, "
+                f"got {name}: {value!r}."
+            )
+    return StructuredOutputsConfig(**values)

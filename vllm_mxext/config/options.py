@@ -203,6 +203,11 @@ class ModelOptions:
     override_generation_config: dict[str, Any] | None = _flag(
         None, values.json_object(), "Default sampling parameters that replace those of the generation config."
     )
+    structured_outputs_config: dict[str, Any] | None = _flag(
+        None, values.json_object(),
+        'Rules for structured output: {"disable_any_whitespace": true} and {"disable_additional_properties": true} '
+        "concern JSON; backend may be auto or guidance.",
+    )  # fmt: skip
     max_logprobs: int = _flag(
         20, values.integer(0, special={"-1": -1}), "Largest number of log probabilities per token; -1 = no limit."
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_mxext.constraint_params import BACKENDS
+
 
 @dataclass(frozen=True, slots=True)
 class RefusedFlag:
@@ -41,7 +43,7 @@ _ONE_DEVICE = "this version runs on one device; remove the flag or set it to 1"
 _NO_LORA = "LoRA adapters come with a later version; remove the flag"
 _NO_TOOLS = "the server calls no tools itself; remove the flag"
 _NO_SPECULATION = "speculative decoding comes with a later version; remove the flag"
-_NO_GRAMMAR = "structured output comes with a later version; remove the flag"
+_ONE_GRAMMAR_LIBRARY = "llguidance enforces every constraint here; use auto or remove the flag"
 _NO_HUB = "models are read from local folders in this version; remove the flag"
 _EAGER = "models always run eagerly here; remove the flag"
 _RECOMPUTE = "preempted requests are recomputed, nothing is swapped out; remove the flag"
@@ -74,7 +76,6 @@ _GROUPS: tuple[tuple[str, str], ...] = (
         "speculative-max-model-len speculative-disable-by-batch-size ngram-prompt-lookup-min "
         "spec-decoding-acceptance-method typical-acceptance-sampler-posterior-threshold",
     ),
-    (_NO_GRAMMAR, "structured-outputs-config structured-outputs-config.backend"),
     (_NO_HUB, "revision code-revision tokenizer-revision download-dir hf-token hf-config-path"),
     (_EAGER, "compilation-config optimization-level cuda-graph-sizes enable-sleep-mode"),
     (
@@ -123,9 +124,10 @@ _SINGLE: tuple[RefusedFlag, ...] = (
     RefusedFlag("async-scheduling", "there is one way of scheduling; remove the flag", (False,), is_switch=True),
     RefusedFlag(
         "guided-decoding-backend",
-        "vLLM renamed it to --structured-outputs-config.backend, and " + _NO_GRAMMAR,
-        ("auto",),
+        "vLLM renamed it to --structured-outputs-config.backend, and " + _ONE_GRAMMAR_LIBRARY,
+        BACKENDS,
     ),
+    RefusedFlag("structured-outputs-config.backend", _ONE_GRAMMAR_LIBRARY, BACKENDS),
     RefusedFlag("num-scheduler-steps", "vLLM removed it; every step is scheduled, remove the flag", (1,)),
     RefusedFlag("multi-step-stream-outputs", "vLLM removed it; remove the flag", is_switch=True),
     RefusedFlag("use-v2-block-manager", "vLLM removed it; there is one block manager, remove the flag", (True,), True),

@@ -23,7 +23,12 @@ from vllm_mxext.config.engine import (
     SchedulingPolicy,
 )
 from vllm_mxext.config.frontend import AdmissionConfig, ChatTemplateConfig, ContentFormatName, FrontendConfig
-from vllm_mxext.config.generation import default_sampling, default_template_kwargs, read_chat_template
+from vllm_mxext.config.generation import (
+    default_sampling,
+    default_template_kwargs,
+    read_chat_template,
+    structured_outputs,
+)
 from vllm_mxext.config.memory_plan import longest_model_len
 from vllm_mxext.config.model_spec import ModelSpec, read_model_spec
 from vllm_mxext.config.options import ServerOptions
@@ -143,6 +148,7 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
             default_template_kwargs(app.model.default_chat_template_kwargs),
         ),
         app.server.stream_interval,
+        structured_outputs(app.model.structured_outputs_config),
     )
     return ResolvedConfig(app, engine, _server(app.server), frontend, decisions)
 

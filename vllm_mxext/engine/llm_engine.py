@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.config.frontend import StructuredOutputsConfig
 from vllm_mxext.engine.engine_args import EngineArgs
+from vllm_mxext.engine.frontend.grammars import local_check, make_grammar_admission
 from vllm_mxext.engine.frontend.input_processor import InputProcessor
 from vllm_mxext.engine.frontend.output_processor import OutputProcessor, ProcessedStep
 from vllm_mxext.engine.prompts import PromptLike, parse_prompt
@@ -56,17 +58,29 @@ class LLMEngine:
         config: the engine.
         core: the engine core; loaded in this process by default.
         tokenizer: the model's tokenizer; loaded by default.
+        structured_outputs: rules for structured JSON.
 
     Raises:
         ConfigError: the engine cannot be loaded as configured.
     """
 
     def __init__(
-        self, config: EngineConfig, *, core: SteppedCore | None = None, tokenizer: Tokenizer | None = None
+        self,
+        config: EngineConfig,
+        *,
+        core: SteppedCore | None = None,
+        tokenizer: Tokenizer | None = None,
+        structured_outputs: StructuredOutputsConfig | None = None,
     ) -> None:
         self._tokenizer = tokenizer or load_tokenizer(config.model.tokenizer_path)
         seeds = random.Random(config.model.seed)
-        self._input = InputProcessor(config, self._tokenizer, lambda: seeds.getrandbits(64))
+        self._grammars = make_grammar_admission(
+            config,
+            self._tokenizer,
+            structured_outputs or StructuredOutputsConfig(),
+            local_check(config, self._tokenizer),
+        )
+        self._input = InputProcessor(config, self._tokenizer, lambda: seeds.getrandbits(64), self._grammars)
         self._outputs = OutputProcessor(self._tokenizer)
         self._core: SteppedCore | None = core or InprocCoreClient(config)
 
@@ -80,7 +94,11 @@ class LLMEngine:
         given = {} if engine_args is None else engine_args.arguments
         resolved = EngineArgs(**{**given, **arguments}).resolve()
         model = resolved.engine.model
-        return cls(resolved.engine, tokenizer=load_tokenizer(model.tokenizer_path, resolved.frontend.templates))
+        return cls(
+            resolved.engine,
+            tokenizer=load_tokenizer(model.tokenizer_path, resolved.frontend.templates),
+            structured_outputs=resolved.frontend.structured_outputs,
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:

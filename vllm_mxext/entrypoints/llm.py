@@ -44,7 +44,9 @@ class LLM:
     def __init__(self, model: str | Path | None = None, **engine_args: Any) -> None:
         config = EngineArgs(model=None if model is None else str(model), **engine_args).resolve()
         tokenizer = load_tokenizer(config.engine.model.tokenizer_path, config.frontend.templates)
-        self._engine = LLMEngine(config.engine, tokenizer=tokenizer)
+        self._engine = LLMEngine(
+            config.engine, tokenizer=tokenizer, structured_outputs=config.frontend.structured_outputs
+        )
         self._model = model_info(config.engine, config.frontend)
         self._num_requests = 0
 

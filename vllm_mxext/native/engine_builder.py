@@ -7,8 +7,12 @@ from vllm_mxext.native.core.scheduler import Scheduler
 from vllm_mxext.native.core_messages import CoreInfo
 from vllm_mxext.native.engine_core import EngineCore, ProgressReport
 from vllm_mxext.native.protocol import EngineCoreRequest
+from vllm_mxext.native.structured.builds import GrammarBuilds
+from vllm_mxext.native.structured.gate import GrammarGate
+from vllm_mxext.native.structured.vocabulary import Vocabulary, end_token_ids, make_vocabulary
 from vllm_mxext.native.worker.model_runner import ModelRunner
 from vllm_mxext.sampling_params import SamplingParams
+from vllm_mxext.tokenizer.loading import load_tokenizer
 
 _WARM_UP_PROMPT_TOKENS = 64
 
@@ -19,7 +23,8 @@ def build_engine_core(config: EngineConfig, report: ProgressReport) -> EngineCor
     Raises:
         ConfigError: it does not fit, or files of the checkpoint are missing or broken.
     """
-    runner = ModelRunner(config)
+    builds = GrammarBuilds(lambda: _load_vocabulary(config))
+    runner = ModelRunner(config, builds)
     runner.load(lambda fraction: report("loading", fraction))
     scheduler = Scheduler(
         config.scheduler,
@@ -34,12 +39,18 @@ def build_engine_core(config: EngineConfig, report: ProgressReport) -> EngineCor
         kernels=runner.kernels.name,
         is_batch_invariant=runner.kernels.is_batch_invariant,
     )
-    core = EngineCore(scheduler, runner, info)
+    core = EngineCore(scheduler, runner, info, GrammarGate(builds))
     report("warming up", 0.0)
     _warm_up(core, config.model.max_model_len)
     report("warming up", 1.0)
     runner.save_prepared_weights()  # only now: until here it would delay the first token
     return core
+
+
+def _load_vocabulary(config: EngineConfig) -> Vocabulary:
+    model = config.model
+    tokenizer = load_tokenizer(model.tokenizer_path)
+    return make_vocabulary(tokenizer, model.spec.vocab_size, end_token_ids(model.spec, tokenizer))
 
 
 def _warm_up(core: EngineCore, max_model_len: int) -> None:

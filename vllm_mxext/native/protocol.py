@@ -53,6 +53,7 @@ class EngineCoreRequest(msgspec.Struct, frozen=True, array_like=True, omit_defau
         group_id: request whose samples share prompt blocks even when prefix caching is off.
         rules: texts of `params` as tokens; None if it has none.
         sampler_state: what the sampler has learnt with the last of `output_token_ids` (Mirostat); None before.
+        grammar: normalised grammar of the output (`structured.grammar`), which `params` does not repeat.
     """
 
     request_id: str
@@ -69,6 +70,7 @@ class EngineCoreRequest(msgspec.Struct, frozen=True, array_like=True, omit_defau
     group_id: str | None = None
     rules: TokenRules | None = None
     sampler_state: float | None = None
+    grammar: str | None = None
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -101,6 +103,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
         num_preemptions: so far.
         error: why the request failed, with `FinishReason.ERROR`.
         sampler_state: what the sampler has learnt with the last new token (Mirostat).
+        is_whole: it ended because its grammar lets nothing follow; the last token is text, not an end.
     """
 
     request_id: str
@@ -113,6 +116,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
     num_preemptions: int = 0
     error: str | None = None
     sampler_state: float | None = None
+    is_whole: bool = False
 
 
 class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
@@ -217,12 +221,16 @@ class ModelRunnerOutput:
     """What the forward pass sampled.
 
     Attributes:
-        sampled_token_ids: request id -> new tokens (one each today); only requests that sampled in this step. A
+        sampled_token_ids: request id -> new tokens, several where some were forced; only requests that sampled. A
             negative id says that the request's logits were unusable and it cannot go on.
         logprobs: request id -> one entry per new token, for requests that asked.
         sampler_states: request id -> what the sampler has learnt with the last new token (Mirostat).
+        complete_ids: requests whose output is whole: their grammar lets nothing follow. They may have no new token.
+        errors: request id -> why it cannot go on, if its logits are not to blame.
     """
 
     sampled_token_ids: dict[str, list[int]]
     logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     sampler_states: dict[str, float] = field(default_factory=dict)
+    complete_ids: list[str] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.config.frontend import FrontendConfig
 from vllm_mxext.engine.admission import Admission
 from vllm_mxext.engine.client import EnginePhase, EngineStatus, ModelInfo
+from vllm_mxext.engine.frontend.grammars import make_grammar_admission
 from vllm_mxext.engine.frontend.input_processor import InputProcessor, ProcessedRequest
 from vllm_mxext.engine.frontend.output_processor import OutputProcessor, ProcessedStep
 from vllm_mxext.engine.frontend.output_stream import OutputStream
@@ -25,11 +26,14 @@ from vllm_mxext.logger import init_logger
 from vllm_mxext.native.core_client import AsyncCoreClient, ProcessCoreClient
 from vllm_mxext.native.core_messages import CoreInfo
 from vllm_mxext.native.protocol import EngineCoreOutputs, EngineCoreRequest
+from vllm_mxext.native.structured.checker import CompileCheck
 from vllm_mxext.observability.stats import NullStatsRecorder, StatsRecorder
 from vllm_mxext.requests import GenerateRequest, TextPrompt
 from vllm_mxext.tokenizer.interface import Tokenizer
 
 logger = init_logger(__name__)
+
+_NUM_GRAMMAR_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class NativeEngineClient:
         options: threads, watchdog and restarts.
         recorder: told about steps, tokens, ends and rejections.
         spawn: makes a client for a new core; by default one with a process of its own.
+        compile_check: tries grammars; by default in a process of its own.
     """
 
     def __init__(
@@ -71,12 +76,14 @@ class NativeEngineClient:
         options: NativeClientOptions | None = None,
         recorder: StatsRecorder | None = None,
         spawn: Callable[[], AsyncCoreClient] | None = None,
+        compile_check: CompileCheck | None = None,
     ) -> None:
         self._options = options or NativeClientOptions()
         self._recorder = recorder or NullStatsRecorder()
         self._tokenizer = tokenizer
         self._model = model_info(config, frontend)
-        self._input = InputProcessor(config, tokenizer, lambda: secrets.randbits(64))
+        self._grammars = make_grammar_admission(config, tokenizer, frontend.structured_outputs, compile_check)
+        self._input = InputProcessor(config, tokenizer, lambda: secrets.randbits(64), self._grammars)
         self._outputs = OutputProcessor(tokenizer, time.monotonic, self._recorder, frontend.stream_interval)
         self._admission = Admission(frontend.admission, config.scheduler.max_num_seqs)
         self._supervisor = CoreSupervisor(
@@ -85,6 +92,7 @@ class NativeEngineClient:
             self._options.restart,
         )
         self._executor = ThreadPoolExecutor(self._options.num_tokenizer_threads, thread_name_prefix="tokenize")
+        self._grammar_executor = ThreadPoolExecutor(_NUM_GRAMMAR_THREADS, thread_name_prefix="grammar")
         self._arriving: dict[str, int] = {}
         """Ids of requests that are being tokenized, with their numbers of samples."""
         self._early_aborts: set[str] = set()
@@ -193,6 +201,8 @@ class NativeEngineClient:
         await self.abort([*self._arriving, *self._outputs.request_ids])
         await self._supervisor.stop()
         self._executor.shutdown(wait=False)
+        self._grammar_executor.shutdown(wait=False)
+        self._grammars.close()
 
     # --- requests ---
 
@@ -234,13 +244,18 @@ class NativeEngineClient:
             raise
 
     async def _process(self, request: GenerateRequest, arrival_s: float) -> ProcessedRequest:
-        """Validates a request, in a thread if there is text to tokenize."""
+        """Validates a request, in a thread if there is text to tokenize or a grammar to check.
+
+        Grammars have threads of their own, so that slow ones hold nobody up but each other.
+        """
         params = request.params
+        has_grammar = params.structured_outputs is not None
         has_text = isinstance(request.prompt, TextPrompt) or params.bad_words or params.dry_multiplier
-        if not has_text:
+        if not has_grammar and not has_text:
             return self._input.process(request, arrival_s)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self._input.process, request, arrival_s)
+        executor = self._grammar_executor if has_grammar else self._executor
+        return await loop.run_in_executor(executor, self._input.process, request, arrival_s)
 
     def _open(self, processed: ProcessedRequest) -> OutputStream:
         changed = asyncio.Event()

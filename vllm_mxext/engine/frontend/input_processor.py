@@ -10,13 +10,15 @@ from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.engine.frontend.sampling_inputs import SamplingInputs
 from vllm_mxext.errors import ContextLengthExceededError, InvalidRequestError, UnsupportedFeatureError
 from vllm_mxext.native.protocol import EngineCoreRequest
+from vllm_mxext.native.structured.admission import GrammarAdmission
+from vllm_mxext.native.structured.vocabulary import end_token_ids
 from vllm_mxext.requests import GenerateRequest, Prompt, TextPrompt
 from vllm_mxext.sampling_params import SamplingParams
 from vllm_mxext.tokenizer.interface import Tokenizer
 
 MAX_CACHE_SALT_LENGTH = 128
 _NOT_SERVED_YET = (
-    "best_of", "prompt_logprobs", "structured_outputs", "thinking_token_budget", "extra_args",
+    "best_of", "prompt_logprobs", "thinking_token_budget", "extra_args",
 )  # fmt: skip
 """Sampling parameters that are being built; refused, for ignoring one would change the answer."""
 _DEFAULTS = SamplingParams()
@@ -58,10 +60,18 @@ class InputProcessor:
         config: limits of the engine.
         tokenizer: the model's tokenizer.
         draw_seed: called for requests without a seed; any integer.
+        grammars: checks structured output; without it, requests that ask for some are refused.
     """
 
-    def __init__(self, config: EngineConfig, tokenizer: Tokenizer, draw_seed: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        tokenizer: Tokenizer,
+        draw_seed: Callable[[], int],
+        grammars: GrammarAdmission | None = None,
+    ) -> None:
         model = config.model
+        self._grammars = grammars
         self._tokenizer = tokenizer
         self._draw_seed = draw_seed
         self._serials = itertools.count()
@@ -70,10 +80,7 @@ class InputProcessor:
         self._max_logprobs = model.max_logprobs
         self._vocab_size = model.spec.vocab_size
         self._sampling = SamplingInputs(tokenizer, self._vocab_size, self._max_model_len)
-        eos = dict.fromkeys(model.spec.eos_token_ids)
-        if tokenizer.eos_token_id is not None:
-            eos[tokenizer.eos_token_id] = None
-        self._eos_token_ids = [token_id for token_id in eos if 0 <= token_id < self._vocab_size]
+        self._eos_token_ids = end_token_ids(model.spec, tokenizer)
 
     def process(self, request: GenerateRequest, arrival_s: float) -> ProcessedRequest:
         """Tokenizes the prompt, checks every limit and makes one core request per sample.
@@ -87,6 +94,7 @@ class InputProcessor:
         text, token_ids = self._tokenize(request.prompt, request.params)
         params = self._check_params(request.params, len(token_ids))
         rules = self._sampling.rules(params)
+        params, grammar = self._take_grammar(params)
         seed = self._draw_seed() if params.seed is None else params.seed
         core_id = f"{request.request_id}#{next(self._serials)}"
         samples = tuple(
@@ -101,10 +109,21 @@ class InputProcessor:
                 cache_salt=request.cache_salt,
                 group_id=core_id if params.n > 1 else None,
                 rules=rules,
+                grammar=grammar,
             )
             for index in range(params.n)
         )
         return ProcessedRequest(request, text, token_ids, samples)
+
+    def _take_grammar(self, params: SamplingParams) -> tuple[SamplingParams, str | None]:
+        """Returns the parameters without their constraint, and its grammar."""
+        if params.structured_outputs is None:
+            return params, None
+        if self._grammars is None:
+            raise UnsupportedFeatureError(
+                "This engine has no structured output; leave it out.", param="structured_outputs"
+            )
+        return params.clone(structured_outputs=None), self._grammars.grammar(params.structured_outputs)
 
     def _tokenize(self, prompt: Prompt, params: SamplingParams) -> tuple[str | None, list[int]]:
         """Returns the prompt's text, if what the model reads is all of it, and its tokens."""

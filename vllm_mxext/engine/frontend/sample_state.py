@@ -50,7 +50,8 @@ class SampleState:
         """Takes what one engine step brought; ends the sample at a stop string or with the core's finish reason."""
         self.has_output = True
         self.sampler_state = output.sampler_state
-        stops_at = len(output.new_token_ids) - 1 if output.finish_reason is FinishReason.STOP else -1
+        ends_with_stop = output.finish_reason is FinishReason.STOP and not output.is_whole
+        stops_at = len(output.new_token_ids) - 1 if ends_with_stop else -1
         for i, token_id in enumerate(output.new_token_ids):
             self._is_changed = True
             self.token_ids.append(token_id)

@@ -67,6 +67,7 @@ class SamplingMetadata:
         controls: row -> its rare parameters; only rows that have any.
         request_row: `[n]` rows of equal number belong to one request and follow each other in order of position.
         states: row -> what the sampler has learnt of its request (Mirostat); only the first row of a request.
+        allowed_bitmask: row -> bits of the ids that may be sampled, 32 to a word; only rows with a grammar.
     """
 
     temperature: npt.NDArray[np.float32]
@@ -84,6 +85,7 @@ class SamplingMetadata:
     suppressed: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
     controls: dict[int, RowControls] = field(default_factory=dict)
     states: dict[int, float] = field(default_factory=dict)
+    allowed_bitmask: dict[int, npt.NDArray[np.int32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

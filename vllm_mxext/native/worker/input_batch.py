@@ -122,6 +122,22 @@ class InputBatch:
         """Keeps what the sampler has learnt with a row's newest token."""
         self._sampling.set_state(row, state)
 
+    def append_forced(self, request_id: str, token_ids: Sequence[int]) -> None:
+        """Appends tokens that were not sampled, as far as the row has room."""
+        row = self._row_of[request_id]
+        first = self._num_tokens[row]
+        self._token_ids[row, first : first + len(token_ids)] = token_ids
+        self._num_tokens[row] += len(token_ids)
+
+    def room(self, request_id: str) -> int:
+        """Tokens by which a request may still grow: to the end of its row."""
+        return int(self._token_ids.shape[1] - self._num_tokens[self._row_of[request_id]])
+
+    def num_output_tokens(self, request_id: str) -> int:
+        """Output tokens of a request so far."""
+        row = self._row_of[request_id]
+        return int(self._num_tokens[row] - self._num_prompt_tokens[row])
+
     def gather(self, num_scheduled_tokens: dict[str, int]) -> StepInputs:
         """Flattens the scheduled tokens of all requests into the step's inputs.
 

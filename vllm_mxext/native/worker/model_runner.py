@@ -21,6 +21,9 @@ from vllm_mxext.native.models.prepared.store import PreparedWeights, find_prepar
 from vllm_mxext.native.models.weights import load_weights
 from vllm_mxext.native.protocol import ModelRunnerOutput, SchedulerOutput
 from vllm_mxext.native.sampling.sampler import Sampler
+from vllm_mxext.native.structured.builds import GrammarBuilds
+from vllm_mxext.native.structured.rows import GrammarRows
+from vllm_mxext.native.worker.constrained_rows import advance, with_masks
 from vllm_mxext.native.worker.device_memory import device_memory
 from vllm_mxext.native.worker.input_batch import InputBatch, StepInputs
 from vllm_mxext.native.worker.kv_cache import KVCache, allocate_kv_cache
@@ -73,10 +76,12 @@ class ModelRunner:
 
     Args:
         config: the engine's configuration.
+        grammars: where the grammars of requests come from; without it, none may have one.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, grammars: GrammarBuilds | None = None) -> None:
         self._config = config
+        self._grammars = None if grammars is None else GrammarRows(grammars, config.device.num_threads)
         self._device = torch.device(config.device.device)
         self._dtype = _DTYPES[config.model.dtype]
         self._loaded: _Loaded | None = None
@@ -149,9 +154,13 @@ class ModelRunner:
         """
         loaded = self._require_loaded()
         loaded.batch.update(scheduled)
+        if self._grammars is not None:
+            self._grammars.update(scheduled)
         if not scheduled.num_scheduled_tokens:
             return ModelRunnerOutput({})
         inputs = loaded.batch.gather(scheduled.num_scheduled_tokens)
+        if self._grammars is not None:
+            self._grammars.begin_masks(inputs.sampled_request_ids)
         logits = loaded.decoder.forward(inputs.forward, loaded.cache.layers)
         if not inputs.sampled_request_ids:
             self._wait_for_device()
@@ -160,17 +169,23 @@ class ModelRunner:
 
     def _sample(self, loaded: _Loaded, inputs: StepInputs, logits: torch.Tensor) -> ModelRunnerOutput:
         rows, names = inputs.sampled_rows, inputs.sampled_request_ids
-        output = loaded.sampler.sample(logits, loaded.batch.sampling_metadata(rows))
+        metadata = loaded.batch.sampling_metadata(rows)
+        if self._grammars is not None:
+            metadata = with_masks(self._grammars, names, metadata)
+        output = loaded.sampler.sample(logits, metadata)
         loaded.batch.append_sampled(rows, output.token_ids)
         for i, state in output.states.items():
             loaded.batch.keep_sampler_state(int(rows[i]), state)
-        return ModelRunnerOutput(
+        result = ModelRunnerOutput(
             sampled_token_ids={
                 name: [token_id] for name, token_id in zip(names, output.token_ids.tolist(), strict=True)
             },
             logprobs={names[row]: [logprobs] for row, logprobs in output.logprobs.items()},
             sampler_states={names[row]: state for row, state in output.states.items()},
         )
+        if self._grammars is not None:
+            advance(self._grammars, loaded.batch, metadata, result)
+        return result
 
     def _wait_for_device(self) -> None:
         """Keeps the next step from overwriting host buffers that are still being copied."""

@@ -11,6 +11,7 @@ from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.outputs import CompletionOutput, RequestOutput
 from vllm_mxext.requests import Prompt, TextPrompt, TokensPrompt
 from vllm_mxext.server.context import ServerContext
+from vllm_mxext.server.openai.constraints import name_constraint_field
 from vllm_mxext.server.openai.exchange import Exchange, finish_fields, names_tokens_by_id, respond
 from vllm_mxext.server.openai.logprobs import LogprobsFormatter
 from vllm_mxext.server.openai.protocol import CompletionRequest
@@ -31,7 +32,11 @@ async def create_completion(context: ServerContext, request: CompletionRequest, 
     prompts = _prompts(request)
     _check_number_of_samples(len(prompts) * params.n, context.client.model.max_open_samples)
     exchange = Exchange.begin(context, request, params, "cmpl")
-    generation = await exchange.admit(prompts, priority)
+    try:
+        generation = await exchange.admit(prompts, priority)
+    except InvalidRequestError as error:
+        name_constraint_field(error, request)
+        raise
     by_id = names_tokens_by_id(context, request)
     writer = _CompletionWriter(context.client.tokenizer, request, params.n, names_tokens_by_id=by_id)
     return await respond(exchange, generation, writer, _KINDS)

@@ -155,6 +155,18 @@ class GenerationRequest(ModelRequest, LlamaCppSampling):
     echo: bool | None = None
     repetition_detection: RepetitionDetectionFields | None = None
     logprob_token_ids: TokenIds = None
+    # the form it must have: one of these
+    response_format: Any = None
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    guided_json_object: Any = None
+    guided_whitespace_pattern: Any = None
+    guided_decoding_backend: Any = None
+    grammar: Any = None
+    json_schema: Any = None
     # how it is delivered
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from vllm_mxext.constraint_params import RepetitionDetectionParams
 from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.sampling_params import OutputKind, SamplingParams
+from vllm_mxext.server.openai.constraints import name_constraint_field, read_constraint
 from vllm_mxext.server.openai.protocol import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -98,6 +99,7 @@ def _build(
         repetition_detection=_repetition_detection(request.repetition_detection),
         max_tokens=max_tokens,
         logprobs=logprobs,
+        structured_outputs=read_constraint(request),
         output_kind=OutputKind.DELTA if request.stream else OutputKind.FINAL_ONLY,
     )
 
@@ -111,6 +113,7 @@ def _repetition_detection(fields: RepetitionDetectionFields | None) -> Repetitio
 
 def name_chat_fields(error: InvalidRequestError, request: ChatCompletionRequest) -> None:
     """Renames the field an error blames to what a chat request calls it."""
+    name_constraint_field(error, request)
     names = {"prompt": "messages"}
     if request.max_completion_tokens is not None:
         names["max_tokens"] = "max_completion_tokens"

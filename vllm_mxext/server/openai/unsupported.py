@@ -16,29 +16,11 @@ def _number(neutral: float) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and value == neutral
 
 
-def _is_text_format(value: Any) -> bool:
-    return bool(value == {"type": "text"})
-
-
-def _is_all_null(value: Any) -> bool:
-    return isinstance(value, dict) and all(inner in (None, False) for inner in value.values())
-
-
 _never = _any_of()
 _off = _any_of(False)
 
 GENERATION_FIELDS: dict[str, Callable[[Any], bool]] = {
     # constraints on the output
-    "response_format": _is_text_format,
-    "structured_outputs": _is_all_null,
-    "guided_json": _never,
-    "guided_regex": _never,
-    "guided_choice": _never,
-    "guided_grammar": _never,
-    "guided_json_object": _off,
-    "guided_decoding_backend": _never,
-    "guided_whitespace_pattern": _never,
-    "grammar": _never,
     "logits_processors": _never,
     "thinking_token_budget": _never,
     # other ways to sample
@@ -70,10 +52,6 @@ COMPLETION_FIELDS = GENERATION_FIELDS | {"suffix": _never}
 TOKENIZE_FIELDS: dict[str, Callable[[Any], bool]] = {"mm_processor_kwargs": _never}
 
 
-_MEANINGFUL_WHEN_EMPTY = frozenset({"guided_json"})
-"""An empty schema asks for any JSON."""
-
-
 def refuse_unsupported(body: Mapping[str, Any], fields: Mapping[str, Callable[[Any], bool]]) -> None:
     """Looks for fields that the server knows but cannot honour.
 
@@ -83,7 +61,7 @@ def refuse_unsupported(body: Mapping[str, Any], fields: Mapping[str, Callable[[A
     """
     for field in body.keys() & fields.keys():
         value = body[field]
-        is_empty = value in ("", [], {}) and field not in _MEANINGFUL_WHEN_EMPTY
+        is_empty = value in ("", [], {})
         if value is None or is_empty or fields[field](value):
             continue
         raise UnsupportedFeatureError(

@@ -17,6 +17,7 @@ from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.disconnect import run_until_disconnect
 from vllm_mxext.server.openai.chat import create_chat_completion
 from vllm_mxext.server.openai.completions import create_completion
+from vllm_mxext.server.openai.constraints import refuse_unknown_constraints
 from vllm_mxext.server.openai.models import list_models, retrieve_model
 from vllm_mxext.server.openai.protocol import (
     ChatCompletionRequest,
@@ -45,14 +46,18 @@ def openai_router(context: ServerContext) -> APIRouter:
     @router.post("/v1/chat/completions", openapi_extra=_body("ChatCompletionRequest"))
     async def chat_completions(request: Request) -> Response:
         """Answers a conversation, as a whole or as a stream of server-sent events."""
-        body = check(await read_object(request), ChatCompletionRequest, CHAT_FIELDS)
+        value = await read_object(request)
+        refuse_unknown_constraints(value)
+        body = check(value, ChatCompletionRequest, CHAT_FIELDS)
         priority = _priority(request, body.priority)
         return await run_until_disconnect(request.receive, create_chat_completion(context, body, priority))
 
     @router.post("/v1/completions", openapi_extra=_body("CompletionRequest"))
     async def completions(request: Request) -> Response:
         """Continues one or several prompts, as a whole or as a stream of server-sent events."""
-        body = check(await read_object(request), CompletionRequest, COMPLETION_FIELDS)
+        value = await read_object(request)
+        refuse_unknown_constraints(value)
+        body = check(value, CompletionRequest, COMPLETION_FIELDS)
         priority = _priority(request, body.priority)
         return await run_until_disconnect(request.receive, create_completion(context, body, priority))
 

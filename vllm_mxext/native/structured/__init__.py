@@ -1,0 +1,1 @@
+"""Structured output: from a constraint to the tokens that may come next (llguidance; no torch)."""
