@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -134,7 +135,8 @@ def reason_of(error: str) -> str:
     lines = [line.strip() for line in error.splitlines()]
     kept = [line for line in lines if line and not line[0].isdigit() and not set(line) <= {"^", "-", " ", "|"}]
     first = lines[0] if lines and lines[0] not in kept else ""
-    return " ".join([part for part in (first, *kept) if part])[:400].rstrip(".")
+    reason = " ".join([part for part in (first, *kept) if part])
+    return re.sub(r"^at \d+\(\d+\): (?=invalid regex)", "", reason)[:400].rstrip(".")  # the place is in our own text
 
 
 def _words_of(token_ids: Sequence[int], vocabulary: Vocabulary) -> Words:
