@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#define MX_ABI_VERSION 6
+#define MX_ABI_VERSION 7
 #define MX_API extern "C" __attribute__((visibility("default")))
 
 enum MxDtype { MX_BF16 = 0, MX_FP16 = 1, MX_FP32 = 2 };
@@ -172,6 +172,21 @@ struct MxPagedAttentionCall {
     int32_t dtype;
 };
 
+/// Parameters of a row are found at its number; those of the others are not read.
+struct MxSampleCall {
+    const float* logits;
+    int64_t stride;
+    int64_t vocab_size;
+    const int64_t* rows;  // [count] which rows to sample
+    int64_t count;
+    const float* temperature;  // 0 = the most likely token
+    const int32_t* top_k;      // 0 = all
+    const float* top_p;        // 1 = all
+    const float* min_p;        // 0 = all
+    const double* uniform;     // in [0, 1)
+    int64_t* token_ids;        // -1 for a row with NaN or +inf, or with nothing but -inf
+};
+
 /// One of the operations below with its argument structure.
 struct MxRecordedCall {
     void (*operation)(const void* call);
@@ -207,3 +222,4 @@ MX_API void mx_rms_norm(const MxRmsNormCall* call);
 MX_API void mx_silu_mul(const MxSiluMulCall* call);
 MX_API void mx_rope_kv_write(const MxRopeKvWriteCall* call);
 MX_API void mx_paged_attention(const MxPagedAttentionCall* call);
+MX_API void mx_sample(const MxSampleCall* call);

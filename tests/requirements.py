@@ -67,6 +67,8 @@ PROMISES = {
     "SAMP-5": "Sampling parameters out of range are refused with the field's name.",
     "SAMP-6": "The samplers of llama.cpp (typical, top-n-sigma, XTC, DRY, Mirostat, dynamic temperature) do as there.",
     "SAMP-7": "Bias, allowed ids and bad words decide what can be sampled; what no token can satisfy fails alone.",
+    "SAMP-8": "Log probabilities of prompts are those of the model, in bounded memory, however the prompt was cut.",
+    "SAMP-9": "best_of makes more samples than n and returns those with the highest cumulative log probability.",
     # Chat
     "CHAT-1": "Conversations render to the text and tokens of transformers' `apply_chat_template`.",
     "CHAT-2": "Templates are chosen, fed and limited as documented; content comes in the form that they ask for.",

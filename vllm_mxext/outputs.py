@@ -88,6 +88,7 @@ class RequestOutput:
         finished: whether every sample has ended.
         metrics: its times.
         num_cached_tokens: prompt tokens found in the prefix cache (of the first sample).
+        prompt_logprobs: one entry per prompt token, None for the first; None if not asked for or not complete.
     """
 
     request_id: str
@@ -97,3 +98,4 @@ class RequestOutput:
     finished: bool = False
     metrics: RequestMetrics | None = None
     num_cached_tokens: int | None = None
+    prompt_logprobs: list[PositionLogprobs | None] | None = None

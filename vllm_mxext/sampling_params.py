@@ -297,6 +297,10 @@ class SamplingParams:
             _require(self.prompt_logprobs >= -1, "prompt_logprobs", rule, self.prompt_logprobs)
         if self.best_of is not None:
             _require(self.n <= self.best_of <= MAX_NUM_SAMPLES, "best_of", f"at least n = {self.n}", self.best_of)
+            is_known_early = self.best_of == self.n or self.output_kind is not OutputKind.DELTA
+            _require(
+                is_known_early, "best_of", f"n = {self.n} in a stream, as the best are known at its end", self.best_of
+            )
         if self.truncate_prompt_tokens is not None:
             value = self.truncate_prompt_tokens
             _require(value >= -1 and value != 0, "truncate_prompt_tokens", "at least 1, or -1", value)

@@ -114,7 +114,7 @@ async def test_fields_of_wrong_types_are_named(shared_server, path, body, param)
         ("/v1/completions", {"prompt": ""} | {"add_special_tokens": False}, "prompt"),
         ("/v1/completions", {"prompt": [99999]}, "prompt"),
         ("/v1/completions", PLAIN | {"best_of": 1, "n": 2}, "best_of"),
-        ("/v1/completions", PLAIN | {"best_of": 3, "n": 2}, "best_of"),
+        ("/v1/completions", PLAIN | {"best_of": 3, "n": 2, "stream": True}, "best_of"),
         ("/v1/chat/completions", CHAT | {"max_completion_tokens": 0}, "max_completion_tokens"),
         ("/v1/chat/completions", CHAT | {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ("/v1/chat/completions", CHAT | {"chat_template": "{{ messages }}"}, "chat_template"),
@@ -137,7 +137,7 @@ async def test_values_out_of_range_are_named(shared_server, path, body, param):
     ("path", "body", "sentence"),
     [
         ("/v1/completions", PLAIN | {"stream_options": {"include_usage": True}}, "stream_options needs stream: true"),
-        ("/v1/completions", PLAIN | {"echo": True, "logprobs": 1}, "echo cannot be combined with logprobs"),
+        ("/v1/completions", PLAIN | {"stream": True, "prompt_logprobs": 1}, "prompt_logprobs cannot be streamed"),
         ("/v1/completions", PLAIN | {"logprobs": -2}, "logprobs must be at least 0"),
         ("/v1/chat/completions", CHAT | {"top_logprobs": 2}, "top_logprobs needs logprobs: true"),
         ("/v1/chat/completions", CHAT | {"top_logprobs": -2, "logprobs": True}, "top_logprobs must be at least 0"),

@@ -25,7 +25,7 @@ from vllm_mxext.config.engine import (
 from vllm_mxext.config.model_spec import read_model_spec
 from vllm_mxext.native.core.scheduler import Scheduler
 from vllm_mxext.native.kernels.library import TORCH_ISA, runnable_isas
-from vllm_mxext.native.protocol import EngineCoreRequest
+from vllm_mxext.native.protocol import EngineCoreRequest, TokenLogprobs
 from vllm_mxext.native.sampling.metadata import SamplerOutput, SamplingMetadata
 from vllm_mxext.native.sampling.sampler import Sampler
 from vllm_mxext.native.worker.model_runner import ModelRunner
@@ -52,6 +52,7 @@ class Prompt:
         arrives_at: engine step at which it is added.
         temperature: 0 is greedy.
         seed: of its sampling noise.
+        params: all sampling parameters instead of those above.
     """
 
     token_ids: tuple[int, ...]
@@ -59,6 +60,7 @@ class Prompt:
     arrives_at: int = 0
     temperature: float = 0.0
     seed: int = 0
+    params: SamplingParams | None = None
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,14 @@ class Answer:
     Attributes:
         token_ids: sampled tokens.
         logits: one `[vocab_size]` float32 row per token.
+        prompt_logprobs: of its prompt, from the second token on.
+        sampler_states: what the sampler had learnt with each output.
     """
 
     token_ids: list[int] = field(default_factory=list)
     logits: list[torch.Tensor] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    sampler_states: list[float | None] = field(default_factory=list)
 
     @property
     def stacked(self) -> torch.Tensor:
@@ -186,6 +192,9 @@ def _serve_once(
             for (request_id, token_ids), logits in zip(result.sampled_token_ids.items(), rows, strict=True):
                 answers[request_id].token_ids += token_ids
                 answers[request_id].logits.append(logits)
+            for output in outputs.outputs:
+                answers[output.request_id].prompt_logprobs += output.prompt_logprobs or []
+                answers[output.request_id].sampler_states.append(output.sampler_state)
             served.num_steps += 1
             if outputs.stats:
                 served.num_preempted += outputs.stats.num_preempted
@@ -194,7 +203,8 @@ def _serve_once(
 
 
 def _add(scheduler: Scheduler, request_id: str, prompt: Prompt) -> None:
-    params = SamplingParams(temperature=prompt.temperature, max_tokens=prompt.num_tokens, ignore_eos=True)
+    plain = SamplingParams(temperature=prompt.temperature, max_tokens=prompt.num_tokens, ignore_eos=True)
+    params = prompt.params or plain
     scheduler.add_request(EngineCoreRequest(request_id, list(prompt.token_ids), params, seed=prompt.seed))
 
 

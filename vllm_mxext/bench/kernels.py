@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -15,6 +16,10 @@ from vllm_mxext.config.engine import KVCacheDType
 from vllm_mxext.native.kernels.compiled import CompiledKernels
 from vllm_mxext.native.kernels.interface import AttentionGeometry, AttentionMetadata, KVCacheSpec, LayerKVCache
 from vllm_mxext.native.kernels.torch_kernels import TorchKernels
+from vllm_mxext.native.sampling.metadata import SamplingColumns
+from vllm_mxext.native.sampling.sampler import Sampler
+from vllm_mxext.native.worker.row_sampling import row_sampling
+from vllm_mxext.sampling_params import SamplingParams
 
 HIDDEN, INNER, VOCAB = 1024, 3072, 151_936
 HEADS, KV_HEADS, HEAD_DIM = 16, 8, 128
@@ -35,6 +40,17 @@ BATCHES = {
     "prefill 1024": ([1024], [1024]),
 }
 """Tokens scheduled and tokens with keys, per request."""
+
+SAMPLED_ROWS = 32
+SAMPLING = {
+    "greedy": SamplingParams(temperature=0),
+    "temperature": SamplingParams(temperature=0.7),
+    "top-p": SamplingParams(temperature=0.7, top_p=0.95),
+    "top-k 20 top-p": SamplingParams(temperature=0.7, top_k=20, top_p=0.95),
+    "top-k 50 top-p": SamplingParams(temperature=0.7, top_k=50, top_p=0.95),
+    "top-k 20 top-p repetition": SamplingParams(temperature=0.7, top_k=20, top_p=0.95, repetition_penalty=1.1),
+}
+"""Parameters that requests usually come with."""
 
 KV_CACHE_DTYPES: tuple[KVCacheDType, ...] = ("auto", "int8")
 BLOCK_SIZE = 16
@@ -59,7 +75,7 @@ class Bench:
 
     def parts(self) -> Iterator[Iterator[Case]]:
         """Everything that is measured."""
-        yield from (self.linears(), self.attention(), self.row_operations(), self.packing())
+        yield from (self.linears(), self.attention(), self.row_operations(), self.sampling(), self.packing())
 
     def linears(self) -> Iterator[Case]:
         """Every linear layer of the model at every number of rows; `F.linear` beside it."""
@@ -110,6 +126,24 @@ class Bench:
             yield f"add_rms_norm M={rows}", norms
             gate_up, gated = self.random(rows, 2 * INNER), torch.empty(rows, INNER, dtype=self.dtype)
             yield f"silu_mul M={rows}", {key: partial(kernels.silu_mul, gate_up, gated) for key, kernels in everyone}
+
+    def sampling(self) -> Iterator[Case]:
+        """Everything between the logits of a step and its tokens."""
+        logits = torch.randn(SAMPLED_ROWS, VOCAB) * 3
+        for name, params in SAMPLING.items():
+            columns = SamplingColumns(SAMPLED_ROWS)
+            for row in range(SAMPLED_ROWS):
+                columns.set_row(row, params, row)
+            lengths = np.full(SAMPLED_ROWS, 500)
+            tokens = np.random.default_rng(0).integers(0, VOCAB, (SAMPLED_ROWS, 500), dtype=np.int32)
+            metadata = columns.select(np.arange(SAMPLED_ROWS), lengths, lengths // 2, tokens)
+            yield (
+                f"sample M={SAMPLED_ROWS} {name}",
+                {
+                    key: partial(Sampler(row_sampling(kernels)).sample, logits, metadata)
+                    for key, kernels in self.kernels.items()
+                },
+            )
 
     def packing(self) -> Iterator[Case]:
         """Packing at load, the allocation of the packed tensor included."""

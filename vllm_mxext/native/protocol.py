@@ -54,6 +54,7 @@ class EngineCoreRequest(msgspec.Struct, frozen=True, array_like=True, omit_defau
         rules: texts of `params` as tokens; None if it has none.
         sampler_state: what the sampler has learnt with the last of `output_token_ids` (Mirostat); None before.
         grammar: normalised grammar of the output (`structured.grammar`), which `params` does not repeat.
+        num_prompt_logprobs: log probabilities of the prompt already delivered before the engine process was replaced.
     """
 
     request_id: str
@@ -71,6 +72,7 @@ class EngineCoreRequest(msgspec.Struct, frozen=True, array_like=True, omit_defau
     rules: TokenRules | None = None
     sampler_state: float | None = None
     grammar: str | None = None
+    num_prompt_logprobs: int = 0
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -104,6 +106,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
         error: why the request failed, with `FinishReason.ERROR`.
         sampler_state: what the sampler has learnt with the last new token (Mirostat).
         is_whole: it ended because its grammar lets nothing follow; the last token is text, not an end.
+        prompt_logprobs: log probabilities of the next prompt tokens, from the second one on, when asked for.
     """
 
     request_id: str
@@ -117,6 +120,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
     error: str | None = None
     sampler_state: float | None = None
     is_whole: bool = False
+    prompt_logprobs: list[TokenLogprobs] | None = None
 
 
 class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
@@ -166,6 +170,7 @@ class NewRequestData:
         adapter_id: LoRA adapter, 0 = none.
         rules: texts of `params` as tokens; None if it has none.
         sampler_state: what the sampler has learnt with the last of `token_ids`; None before the first output token.
+        num_prompt_logprobs: log probabilities of the prompt that have been told already.
     """
 
     request_id: str
@@ -179,6 +184,7 @@ class NewRequestData:
     adapter_id: int = 0
     rules: TokenRules | None = None
     sampler_state: float | None = None
+    num_prompt_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +233,7 @@ class ModelRunnerOutput:
         sampler_states: request id -> what the sampler has learnt with the last new token (Mirostat).
         complete_ids: requests whose output is whole: their grammar lets nothing follow. They may have no new token.
         errors: request id -> why it cannot go on, if its logits are not to blame.
+        prompt_logprobs: request id -> log probabilities of the next prompt tokens, for requests that asked.
     """
 
     sampled_token_ids: dict[str, list[int]]
@@ -234,3 +241,4 @@ class ModelRunnerOutput:
     sampler_states: dict[str, float] = field(default_factory=dict)
     complete_ids: list[str] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
+    prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)

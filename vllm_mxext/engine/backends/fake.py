@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from vllm_mxext.engine.backends.fake_sample import FakeSample
+from vllm_mxext.engine.backends.fake_sample import FakeSample, fake_logprobs
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
 from vllm_mxext.engine.client import EnginePhase, EngineStatus, ModelInfo
 from vllm_mxext.errors import (
@@ -21,7 +21,7 @@ from vllm_mxext.errors import (
     QueueFullError,
 )
 from vllm_mxext.observability.stats import FinishedRequest, NullStatsRecorder, StatsRecorder
-from vllm_mxext.outputs import RequestMetrics, RequestOutput
+from vllm_mxext.outputs import PositionLogprobs, RequestMetrics, RequestOutput
 from vllm_mxext.requests import GenerateRequest, TextPrompt
 from vllm_mxext.sampling_params import OutputKind, SamplingParams
 
@@ -47,6 +47,15 @@ class _Open:
     metrics: RequestMetrics
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     error: MxError | None = None
+    is_prompt_told: bool = False
+
+    def take_prompt_logprobs(self) -> list[PositionLogprobs | None] | None:
+        """Made-up log probabilities of the prompt, once."""
+        num_logprobs = self.request.params.prompt_logprobs
+        if num_logprobs is None or self.is_prompt_told:
+            return None
+        self.is_prompt_told = True
+        return [None, *(fake_logprobs(token, num_logprobs) for token in self.prompt_token_ids[1:])]
 
     @property
     def is_finished(self) -> bool:
@@ -327,6 +336,7 @@ class FakeEngineClient:
             opened.is_finished,
             replace(opened.metrics),
             num_cached_tokens=len(opened.prompt_token_ids) // 16 * 16,
+            prompt_logprobs=opened.take_prompt_logprobs(),
         )
 
     def _abort(self, opened: _Open) -> None:

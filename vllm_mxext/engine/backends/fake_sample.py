@@ -74,7 +74,7 @@ class FakeSample:
             self.text[first_char : self._num_chars_taken],
             token_ids,
             cumulative_logprob=FAKE_LOGPROB * len(self.token_ids) if has_logprobs else None,
-            logprobs=[self._logprobs_at(token) for token in token_ids] if has_logprobs else None,
+            logprobs=[fake_logprobs(token, self.params.logprobs or 0) for token in token_ids] if has_logprobs else None,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
         )
@@ -95,10 +95,12 @@ class FakeSample:
             return len(self.text)
         return max(self._num_chars_taken, len(self.text) - max(map(len, self.params.stop)) + 1)
 
-    def _logprobs_at(self, token: int) -> PositionLogprobs:
-        tokenizer = FakeTokenizer()
-        candidates = {token: Logprob(FAKE_LOGPROB, 1, tokenizer.token_text(token))}
-        for rank in range(2, (self.params.logprobs or 0) + 1):
-            other = (token + rank - 1) % FakeTokenizer.SIZE
-            candidates[other] = Logprob(FAKE_LOGPROB - rank, rank, tokenizer.token_text(other))
-        return candidates
+
+def fake_logprobs(token: int, num_logprobs: int) -> PositionLogprobs:
+    """Made-up log probabilities of a token and of those after it in the vocabulary."""
+    tokenizer = FakeTokenizer()
+    candidates = {token: Logprob(FAKE_LOGPROB, 1, tokenizer.token_text(token))}
+    for rank in range(2, num_logprobs + 1):
+        other = (token + rank - 1) % FakeTokenizer.SIZE
+        candidates[other] = Logprob(FAKE_LOGPROB - rank, rank, tokenizer.token_text(other))
+    return candidates

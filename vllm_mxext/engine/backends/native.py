@@ -226,7 +226,7 @@ class NativeEngineClient:
 
     def _admit(self, request: GenerateRequest, now_s: float) -> None:
         """Reserves a place for the request."""
-        request_id, num_samples = request.request_id, request.params.n
+        request_id, num_samples = request.request_id, request.params.num_samples
         if request_id in self._arriving or self._outputs.has_request(request_id):
             raise InvalidRequestError(f"Request id '{request_id}' is in use; choose another.", param="request_id")
         num_open = self._outputs.num_samples + sum(self._arriving.values())

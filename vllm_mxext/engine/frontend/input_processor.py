@@ -18,7 +18,7 @@ from vllm_mxext.tokenizer.interface import Tokenizer
 
 MAX_CACHE_SALT_LENGTH = 128
 _NOT_SERVED_YET = (
-    "best_of", "prompt_logprobs", "thinking_token_budget", "extra_args",
+    "thinking_token_budget", "extra_args",
 )  # fmt: skip
 """Sampling parameters that are being built; refused, for ignoring one would change the answer."""
 _DEFAULTS = SamplingParams()
@@ -97,21 +97,24 @@ class InputProcessor:
         params, grammar = self._take_grammar(params)
         seed = self._draw_seed() if params.seed is None else params.seed
         core_id = f"{request.request_id}#{next(self._serials)}"
+        if params.num_samples > params.n and not params.reports_logprobs:
+            params = params.clone(logprobs=0)  # which samples are best is seen by their log probabilities
+        other_params = params if params.prompt_logprobs is None else params.clone(prompt_logprobs=None)
         samples = tuple(
             EngineCoreRequest(
-                request_id=core_id if params.n == 1 else f"{core_id}/{index}",
+                request_id=core_id if params.num_samples == 1 else f"{core_id}/{index}",
                 prompt_token_ids=token_ids,
-                params=params,
+                params=params if index == 0 else other_params,
                 seed=(seed + index) & _MASK_64,
                 eos_token_ids=self._eos_token_ids,
                 priority=request.priority,
                 arrival_s=arrival_s,
                 cache_salt=request.cache_salt,
-                group_id=core_id if params.n > 1 else None,
+                group_id=core_id if params.num_samples > 1 else None,
                 rules=rules,
                 grammar=grammar,
             )
-            for index in range(params.n)
+            for index in range(params.num_samples)
         )
         return ProcessedRequest(request, text, token_ids, samples)
 
@@ -159,7 +162,8 @@ class InputProcessor:
             if getattr(params, field) != getattr(_DEFAULTS, field):
                 message = f"{field} is not supported yet; leave it out."
                 raise UnsupportedFeatureError(message, param=field)
-        self._check_logprobs(params.logprobs)
+        self._check_logprobs("logprobs", params.logprobs)
+        self._check_logprobs("prompt_logprobs", params.prompt_logprobs)
         self._check_token_ids(params.stop_token_ids, "stop_token_ids")
         remaining = self._max_model_len - num_prompt_tokens
         limit = f"This model's maximum context length is {self._max_model_len} tokens. However, "
@@ -190,12 +194,12 @@ class InputProcessor:
                 param="priority",
             )
 
-    def _check_logprobs(self, logprobs: int | None) -> None:
+    def _check_logprobs(self, field: str, logprobs: int | None) -> None:
         if logprobs is None or self._max_logprobs == -1:
             return
         if logprobs == -1 or logprobs > self._max_logprobs:
             raise InvalidRequestError(
-                f"logprobs must be at most {self._max_logprobs} on this server, got {logprobs}.", param="logprobs"
+                f"{field} must be at most {self._max_logprobs} on this server, got {logprobs}.", param=field
             )
 
 

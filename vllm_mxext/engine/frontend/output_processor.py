@@ -116,6 +116,8 @@ class OutputProcessor:
                 step.abort_ids += self._fail(state, GenerationError(output.error or "The engine gave no reason."))
                 continue
             try:
+                if output.prompt_logprobs is not None:
+                    state.add_prompt_logprobs(output.prompt_logprobs)
                 sample.add(output)
             except Exception as error:  # one request's text must not take the others down
                 logger.exception("The text of request %s could not be made.", state.request_id)
@@ -159,9 +161,12 @@ class OutputProcessor:
         """The core requests that go on where they stand: tokens delivered so far count as output."""
         return [
             msgspec.structs.replace(
-                sample.request, output_token_ids=list(sample.token_ids), sampler_state=sample.sampler_state
+                sample.request,
+                output_token_ids=list(sample.token_ids),
+                sampler_state=sample.sampler_state,
+                num_prompt_logprobs=state.num_prompt_logprobs,
             )
-            for _, sample in self._samples.values()
+            for state, sample in self._samples.values()
         ]
 
     def count_restart(self) -> None:

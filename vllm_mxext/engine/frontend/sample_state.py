@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import cast
 
+from vllm_mxext.engine.frontend.position_logprobs import position_logprobs
 from vllm_mxext.engine.frontend.sample_text import SampleText
 from vllm_mxext.native.protocol import EngineCoreOutput, EngineCoreRequest, FinishReason, TokenLogprobs
-from vllm_mxext.outputs import CompletionOutput, FinishReasonName, Logprob, PositionLogprobs
+from vllm_mxext.outputs import CompletionOutput, FinishReasonName, PositionLogprobs
 from vllm_mxext.sampling_params import OutputKind
 from vllm_mxext.tokenizer.interface import Tokenizer
 
@@ -115,12 +116,5 @@ class SampleState:
         self._is_changed = True
 
     def _add_logprobs(self, entry: TokenLogprobs) -> None:
-        position: PositionLogprobs = {}
-        num_top = len(entry.token_ids) - 1 - len(entry.other_ranks)
-        for i, (token_id, logprob) in enumerate(zip(entry.token_ids, entry.logprobs, strict=True)):
-            if token_id not in position:
-                text = None if self._text is None else self._tokenizer.token_text(token_id)
-                rank = entry.rank if i == 0 else i if i <= num_top else entry.other_ranks[i - num_top - 1]
-                position[token_id] = Logprob(logprob, rank, text)
-        self._logprobs.append(position)
+        self._logprobs.append(position_logprobs(entry, None if self._text is None else self._tokenizer))
         self._cumulative_logprob += entry.logprobs[0]

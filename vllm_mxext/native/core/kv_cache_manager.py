@@ -52,7 +52,7 @@ class KVCacheManager:
         The blocks are not held yet: pass them to `allocate()` before anything else changes the cache.
         """
         root = self._prepare_hashes(request)
-        if root is None or request.params.skip_reading_prefix_cache:
+        if root is None or not request.reads_prefix_cache:
             return []
         hashes = request.block_hashes
         block_ids: list[int] = []

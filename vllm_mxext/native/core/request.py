@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from enum import Enum
 
-from vllm_mxext.native.protocol import EngineCoreOutput, EngineCoreRequest, FinishReason, TokenLogprobs
+from vllm_mxext.native.protocol import (
+    EngineCoreOutput,
+    EngineCoreRequest,
+    FinishReason,
+    ModelRunnerOutput,
+    TokenLogprobs,
+)
 
 
 class RequestStatus(Enum):
@@ -36,6 +42,8 @@ class Request:
         num_cached_tokens: prompt tokens found in the prefix cache when first scheduled; None before.
         has_reported: whether an output was already made for it.
         sampler_state: what the sampler has learnt with its newest token.
+        num_prompt_logprobs: log probabilities of its prompt computed so far.
+        new_prompt_logprobs: of these, those that no output has told of.
         block_ids: (kv) block table.
         block_hashes: (kv) hashes of its leading full blocks, as far as they were needed.
         hash_root: (kv) parent of the first block hash; None = its blocks are never shared.
@@ -52,9 +60,11 @@ class Request:
         "has_reported",
         "hash_root",
         "max_total_tokens",
+        "new_prompt_logprobs",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_preemptions",
+        "num_prompt_logprobs",
         "num_prompt_tokens",
         "num_registered_blocks",
         "order_key",
@@ -87,6 +97,8 @@ class Request:
         self.num_cached_tokens: int | None = None
         self.has_reported = False
         self.sampler_state = source.sampler_state
+        self.num_prompt_logprobs = source.num_prompt_logprobs
+        self.new_prompt_logprobs: list[TokenLogprobs] | None = None
         self.block_ids: list[int] = []
         self.block_hashes: list[bytes] = []
         self.hash_root: bytes | None = None
@@ -115,14 +127,28 @@ class Request:
         return self.token_ids[self.num_prompt_tokens :]
 
     @property
+    def reads_prefix_cache(self) -> bool:
+        """Whether it may start from cached blocks; not if its whole prompt has to go through the model."""
+        wants_prompt = self.params.prompt_logprobs is not None and self.num_prompt_logprobs < self.num_prompt_tokens - 1
+        return not (wants_prompt or self.params.skip_reading_prefix_cache)
+
+    @property
     def is_finished(self) -> bool:
         """Whether the request has ended."""
         return self.finish_reason is not None
+
+    def note(self, result: ModelRunnerOutput) -> bool:
+        """Takes what a step brought besides tokens; returns whether there is something to tell of it."""
+        self.sampler_state = result.sampler_states.get(self.request_id)
+        self.new_prompt_logprobs = result.prompt_logprobs.get(self.request_id)
+        self.num_prompt_logprobs += len(self.new_prompt_logprobs or ())
+        return self.new_prompt_logprobs is not None
 
     def report(self, new_token_ids: list[int], logprobs: list[TokenLogprobs] | None = None) -> EngineCoreOutput:
         """Returns an output with these tokens; the first one also says how the request came to run."""
         output = EngineCoreOutput(self.request_id, new_token_ids, logprobs, num_preemptions=self.num_preemptions)
         output.sampler_state = self.sampler_state
+        output.prompt_logprobs, self.new_prompt_logprobs = self.new_prompt_logprobs, None
         if not self.has_reported:
             self.has_reported = True
             output.num_cached_tokens = self.num_cached_tokens

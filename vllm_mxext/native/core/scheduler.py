@@ -179,9 +179,8 @@ class Scheduler:
             token_ids = sampled.get(request_id)
             is_caught_up = request.num_computed_tokens == len(request.token_ids)
             assert bool(token_ids) == is_caught_up, f"The runner sampled {token_ids} for {request}."
-            if token_ids:
-                request.sampler_state = result.sampler_states.get(request_id)
-                outputs.append(self._append_tokens(request, token_ids, result.logprobs.get(request_id)))
+            if request.note(result) or token_ids:
+                outputs.append(self._append_tokens(request, token_ids or (), result.logprobs.get(request_id)))
                 has_ended = has_ended or request.is_finished
         if has_ended:
             self._running = [request for request in self._running if not request.is_finished]

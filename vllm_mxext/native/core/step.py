@@ -59,6 +59,7 @@ class Step:
                 adapter_id=request.source.adapter_id,
                 rules=request.source.rules,
                 sampler_state=request.sampler_state,
+                num_prompt_logprobs=request.num_prompt_logprobs,
             )
         )
 

@@ -84,6 +84,7 @@ class CompiledKernels:
 
     Attributes:
         name: the instruction set.
+        library: the loaded library.
         layout: names how layers are packed; layers of kernels with equal names are interchangeable.
     """
 
@@ -100,7 +101,7 @@ class CompiledKernels:
         self.name = library.isa
         # Instruction sets share their layouts; the interface version changes with them (csrc/kernels.h).
         self.layout = f"mx{ABI_VERSION}-{str(dtype).removeprefix('torch.')}"
-        self._library = library
+        self.library = library
         self._dtype = dtype
         self._code = DTYPE_CODES[dtype]
         self._pack_linear = library.operation("mx_pack_linear")
@@ -131,7 +132,7 @@ class CompiledKernels:
     @contextmanager
     def recording(self) -> Iterator[CompiledRecording]:
         """See `Kernels.recording`."""
-        recording = self._library.new_recording()
+        recording = self.library.new_recording()
         for operation in self._operations:
             operation.recording = recording
         try:
@@ -163,7 +164,7 @@ class CompiledKernels:
             weight = weight.contiguous()
         out_features, in_features = weight.shape
         form = FORMAT_CODES[quantization]
-        data = self._library.zeros(self._library.packed_bytes(self._code, form, out_features, in_features), torch.uint8)
+        data = self.library.zeros(self.library.packed_bytes(self._code, form, out_features, in_features), torch.uint8)
         self._pack_linear(
             weight.data_ptr(), weight.stride(0), out_features, in_features, data.data_ptr(), self._code, form
         )
@@ -181,7 +182,7 @@ class CompiledKernels:
             out_features: N.
             form: `MxFormat` of `csrc/kernels.h`.
         """
-        assert data.nbytes == self._library.packed_bytes(self._code, form, out_features, in_features)
+        assert data.nbytes == self.library.packed_bytes(self._code, form, out_features, in_features)
         struct = LinearStruct(data.data_ptr(), _address(bias), 0, in_features, out_features, form)
         return CompiledLinear(data, bias, in_features, out_features, struct, ctypes.addressof(struct))
 
@@ -189,8 +190,8 @@ class CompiledKernels:
         """Packs int4 weights with all cores; see `Kernels.pack_int4`."""
         out_features, in_features, group_size = weight.out_features, weight.in_features, weight.group_size
         order = None if weight.input_order is None else weight.input_order.clone()
-        num_bytes = self._library.packed_int4_bytes(group_size, out_features, in_features)
-        data = self._library.zeros(num_bytes, torch.uint8)
+        num_bytes = self.library.packed_int4_bytes(group_size, out_features, in_features)
+        data = self.library.zeros(num_bytes, torch.uint8)
         self._pack_int4(
             weight.words.data_ptr(),
             weight.words.stride(0),
@@ -361,7 +362,7 @@ class CompiledKernels:
         def zeros(row_bytes: int) -> torch.Tensor:
             shape = (*groups, _GROUP_TOKENS * row_bytes // dtype.itemsize)
             size = math.prod(shape)
-            return self._library.zeros(size + _TAIL_ELEMENTS, dtype)[:size].view(shape)
+            return self.library.zeros(size + _TAIL_ELEMENTS, dtype)[:size].view(shape)
 
         key, value = map(zeros, spec.row_bytes)
         code = KV_FORMAT_CODES[spec.kv_cache_dtype]

@@ -19,7 +19,7 @@ from vllm_mxext.errors import ConfigError
 from vllm_mxext.native.kernels.lazy_memory import lazy_zeros
 from vllm_mxext.native.kernels.recording import CompiledRecording
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 """Interface version this file was written for; `MX_ABI_VERSION` of `csrc/kernels.h`."""
 
 COMPILED_ISAS = ("avx512_bf16", "avx512", "avx2", "arm64_bf16", "generic")
@@ -99,6 +99,7 @@ _CALL_FORMATS = {
     "mx_silu_mul": "PqqqPqi",
     "mx_rope_kv_write": "PqPPPPPPPif",
     "mx_paged_attention": "PqPPPPPqi",
+    "mx_sample": "PqqPqPPPPPP",
 }
 
 _SIGNATURES: dict[str, tuple[list[Any], Any]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -29,6 +30,24 @@ class ForwardBatch:
     token_ids: torch.Tensor
     attention: AttentionMetadata
     sample_indices: torch.Tensor
+
+
+class SideRows(Protocol):
+    """Rows besides those that sample whose logits somebody wants to see."""
+
+    @property
+    def indices(self) -> torch.Tensor:
+        """`[n]` int32, ascending rows of the batch's tokens."""
+        ...
+
+    @property
+    def max_rows(self) -> int:
+        """How many of them to compute at a time."""
+        ...
+
+    def take(self, logits: torch.Tensor) -> None:
+        """Takes the logits of the next rows, valid until it returns: `[at most max_rows, vocab_size]` float32."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +107,22 @@ class Decoder:
         self._recording: Recording | None = None
         self._recorded_for: tuple[int, int] | None = None
 
-    def forward(self, batch: ForwardBatch, caches: Sequence[LayerKVCache]) -> torch.Tensor:
+    def forward(
+        self, batch: ForwardBatch, caches: Sequence[LayerKVCache], side_rows: SideRows | None = None
+    ) -> torch.Tensor:
         """Computes the logits of the rows that sample and stores the keys and values of all rows.
 
         Args:
             batch: the step's tokens.
             caches: KV blocks of every layer.
+            side_rows: further rows whose logits are handed over on the way.
 
         Returns:
             `[num_samples, vocab_size]` float32, valid until the next call; may be changed in place.
         """
         num_tokens = batch.token_ids.shape[0]
-        if num_tokens == 0 or batch.sample_indices.shape[0] != num_tokens:
-            return self._compute(batch, caches)
+        if num_tokens == 0 or batch.sample_indices.shape[0] != num_tokens or side_rows is not None:
+            return self._compute(batch, caches, side_rows)
         # Every token samples, as in all decode steps: the same calls each time, but for the number of rows.
         key = (batch.token_ids.data_ptr(), id(caches))
         if key != self._recorded_for:
@@ -114,7 +136,9 @@ class Decoder:
         self._recording.replay(num_tokens)
         return self._buffers.logits[:num_tokens]
 
-    def _compute(self, batch: ForwardBatch, caches: Sequence[LayerKVCache]) -> torch.Tensor:
+    def _compute(
+        self, batch: ForwardBatch, caches: Sequence[LayerKVCache], side_rows: SideRows | None = None
+    ) -> torch.Tensor:
         buffers, layers = self._buffers, self._weights.layers
         num_tokens = batch.token_ids.shape[0]
         residual = buffers.residual[:num_tokens]
@@ -127,24 +151,38 @@ class Decoder:
                 layer.attention_norm.add(projected, residual, normed)
             attended = layer.attention.attend(normed, buffers, batch.attention, caches[index])
             if index == len(layers) - 1:
-                # Keys and values are stored: from here on only rows that sample are worth computing.
-                attended, residual = self._keep_samples(attended, residual, batch.sample_indices)
-                normed, projected = normed[: len(residual)], projected[: len(residual)]
-            if len(residual):
-                layer.attention.output(attended, projected)
-                layer.mlp_norm.add(projected, residual, normed)
-                layer.mlp(normed, buffers, projected)
-        logits = buffers.logits[: len(residual)]
-        if len(residual):
-            self._weights.final_norm.add(projected, residual, normed)
+                break  # keys and values are stored: from here on only rows that sample are worth computing
+            self._feed_forward(layer, attended, residual)
+        if side_rows is not None:
+            for start in range(0, len(side_rows.indices), side_rows.max_rows):
+                indices = side_rows.indices[start : start + side_rows.max_rows]
+                side_rows.take(self._logits(*self._keep_samples(attended, residual, indices, always_copies=True)))
+        return self._logits(*self._keep_samples(attended, residual, batch.sample_indices))
+
+    def _feed_forward(self, layer: DecoderLayer, attended: torch.Tensor, residual: torch.Tensor) -> None:
+        """What follows attention in a layer; leaves its result in `buffers.projected`."""
+        num_rows = len(residual)
+        normed, projected = self._buffers.normed[:num_rows], self._buffers.projected[:num_rows]
+        layer.attention.output(attended, projected)
+        layer.mlp_norm.add(projected, residual, normed)
+        layer.mlp(normed, self._buffers, projected)
+
+    def _logits(self, attended: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """The rest of the last layer, and the head."""
+        num_rows = len(residual)
+        logits = self._buffers.logits[:num_rows]
+        if num_rows:
+            normed = self._buffers.normed[:num_rows]
+            self._feed_forward(self._weights.layers[-1], attended, residual)
+            self._weights.final_norm.add(self._buffers.projected[:num_rows], residual, normed)
             self._weights.head(normed, logits)
         return logits
 
     def _keep_samples(
-        self, attended: torch.Tensor, residual: torch.Tensor, indices: torch.Tensor
+        self, attended: torch.Tensor, residual: torch.Tensor, indices: torch.Tensor, *, always_copies: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
         num_samples = indices.shape[0]
-        if num_samples == attended.shape[0]:
+        if num_samples == attended.shape[0] and not always_copies:
             return attended, residual
         kept_attended = self._buffers.sampled_attended[:num_samples]
         kept_residual = self._buffers.sampled_residual[:num_samples]

@@ -6,6 +6,8 @@ Order per row: raw log probabilities -> `min_tokens` suppression and penalties -
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -26,15 +28,27 @@ _F64 = npt.NDArray[np.float64]
 _Ids = npt.NDArray[np.int64]
 
 
+class RowSampling(Protocol):
+    """Draws the tokens of rows of logits on the host: greedily, or with temperature, top-k, min-p and top-p."""
+
+    def __call__(self, logits: _F32, rows: _Ids, metadata: SamplingMetadata, uniform: _F64, token_ids: _Ids) -> None:
+        """Writes the tokens of `rows` into `token_ids: [n]`; `FAILED_TOKEN_ID` where logits are not usable."""
+        ...
+
+
 class Sampler:
     """Samples one token per row.
 
     A row's token and log probabilities are bit for bit the same whatever the other rows are: everything is computed
-    with reductions over single rows. The work runs on one CPU core, except that the most likely tokens of rows on an
-    accelerator are found there when no row needs anything else.
+    with reductions over single rows. The most likely tokens of rows on an accelerator are found there when no row needs
+    anything else.
+
+    Args:
+        row_sampling: does the common work; None does it with numpy, on one core.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, row_sampling: RowSampling | None = None) -> None:
+        self._row_sampling = row_sampling
         self._scratch = np.zeros((0, 0), dtype=np.float32)
 
     def sample(self, logits: torch.Tensor, metadata: SamplingMetadata) -> SamplerOutput:
@@ -53,30 +67,47 @@ class Sampler:
         raw = {row: rows[row].copy() if row in changed else rows[row] for row in asked}
         penalties.apply(rows, metadata)
         states: dict[int, float] = {}
-        token_ids = _argmax(rows) if is_greedy.all() else self._sample_mixed(rows, metadata, is_greedy, states)
+        if is_greedy.all() and self._row_sampling is None:
+            token_ids = _argmax(rows)
+        else:
+            token_ids = self._sample_mixed(rows, metadata, states)
         return SamplerOutput(token_ids, _report(raw, token_ids, metadata), states)
 
-    def _sample_mixed(
-        self, rows: _F32, metadata: SamplingMetadata, is_greedy: npt.NDArray[np.bool_], states: dict[int, float]
-    ) -> _Ids:
+    def _sample_mixed(self, rows: _F32, metadata: SamplingMetadata, states: dict[int, float]) -> _Ids:
         token_ids = np.empty(len(rows), dtype=np.int64)
-        for i in np.flatnonzero(is_greedy).tolist():
-            token_ids[i : i + 1] = _argmax(rows[i : i + 1])
         noise = uniforms(metadata.seed, metadata.position)
-        is_filtered = (metadata.top_k > 0) | (metadata.top_p < 1)
-        is_done = is_greedy.copy()
+        is_done = np.zeros(len(rows), dtype=np.bool_)
         for i, controls in metadata.controls.items():
             if controls.filters is not None:
                 is_done[i] = True
                 token_ids[i] = _sample_extra(rows[i], controls.filters, metadata, i, noise[i], states)
-        for i in np.flatnonzero(~is_done & is_filtered).tolist():
+        if self._row_sampling is not None:
+            self._row_sampling(rows, np.flatnonzero(~is_done), metadata, noise, token_ids)
+        else:
+            self._sample_plain(rows, metadata, ~is_done, noise, token_ids)
+        return token_ids
+
+    def _sample_plain(
+        self,
+        rows: _F32,
+        metadata: SamplingMetadata,
+        is_wanted: npt.NDArray[np.bool_],
+        noise: _F64,
+        token_ids: _Ids,
+    ) -> None:
+        """What `RowSampling` does, with numpy."""
+        is_greedy = metadata.temperature == 0
+        for i in np.flatnonzero(is_wanted & is_greedy).tolist():
+            token_ids[i : i + 1] = _argmax(rows[i : i + 1])
+        is_drawn = is_wanted & ~is_greedy
+        is_filtered = (metadata.top_k > 0) | (metadata.top_p < 1)
+        for i in np.flatnonzero(is_drawn & is_filtered).tolist():
             token_ids[i] = _sample_filtered(rows[i], metadata, i, noise[i])
-        dense = np.flatnonzero(~is_done & ~is_filtered)
+        dense = np.flatnonzero(is_drawn & ~is_filtered)
         group_size = max(1, _MAX_GROUP_ELEMENTS // rows.shape[1])
         for start in range(0, len(dense), group_size):
             group = dense[start : start + group_size]
             token_ids[group] = self._sample_dense(rows, metadata, group, noise[group])
-        return token_ids
 
     def _sample_dense(self, rows: _F32, metadata: SamplingMetadata, group: _Ids, noise: _F64) -> _Ids:
         """Samples rows without top-k and top-p, a few at a time so that they stay in the processor's cache."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -27,6 +27,8 @@ from vllm_mxext.native.worker.constrained_rows import advance, with_masks
 from vllm_mxext.native.worker.device_memory import device_memory
 from vllm_mxext.native.worker.input_batch import InputBatch, StepInputs
 from vllm_mxext.native.worker.kv_cache import KVCache, allocate_kv_cache
+from vllm_mxext.native.worker.prompt_logprobs import PromptLogprobs
+from vllm_mxext.native.worker.row_sampling import row_sampling
 from vllm_mxext.native.worker.step_buffers import StepBuffers
 
 logger = init_logger(__name__)
@@ -66,6 +68,7 @@ class _Loaded:
     decoder: Decoder
     cache: KVCache
     batch: InputBatch
+    prompts: PromptLogprobs
     sampler: Sampler
 
 
@@ -130,7 +133,8 @@ class ModelRunner:
             decoder=Decoder(kernels, weights, buffers),
             cache=cache,
             batch=self._make_batch(),
-            sampler=Sampler(),
+            prompts=PromptLogprobs(config.model.spec.vocab_size, len(buffers.logits), self._device),
+            sampler=Sampler(row_sampling(kernels)),
         )
         logger.info(
             "Loaded %s with %s kernels in %.1f s", config.model.path.name, kernels.name, time.monotonic() - started_s
@@ -154,6 +158,7 @@ class ModelRunner:
         """
         loaded = self._require_loaded()
         loaded.batch.update(scheduled)
+        prompt_rows = loaded.prompts.rows(scheduled)
         if self._grammars is not None:
             self._grammars.update(scheduled)
         if not scheduled.num_scheduled_tokens:
@@ -161,11 +166,12 @@ class ModelRunner:
         inputs = loaded.batch.gather(scheduled.num_scheduled_tokens)
         if self._grammars is not None:
             self._grammars.begin_masks(inputs.sampled_request_ids)
-        logits = loaded.decoder.forward(inputs.forward, loaded.cache.layers)
+        logits = loaded.decoder.forward(inputs.forward, loaded.cache.layers, prompt_rows)
+        prompt_logprobs = prompt_rows.logprobs if prompt_rows else {}
         if not inputs.sampled_request_ids:
             self._wait_for_device()
-            return ModelRunnerOutput({})
-        return self._sample(loaded, inputs, logits)
+            return ModelRunnerOutput({}, prompt_logprobs=prompt_logprobs)
+        return replace(self._sample(loaded, inputs, logits), prompt_logprobs=prompt_logprobs)
 
     def _sample(self, loaded: _Loaded, inputs: StepInputs, logits: torch.Tensor) -> ModelRunnerOutput:
         rows, names = inputs.sampled_rows, inputs.sampled_request_ids

@@ -94,6 +94,8 @@ class _ChatWriter:
         response: dict[str, Any] = {"choices": choices}
         if self._request.return_token_ids:
             response["prompt_token_ids"] = output.prompt_token_ids
+        if output.prompt_logprobs is not None:
+            response["prompt_logprobs"] = self._logprobs.prompt(output.prompt_logprobs)
         return response
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from vllm_mxext.errors import InvalidRequestError
-from vllm_mxext.outputs import CompletionOutput, RequestOutput
+from vllm_mxext.outputs import CompletionOutput, PositionLogprobs, RequestOutput
 from vllm_mxext.requests import Prompt, TextPrompt, TokensPrompt
 from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.openai.constraints import name_constraint_field
@@ -30,7 +30,7 @@ async def create_completion(context: ServerContext, request: CompletionRequest, 
     """
     params = completion_sampling(request, context.client.model.default_sampling)
     prompts = _prompts(request)
-    _check_number_of_samples(len(prompts) * params.n, context.client.model.max_open_samples)
+    _check_number_of_samples(len(prompts) * params.num_samples, context.client.model.max_open_samples)
     exchange = Exchange.begin(context, request, params, "cmpl")
     try:
         generation = await exchange.admit(prompts, priority)
@@ -73,6 +73,7 @@ class _CompletionWriter:
         self._request = request
         self._num_samples = num_samples
         self._offsets: dict[int, int] = {}
+        self._prompt_logprobs: dict[int, list[PositionLogprobs | None]] = {}
         self._reports_logprobs = request.logprobs is not None or bool(request.logprob_token_ids)
         self._logprobs = LogprobsFormatter(
             tokenizer,
@@ -81,6 +82,7 @@ class _CompletionWriter:
         )
 
     def chunks(self, position: int, output: RequestOutput) -> list[dict[str, Any]]:
+        self._note_prompt(position, output)
         chunks = []
         for sample in output.outputs:
             index = position * self._num_samples + sample.index
@@ -90,12 +92,19 @@ class _CompletionWriter:
         return chunks
 
     def complete(self, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
+        for position, output in enumerate(outputs):
+            self._note_prompt(position, output)
         choices = [
             self._choice(position * self._num_samples + sample.index, output, sample, is_first=True)
             for position, output in enumerate(outputs)
             for sample in output.outputs
         ]
         return {"choices": choices}
+
+    def _note_prompt(self, position: int, output: RequestOutput) -> None:
+        """Keeps the prompt's log probabilities, which come once, for every sample of it."""
+        if output.prompt_logprobs is not None:
+            self._prompt_logprobs[position] = output.prompt_logprobs
 
     @property
     def reasoning(self) -> None:
@@ -113,6 +122,13 @@ class _CompletionWriter:
         if sample.logprobs is not None:
             choice["logprobs"] = self._logprobs.completion(sample.token_ids, sample.logprobs, offset)
             self._offsets[index] = offset + self._logprobs.text_length(sample.token_ids, sample.logprobs)
+        prompt_logprobs = self._prompt_logprobs.get(index // self._num_samples)
+        if is_first and prompt_logprobs is not None:
+            if self._request.prompt_logprobs is not None:
+                choice["prompt_logprobs"] = self._logprobs.prompt(prompt_logprobs)
+            if self._request.echo and self._request.logprobs is not None:
+                told = self._logprobs.echo(output.prompt_token_ids, prompt_logprobs, echoed)
+                choice["logprobs"] = _joined(told, choice["logprobs"])
         if self._request.return_token_ids:
             choice["token_ids"] = sample.token_ids
             if is_first:
@@ -123,3 +139,10 @@ class _CompletionWriter:
         if output.prompt is not None:
             return output.prompt
         return self._tokenizer.decode(output.prompt_token_ids)
+
+
+def _joined(first: dict[str, Any], second: dict[str, Any] | None) -> dict[str, Any]:
+    """Log probabilities of an echoed prompt and of what follows it, as those of one text."""
+    if second is None:
+        return first
+    return {name: None if values is None else values + second[name] for name, values in first.items()}

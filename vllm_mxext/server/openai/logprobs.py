@@ -63,6 +63,34 @@ class LogprobsFormatter:
             "top_logprobs": None if self._num_top == 0 else top,
         }
 
+    def echo(self, token_ids: Sequence[int], positions: Sequence[PositionLogprobs | None], text: str) -> dict[str, Any]:
+        """Returns what `completion()` would for the tokens of an echoed prompt; the first one has no probability.
+
+        Args:
+            token_ids: the prompt.
+            positions: its log probabilities.
+            text: the prompt as it is echoed; special tokens that it leaves out take no place in it.
+        """
+        told: dict[str, Any] = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
+        offset = 0
+        for token_id, position in zip(token_ids, positions, strict=True):
+            plain = self._tokenizer.token_text(token_id)
+            if position is None:
+                name = f"token_id:{token_id}" if self._is_token_ids else plain
+                part: dict[str, Any] = {"tokens": [name], "token_logprobs": [None], "top_logprobs": [None]}
+            else:
+                part = self.completion((token_id,), (position,), offset)
+            for field in ("tokens", "token_logprobs", "top_logprobs"):
+                told[field] += part[field] or []
+            told["text_offset"].append(offset)
+            if text.startswith(plain, offset) or token_id not in self._tokenizer.special_token_ids:
+                offset += len(plain)
+        return told | ({"top_logprobs": None} if self._num_top == 0 else {})
+
+    def prompt(self, positions: Sequence[PositionLogprobs | None]) -> list[dict[str, Any] | None]:
+        """Returns `prompt_logprobs` in vLLM's form: per token, id -> log probability, rank and text."""
+        return [None if position is None else _vllm_form(position) for position in positions]
+
     def text_length(self, token_ids: Sequence[int], positions: Sequence[PositionLogprobs]) -> int:
         """Returns the characters these tokens add to `text_offset`."""
         return sum(
@@ -90,3 +118,10 @@ class LogprobsFormatter:
 
 def _finite(logprob: float) -> float:
     return max(logprob, LOWEST_LOGPROB)
+
+
+def _vllm_form(position: PositionLogprobs) -> dict[str, Any]:
+    return {
+        str(token_id): {"logprob": _finite(value.logprob), "rank": value.rank, "decoded_token": value.decoded_token}
+        for token_id, value in position.items()
+    }

@@ -128,6 +128,7 @@ class GenerationRequest(ModelRequest, LlamaCppSampling):
 
     # what and how much
     n: int | None = None
+    best_of: int | None = None
     max_tokens: int | None = None
     min_tokens: int | None = None
     # sampling
@@ -155,6 +156,7 @@ class GenerationRequest(ModelRequest, LlamaCppSampling):
     echo: bool | None = None
     repetition_detection: RepetitionDetectionFields | None = None
     logprob_token_ids: TokenIds = None
+    prompt_logprobs: int | None = None
     # the form it must have: one of these
     response_format: Any = None
     structured_outputs: Any = None
@@ -187,6 +189,8 @@ class GenerationRequest(ModelRequest, LlamaCppSampling):
     def _check_stream_options(self) -> GenerationRequest:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream: true")
+        if self.prompt_logprobs is not None and self.stream:
+            raise ValueError("prompt_logprobs cannot be streamed; leave out stream or prompt_logprobs")
         return self
 
     @property
@@ -211,10 +215,6 @@ class CompletionRequest(GenerationRequest):
     def _check_prompt_and_logprobs(self) -> CompletionRequest:
         if self.logprobs is not None and self.logprobs < -1:
             raise ValueError("logprobs must be at least 0, or -1 for the whole vocabulary")
-        if self.echo and self.logprobs is not None:
-            raise ValueError(
-                "echo cannot be combined with logprobs: this server reports no log probabilities of prompts"
-            )
         return self
 
 

@@ -28,6 +28,7 @@ _FIELDS_WITH_MODEL_DEFAULTS = (
 )
 _FIELDS = (
     "n",
+    "best_of",
     "seed",
     "stop",
     "stop_token_ids",
@@ -40,6 +41,7 @@ _FIELDS = (
     "allowed_token_ids",
     "bad_words",
     "logprob_token_ids",
+    "prompt_logprobs",
     "truncate_prompt_tokens",
     "truncation_side",
     "stream_interval",
@@ -77,7 +79,11 @@ def completion_sampling(request: CompletionRequest, defaults: Mapping[str, float
     Raises:
         InvalidRequestError: a value is out of range; `param` is the request's field.
     """
-    return _build(request, defaults, request.max_tokens, COMPLETION_MAX_TOKENS, request.logprobs)
+    params = _build(request, defaults, request.max_tokens, COMPLETION_MAX_TOKENS, request.logprobs)
+    if request.echo and request.logprobs is not None:  # the echoed prompt has log probabilities too
+        asked = (request.logprobs, request.prompt_logprobs or 0)
+        params = params.clone(prompt_logprobs=-1 if -1 in asked else max(asked))
+    return params
 
 
 def _build(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vllm_mxext.errors import InvalidRequestError, UnsupportedFeatureError
+from vllm_mxext.errors import UnsupportedFeatureError
 
 
 def _any_of(*values: Any) -> Callable[[Any], bool]:
@@ -28,7 +28,6 @@ GENERATION_FIELDS: dict[str, Callable[[Any], bool]] = {
     "length_penalty": _number(1),
     "samplers": _never,
     # the prompt
-    "prompt_logprobs": _never,
     "prompt_embeds": _never,
     "mm_processor_kwargs": _never,
     "media_io_kwargs": _never,
@@ -57,7 +56,6 @@ def refuse_unsupported(body: Mapping[str, Any], fields: Mapping[str, Callable[[A
 
     Raises:
         UnsupportedFeatureError: there is one that would change the answer; `param` names it.
-        InvalidRequestError: `best_of` is less than `n`.
     """
     for field in body.keys() & fields.keys():
         value = body[field]
@@ -69,16 +67,3 @@ def refuse_unsupported(body: Mapping[str, Any], fields: Mapping[str, Callable[[A
             "leave the field out of the request.",
             param=field,
         )
-    _check_best_of(body)
-
-
-def _check_best_of(body: Mapping[str, Any]) -> None:
-    best_of, n = body.get("best_of"), body.get("n") or 1
-    if best_of is None or best_of == n or not (isinstance(best_of, int) and isinstance(n, int)):
-        return
-    if best_of < n:
-        raise InvalidRequestError(f"best_of must be at least n = {n}, got {best_of}.", param="best_of")
-    raise UnsupportedFeatureError(
-        f"This server does not support `best_of` greater than `n` yet; leave it out, or ask for n = {best_of}.",
-        param="best_of",
-    )
