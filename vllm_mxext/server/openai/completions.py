@@ -30,7 +30,7 @@ async def create_completion(context: ServerContext, request: CompletionRequest, 
     """
     params = completion_sampling(request, context.client.model.default_sampling)
     prompts = _prompts(request)
-    _check_number_of_samples(len(prompts) * params.n, context.client.model.max_open_samples)
+    _check_number_of_samples(len(prompts) * params.num_samples, context.client.model.max_open_samples)
     exchange = Exchange.begin(context, request, params, "cmpl")
     try:
         generation = await exchange.admit(prompts, priority)
@@ -38,7 +38,7 @@ async def create_completion(context: ServerContext, request: CompletionRequest, 
         name_constraint_field(error, request)
         raise
     by_id = names_tokens_by_id(context, request)
-    writer = _CompletionWriter(context.client.tokenizer, request, params.n, names_tokens_by_id=by_id)
+    writer = _CompletionWriter(context.client.tokenizer, request, request.n or 1, names_tokens_by_id=by_id)
     return await respond(exchange, generation, writer, _KINDS)
 
 

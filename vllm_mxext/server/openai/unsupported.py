@@ -24,8 +24,6 @@ GENERATION_FIELDS: dict[str, Callable[[Any], bool]] = {
     "logits_processors": _never,
     "thinking_token_budget": _never,
     # other ways to sample
-    "use_beam_search": _off,
-    "length_penalty": _number(1),
     "samplers": _never,
     # the prompt
     "prompt_logprobs": _never,
@@ -74,7 +72,12 @@ def refuse_unsupported(body: Mapping[str, Any], fields: Mapping[str, Callable[[A
 
 def _check_best_of(body: Mapping[str, Any]) -> None:
     best_of, n = body.get("best_of"), body.get("n") or 1
-    if best_of is None or best_of == n or not (isinstance(best_of, int) and isinstance(n, int)):
+    if (
+        best_of is None
+        or best_of == n
+        or body.get("use_beam_search")
+        or not (isinstance(best_of, int) and isinstance(n, int))
+    ):
         return
     if best_of < n:
         raise InvalidRequestError(f"best_of must be at least n = {n}, got {best_of}.", param="best_of")
