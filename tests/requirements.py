@@ -106,6 +106,8 @@ PROMISES = {
     "API-6": "Request ids are echoed.",
     "API-7": "Request bodies are limited in size.",
     "API-8": "Known fields that this version does not offer are refused, not ignored.",
+    "API-9": "No request that the OpenAPI description allows brings a server error or an undescribed status.",
+    "API-10": "Malformed and absurd requests get 4xx, disturb no stream and leave nothing behind.",
     "STREAM-1": "Streams carry real tokens and end with a finish reason, usage when asked for, and [DONE].",
     "STREAM-2": "Deltas never split a character and never show a part of a stop string.",
     "STREAM-3": "Silent streams carry keep-alive comments.",
