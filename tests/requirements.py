@@ -15,12 +15,14 @@ from pathlib import Path
 PROMISES = {
     # Installation and command line
     "INSTALL-1": "Without a compiled kernel library the engine computes through PyTorch and says so.",
-    "CLI-1": "`mxext` has the commands serve, chat, complete, bench and collect-env.",
+    "CLI-1": "`mxext` has the commands serve, chat, complete, parse, fit, bench and collect-env.",
     "CLI-2": "Help is printed and configuration is resolved without importing torch.",
     "CLI-3": "`python -m vllm_mxext.entrypoints.openai.api_server` is the same server as `mxext serve`.",
     "DOCS-1": "Every example of the README runs as printed.",
     "DOCS-2": "README.md and README_CH.md stay in step.",
     "DOCS-3": "The figures in the README are those of a benchmark's result in the repository.",
+    "CLI-4": "`mxext chat` keeps a history, takes commands, and stops only the answer on Ctrl-C.",
+    "CLI-5": "`mxext fit` prints memory plan and kernels without loading weights.",
     # Configuration and logging
     "CONF-1": "Command line beats environment beats file beats default, and every value's origin is shown.",
     "CONF-2": "Flags accept underscores for dashes, in files too.",
@@ -85,9 +87,13 @@ PROMISES = {
     "STRUCT-3": "A grammar that is absurd ends as a 400 of its own request, however it ends the attempt to compile it.",
     "STRUCT-4": "Structured output is the same after preemption and after a restart of the engine.",
     "STRUCT-5": "Every spelling of a constraint is honoured, unknown ones are refused, and only one may be given.",
+    # Beam search and deadlines
+    "BEAM-1": "Beam search finds the hypotheses of transformers' `generate(num_beams=...)`, in float32.",
+    "BEAM-2": "A beam search holds a place per beam, can be left and aborted at any moment, and survives a restart.",
+    "TIME-1": "A request that runs out of time ends with what it has, or with an error if that is nothing.",
     # Engine
     "ENG-1": "`LLM` generates and chats offline, for single prompts and lists, as a context manager.",
-    "ENG-2": "`AsyncLLMEngine` and `LLMEngine` serve, step and abort requests.",
+    "ENG-2": "`AsyncLLMEngine` and `LLMEngine` serve, step, pause and abort requests.",
     "ENG-3": "An idle engine process uses no CPU.",
     "ENG-4": "A killed engine process is replaced and every open stream continues with the same tokens.",
     "ENG-5": "A request that kills the engine again and again alone gets an error.",
@@ -102,6 +108,8 @@ PROMISES = {
     "API-6": "Request ids are echoed.",
     "API-7": "Request bodies are limited in size.",
     "API-8": "Known fields that this version does not offer are refused, not ignored.",
+    "API-9": "No request that the OpenAPI description allows brings a server error or an undescribed status.",
+    "API-10": "Malformed and absurd requests get 4xx, disturb no stream and leave nothing behind.",
     "STREAM-1": "Streams carry real tokens and end with a finish reason, usage when asked for, and [DONE].",
     "STREAM-2": "Deltas never split a character and never show a part of a stop string.",
     "STREAM-3": "Silent streams carry keep-alive comments.",

@@ -6,17 +6,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vllm_mxext.beam_search_params import BeamSearchParams
     from vllm_mxext.constraint_params import GuidedDecodingParams, StructuredOutputsParams
     from vllm_mxext.engine.async_llm_engine import AsyncLLMEngine
     from vllm_mxext.engine.engine_args import EngineArgs
     from vllm_mxext.engine.llm_engine import LLMEngine
     from vllm_mxext.entrypoints.llm import LLM
-    from vllm_mxext.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
-    from vllm_mxext.requests import GenerateRequest, TextPrompt, TokensPrompt
+    from vllm_mxext.outputs import (
+        BeamSearchOutput,
+        BeamSearchSequence,
+        CompletionOutput,
+        Logprob,
+        RequestMetrics,
+        RequestOutput,
+    )
+    from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, TextPrompt, TokensPrompt
     from vllm_mxext.sampling_params import OutputKind, SamplingParams
 
 _EXPORTS = {
     "AsyncLLMEngine": "vllm_mxext.engine.async_llm_engine",
+    "BeamSearchOutput": "vllm_mxext.outputs",
+    "BeamSearchParams": "vllm_mxext.beam_search_params",
+    "BeamSearchRequest": "vllm_mxext.requests",
+    "BeamSearchSequence": "vllm_mxext.outputs",
     "CompletionOutput": "vllm_mxext.outputs",
     "EngineArgs": "vllm_mxext.engine.engine_args",
     "GenerateRequest": "vllm_mxext.requests",
@@ -34,9 +46,16 @@ _EXPORTS = {
 }
 """Exported name -> module it is imported from on first use."""
 
+_ALIASES = {"AsyncEngineArgs": "EngineArgs", "AsyncLLM": "AsyncLLMEngine"}
+"""Names that vLLM has for the same things."""
+
 __all__ = [
     "LLM",
     "AsyncLLMEngine",
+    "BeamSearchOutput",
+    "BeamSearchParams",
+    "BeamSearchRequest",
+    "BeamSearchSequence",
     "CompletionOutput",
     "EngineArgs",
     "GenerateRequest",
@@ -54,6 +73,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    name = _ALIASES.get(name, name)
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_EXPORTS[name]), name)

@@ -15,6 +15,9 @@ T = TypeVar("T")
 FLAG_PREFIX = "VLLM_MXEXT_"
 """A flag `--some-flag` of `mxext serve` can also be given as the variable `VLLM_MXEXT_SOME_FLAG`."""
 
+VLLM_PREFIX = "VLLM_"
+"""Variables of vLLM begin like this."""
+
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -96,12 +99,14 @@ CONFIGURE_LOGGING: EnvVar[bool] = EnvVar(
     parse_bool,
     default=True,
     help="Set to 0 to leave Python's logging as it is; nothing is configured then.",
+    aliases=("VLLM_CONFIGURE_LOGGING",),
 )
 LOGGING_CONFIG_PATH: EnvVar[Path | None] = EnvVar(
     "VLLM_MXEXT_LOGGING_CONFIG_PATH",
     parse_path,
     default=None,
     help="JSON or YAML file for `logging.config.dictConfig`, used instead of the built-in configuration.",
+    aliases=("VLLM_LOGGING_CONFIG_PATH",),
 )
 LOG_LEVEL: EnvVar[str] = EnvVar(
     "VLLM_MXEXT_LOG_LEVEL",
@@ -139,3 +144,26 @@ VARIABLES: tuple[EnvVar[Any], ...] = (
     CPU_ISA,
 )
 """All variables that are not just another way to give a flag."""
+
+_NO_HUB = "models are read from local folders in this version"
+
+VARIABLES_OF_OTHERS: dict[str, str | None] = {
+    "VLLM_NO_USAGE_STATS": None,
+    "VLLM_DO_NOT_TRACK": None,
+    "DO_NOT_TRACK": None,
+    "VLLM_USAGE_STATS_SERVER": "nothing about the use of this program is collected",
+    "VLLM_USAGE_SOURCE": "nothing about the use of this program is collected",
+    "VLLM_USE_MODELSCOPE": _NO_HUB,
+    "HF_HUB_OFFLINE": None,
+    "HF_ENDPOINT": _NO_HUB,
+    "HF_TOKEN": None,
+    "HUGGING_FACE_HUB_TOKEN": None,
+    "VLLM_TRACE_FUNCTION": "function calls are not traced; use a Python profiler",
+    "VLLM_USE_V1": None,
+    "VLLM_TARGET_DEVICE": "the device is chosen at start, with --device",
+    "VLLM_CPU_KVCACHE_SPACE": "the KV cache is sized with --kv-cache-memory-bytes",
+    "VLLM_CPU_OMP_THREADS_BIND": "threads are chosen with --num-threads",
+    "VLLM_BATCH_INVARIANT": None,
+    "VLLM_PLUGINS": "plug-ins of vLLM are not loaded",
+}
+"""Variables of vLLM and Hugging Face: why they have no effect, or None where what they ask for is so anyway."""

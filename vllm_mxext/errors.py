@@ -11,6 +11,7 @@
     └── EngineError                    the engine could not do what it accepted
         ├── EngineNotReadyError
         ├── GenerationError
+        ├── DeadlineExceededError
         └── EngineDeadError
 
 HTTP statuses for these live only in `server/errors.py`.
@@ -77,6 +78,10 @@ class EngineNotReadyError(EngineError):
 
 class GenerationError(EngineError):
     """One request failed inside the engine; others go on."""
+
+
+class DeadlineExceededError(EngineError):
+    """The time that a request was given ended before there was any output."""
 
 
 class EngineDeadError(EngineError):

@@ -38,7 +38,8 @@ class CompletionOutput:
         cumulative_logprob: sum over all chosen tokens; None when logprobs were not asked for.
         logprobs: one entry per token of `token_ids`, or None.
         finish_reason: None while running.
-        stop_reason: the stop string or stop token id that ended it; None for end-of-text and for `length`.
+        stop_reason: the stop string or stop token id that ended it; None for end-of-text and for `length`, but
+            `timeout` if it was the request's time that had a limit.
     """
 
     index: int
@@ -53,6 +54,38 @@ class CompletionOutput:
     def is_finished(self) -> bool:
         """Whether this sample has ended."""
         return self.finish_reason is not None
+
+
+@dataclass(slots=True)
+class BeamSearchSequence:
+    """One hypothesis of an offline beam search, in the shape vLLM gives it.
+
+    Attributes:
+        tokens: prompt and output.
+        cum_logprob: sum over the output tokens.
+        text: prompt and output without special tokens.
+        logprobs: one entry per output token, or None when they were not asked for.
+        finish_reason: `stop` at an end-of-text token, `length` at `max_tokens`.
+        stop_reason: None, as for an output that ended at end-of-text or at its limit.
+    """
+
+    tokens: list[int]
+    cum_logprob: float
+    text: str
+    logprobs: list[PositionLogprobs] | None = None
+    finish_reason: FinishReasonName | None = None
+    stop_reason: int | str | None = None
+
+
+@dataclass(slots=True)
+class BeamSearchOutput:
+    """What an offline beam search found for one prompt.
+
+    Attributes:
+        sequences: the hypotheses, best first.
+    """
+
+    sequences: list[BeamSearchSequence]
 
 
 @dataclass(slots=True)

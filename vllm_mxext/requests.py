@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vllm_mxext.beam_search_params import BeamSearchParams
+from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.sampling_params import SamplingParams
+
+MAX_TIMEOUT_S = 1e6
+"""Limits of time are less than this, so that they can be added to any clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +19,12 @@ class TextPrompt:
     Attributes:
         text: the text to tokenize.
         add_special_tokens: let the tokenizer add its own (BOS); chat templates have already written theirs.
+        cache_salt: that of a request which names none itself.
     """
 
     text: str
     add_special_tokens: bool = True
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +34,12 @@ class TokensPrompt:
     Attributes:
         token_ids: the ids, used as they are.
         text: the text they came from, if known; only echoed back.
+        cache_salt: that of a request which names none itself.
     """
 
     token_ids: tuple[int, ...]
     text: str | None = None
+    cache_salt: str | None = None
 
 
 Prompt = TextPrompt | TokensPrompt
@@ -46,6 +55,13 @@ class GenerateRequest:
         params: checked sampling parameters.
         priority: lower is served first under the priority policy.
         cache_salt: requests share prefix blocks only with requests of the same salt.
+        timeout_s: seconds from its arrival after which it ends: with what there is then and finish reason `length`, or
+            with `DeadlineExceededError` if there is nothing; None = no limit.
+        max_generation_s: seconds from its first token after which it ends, with finish reason `length`, once its text
+            has a line break; None = no limit.
+
+    Raises:
+        InvalidRequestError: a limit is not positive.
     """
 
     request_id: str
@@ -53,3 +69,46 @@ class GenerateRequest:
     params: SamplingParams
     priority: int = 0
     cache_salt: str | None = None
+    timeout_s: float | None = None
+    max_generation_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_limit(self.timeout_s, "timeout_ms")
+        _check_limit(self.max_generation_s, "t_max_predict_ms")
+        if self.cache_salt is None:
+            object.__setattr__(self, "cache_salt", self.prompt.cache_salt)
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSearchRequest:
+    """One beam search as an `EngineClient` takes it.
+
+    Attributes:
+        request_id: unique among open requests.
+        prompt: text or token ids.
+        params: checked parameters.
+        priority: lower is served first under the priority policy.
+        cache_salt: requests share prefix blocks only with requests of the same salt.
+        timeout_s: seconds from its arrival after which it ends, as for `GenerateRequest`.
+
+    Raises:
+        InvalidRequestError: the limit is not positive.
+    """
+
+    request_id: str
+    prompt: Prompt
+    params: BeamSearchParams
+    priority: int = 0
+    cache_salt: str | None = None
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_limit(self.timeout_s, "timeout_ms")
+        if self.cache_salt is None:
+            object.__setattr__(self, "cache_salt", self.prompt.cache_salt)
+
+
+def _check_limit(seconds: float | None, field: str) -> None:
+    if seconds is not None and not 0 < seconds < MAX_TIMEOUT_S:
+        message = f"{field} must be greater than 0 and less than {MAX_TIMEOUT_S * 1000:.0f}, got {seconds * 1000:g}."
+        raise InvalidRequestError(message, param=field)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
@@ -231,6 +231,24 @@ class SamplingParams:
     def clone(self, **changes: Any) -> SamplingParams:
         """Returns a copy with some fields replaced; the result is checked again."""
         return dataclasses.replace(self, **changes)
+
+    def update_from_generation_config(
+        self, generation_config: Mapping[str, Any], eos_token_id: int | None = None
+    ) -> SamplingParams:
+        """Returns a copy that also stops at the end-of-text ids of a `generation_config.json`, unless it ignores them.
+
+        vLLM changes the object instead, which is not possible here.
+
+        Args:
+            generation_config: its content; `eos_token_id` is one id or a list.
+            eos_token_id: the tokenizer's, which every request stops at anyway.
+        """
+        given = generation_config.get("eos_token_id")
+        if given is None or self.ignore_eos:
+            return self
+        ids = [given] if isinstance(given, int) else list(given)
+        new = (token_id for token_id in ids if token_id != eos_token_id)
+        return self.clone(stop_token_ids=tuple(dict.fromkeys((*self.stop_token_ids, *new))))
 
     def _check_types(self) -> None:
         for fields, kind, name in _FIELD_TYPES:

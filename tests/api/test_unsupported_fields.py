@@ -13,13 +13,10 @@ from vllm_mxext.server.openai.unsupported import CHAT_FIELDS, COMPLETION_FIELDS
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.promise("API-8")]
 
 NON_NEUTRAL: dict[str, Any] = {
-    "use_beam_search": True,
     "modalities": ["audio"],
     "return_prompt_text": True,
 }
 NEUTRAL: dict[str, list[Any]] = {
-    "use_beam_search": [False],
-    "length_penalty": [1, 1.0],
     "modalities": [["text"]],
 }
 ENDPOINT_FIELDS = [("/v1/chat/completions", CHAT, field) for field in sorted(CHAT_FIELDS)] + [

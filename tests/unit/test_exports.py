@@ -10,9 +10,9 @@ import pytest
 import vllm_mxext
 
 EXPORTED = {
-    "LLM", "AsyncLLMEngine", "CompletionOutput", "EngineArgs", "GenerateRequest", "GuidedDecodingParams", "LLMEngine",
-    "Logprob", "OutputKind", "RequestMetrics", "RequestOutput", "SamplingParams", "StructuredOutputsParams",
-    "TextPrompt", "TokensPrompt",
+    "LLM", "AsyncLLMEngine", "BeamSearchOutput", "BeamSearchParams", "BeamSearchRequest", "BeamSearchSequence",
+    "CompletionOutput", "EngineArgs", "GenerateRequest", "GuidedDecodingParams", "LLMEngine", "Logprob", "OutputKind",
+    "RequestMetrics", "RequestOutput", "SamplingParams", "StructuredOutputsParams", "TextPrompt", "TokensPrompt",
 }  # fmt: skip
 
 
@@ -22,6 +22,12 @@ def test_the_package_exports_exactly_its_documented_names() -> None:
     assert set(dir(vllm_mxext)) >= EXPORTED
     for name in EXPORTED:
         assert getattr(vllm_mxext, name).__name__ == name
+
+
+@pytest.mark.promise("ENG-2")
+def test_names_of_vllm_mean_the_same() -> None:
+    assert vllm_mxext.AsyncLLM is vllm_mxext.AsyncLLMEngine
+    assert vllm_mxext.AsyncEngineArgs is vllm_mxext.EngineArgs
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -32,6 +32,7 @@ COMMANDS = {
     "complete": Command("vllm_mxext.cli.complete", "send one prompt to a running server"),
     "parse": Command("vllm_mxext.cli.parse", "tell reasoning and tool calls from the answer in a text"),
     "bench": Command("vllm_mxext.cli.bench", "measure the engine, a running server, start-up or kernels"),
+    "fit": Command("vllm_mxext.cli.fit", "print a model's memory plan and kernels without loading it"),
     "collect-env": Command("vllm_mxext.cli.collect_env", "print versions, CPU, kernels and memory"),
 }
 

@@ -95,6 +95,10 @@ class ServerOptions:
     allowed_methods: tuple[str, ...] = _server_flag(("*",), values.text_list("METHOD"), "CORS: methods let in.")
     allowed_headers: tuple[str, ...] = _server_flag(("*",), values.text_list("HEADER"), "CORS: headers let in.")
     allow_credentials: bool = _server_flag(False, values.switch(), "CORS: let browsers send credentials.")
+    middleware: tuple[str, ...] = _server_flag(
+        (), values.text_list("MODULE.NAME", separator=None),
+        "ASGI middleware class, or coroutine function (request, call_next), around the routes; may be repeated.",
+    )  # fmt: skip
     trust_request_chat_template: bool = _server_flag(
         False, values.switch(), "Let requests bring their own chat template."
     )
@@ -133,6 +137,10 @@ class ServerOptions:
     log_config_file: Path | None = _server_flag(
         None, values.path(), "JSON or YAML file for `logging.config.dictConfig`.",
         variables=("VLLM_MXEXT_LOGGING_CONFIG_PATH",),
+    )  # fmt: skip
+    uvicorn_log_level: str = _server_flag(
+        "warning", values.choice("critical", "error", "warning", "info", "debug", "trace"),
+        "Least severe level that the HTTP library logs.",
     )  # fmt: skip
     shutdown_timeout: float = _server_flag(
         30.0, values.seconds(), "Seconds that open requests may go on after SIGTERM."

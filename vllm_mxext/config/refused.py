@@ -47,6 +47,7 @@ _ONE_GRAMMAR_LIBRARY = "llguidance enforces every constraint here; use auto or r
 _NO_HUB = "models are read from local folders in this version; remove the flag"
 _EAGER = "models always run eagerly here; remove the flag"
 _RECOMPUTE = "preempted requests are recomputed, nothing is swapped out; remove the flag"
+_NO_TRANSFER = "KV blocks stay in the memory of this engine in this version; remove the flag"
 _NO_TRACING = "tracing and profiling come with a later version; remove the flag"
 
 _GROUPS: tuple[tuple[str, str], ...] = (
@@ -80,21 +81,23 @@ _GROUPS: tuple[tuple[str, str], ...] = (
     (_EAGER, "compilation-config optimization-level cuda-graph-sizes enable-sleep-mode"),
     (
         _NO_TRACING,
-        "otlp-traces-endpoint collect-detailed-traces profiler-config kv-transfer-config kv-events-config "
-        "kv-offloading-size enable-server-load-tracking",
+        "otlp-traces-endpoint collect-detailed-traces profiler-config",
     ),
     (
         "the server does not offer this yet; remove the flag",
-        "middleware fingerprint-mode "
-        "logprobs-mode prefix-caching-hash-algo calculate-kv-scales uvicorn-log-level ssl-refresh "
+        "logprobs-mode",
+    ),
+    (
+        "requests are read by httptools, within limits of their own; remove the flag",
         "h11-max-incomplete-event-size h11-max-header-count",
     ),
+    (_NO_TRANSFER, "kv-transfer-config kv-events-config kv-offloading-size kv-offloading-backend"),
 )
 """Sentence -> names."""
 
 _SWITCHES = (
     "enable-expert-parallel disable-custom-all-reduce fully-sharded-loras enable-sleep-mode worker-use-ray "
-    "enable-server-load-tracking ssl-refresh calculate-kv-scales enable-lora-bias interleave-mm-strings"
+    "enable-lora-bias interleave-mm-strings"
 )
 """Names in `_GROUPS` that take no value."""
 
@@ -102,6 +105,19 @@ _SINGLE: tuple[RefusedFlag, ...] = (
     RefusedFlag("tensor-parallel-size", _ONE_DEVICE, (1,)),
     RefusedFlag("pipeline-parallel-size", _ONE_DEVICE, (1,)),
     RefusedFlag("data-parallel-size", _ONE_DEVICE, (1,)),
+    RefusedFlag("prefix-caching-hash-algo", "blocks are found by SHA-256; use sha256 or remove the flag", ("sha256",)),
+    RefusedFlag(
+        "fingerprint-mode",
+        "system_fingerprint always names version, parallelism and a hash of the model; remove the flag",
+    ),
+    RefusedFlag("calculate-kv-scales", "scales of the KV cache need no calibration; remove the flag", (False,), True),
+    RefusedFlag("ssl-refresh", "restart the server to read a new certificate; remove the flag", (False,), True),
+    RefusedFlag(
+        "enable-server-load-tracking",
+        "the load is vllm:num_requests_running and vllm:num_requests_waiting at /metrics; remove the flag",
+        (False,),
+        True,
+    ),
     RefusedFlag("enforce-eager", _EAGER, (True, False), is_switch=True),
     RefusedFlag("swap-space", _RECOMPUTE, (0,)),
     RefusedFlag("cpu-offload-gb", "weights are not offloaded in this version; remove the flag", (0,)),
@@ -158,5 +174,6 @@ def refused_flags() -> dict[str, RefusedFlag]:
     table = {flag.name: flag for flag in _SINGLE}
     for sentence, names in _GROUPS:
         for name in names.split():
-            table[name] = RefusedFlag(name, sentence, is_switch=name in switches)
+            is_switch = name in switches
+            table[name] = RefusedFlag(name, sentence, (False,) if is_switch else (), is_switch)
     return table

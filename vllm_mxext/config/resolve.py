@@ -295,6 +295,7 @@ def _server(options: ServerOptions) -> ServerConfig:
         cors=CorsConfig(
             options.allowed_origins, options.allowed_methods, options.allowed_headers, options.allow_credentials
         ),
+        middleware=options.middleware,
         is_docs_enabled=not options.disable_fastapi_docs,
         max_request_body_bytes=options.max_request_body_bytes,
         sse_keep_alive_s=options.sse_keep_alive_interval,
@@ -311,6 +312,7 @@ def _server(options: ServerOptions) -> ServerConfig:
         always_includes_usage=options.enable_force_include_usage,
         returns_tokens_as_ids=options.return_tokens_as_token_ids,
         log_outputs=options.enable_log_outputs,
+        http_log_level=options.uvicorn_log_level,
         log_requests=options.enable_log_requests,
         max_log_len=options.max_log_len,
         quiet_endpoints=options.disable_access_log_for_endpoints,

@@ -72,6 +72,7 @@ class ServerConfig:
         metrics_need_key: `/metrics` asks for a key too when there are keys.
         root_path: path prefix under which a proxy publishes the server.
         cors: what browsers of other origins may do.
+        middleware: import paths of further layers around the routes, the outermost first.
         is_docs_enabled: serve `/docs`, `/redoc` and `/openapi.json`.
         max_request_body_bytes: largest request body.
         sse_keep_alive_s: silence in seconds after which a stream sends a comment; 0 = never.
@@ -82,6 +83,7 @@ class ServerConfig:
         parsers: how tool calls and reasoning are found.
         always_includes_usage: every stream ends with its usage, asked for or not.
         returns_tokens_as_ids: log probabilities name tokens by id, asked for or not.
+        http_log_level: least severe level that the HTTP library logs.
         log_requests: log each request's id and parameters at INFO.
         log_outputs: log each request's output at INFO.
         max_log_len: characters of a prompt or output in the log at most; None = no limit. Prompts appear at DEBUG only.
@@ -96,6 +98,7 @@ class ServerConfig:
     metrics_need_key: bool = True
     root_path: str = ""
     cors: CorsConfig = field(default_factory=CorsConfig)
+    middleware: tuple[str, ...] = ()
     is_docs_enabled: bool = True
     max_request_body_bytes: int = 32 * 2**20
     sse_keep_alive_s: float = 15.0
@@ -106,6 +109,7 @@ class ServerConfig:
     parsers: ParserConfig = field(default_factory=ParserConfig)
     always_includes_usage: bool = False
     returns_tokens_as_ids: bool = False
+    http_log_level: str = "warning"
     log_requests: bool = False
     log_outputs: bool = False
     max_log_len: int | None = None

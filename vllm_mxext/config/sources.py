@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,11 +129,24 @@ def read_environment(environ: Mapping[str, str], *, is_offline: bool = False) ->
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Returns one sentence for each `VLLM_MXEXT_` variable that nothing reads."""
+    """Returns one sentence for each `VLLM_` variable that nothing reads, but for those that nothing need read."""
     known = {variable for flag in all_flags() for variable in flag.variables}
     known |= {name for variable in envs.VARIABLES for name in (variable.name, *variable.aliases)}
     mine = sorted(name for name in environ if name.startswith(envs.FLAG_PREFIX) and name not in known)
-    return [f"Nothing reads the environment variable {name}{_did_you_mean(name, known)}" for name in mine]
+    sentences = [f"Nothing reads the environment variable {name}{_did_you_mean(name, known)}" for name in mine]
+    for name in sorted(environ):
+        is_foreign = name.startswith(envs.VLLM_PREFIX) and not name.startswith(envs.FLAG_PREFIX) and name not in known
+        if name in envs.VARIABLES_OF_OTHERS:
+            reason = envs.VARIABLES_OF_OTHERS[name]
+            if reason is not None and environ[name] not in ("", "0"):
+                sentences.append(f"The environment variable {name} has no effect: {reason}.")
+        elif is_foreign and not _SET_BY_KUBERNETES.match(name):
+            sentences.append(f"Nothing reads vLLM's environment variable {name}{_did_you_mean(name, known)}")
+    return sentences
+
+
+_SET_BY_KUBERNETES = re.compile(r"VLLM_(.*_)?(SERVICE|PORT)(_.*)?$")
+"""Variables that a service named `vllm` brings into every pod."""
 
 
 def read_file(path: Path) -> Settings:
@@ -198,6 +212,8 @@ def _parse(flag: Flag, value: Any, place: str) -> Any:
 
 def _with_dashes(token: str) -> str:
     if not token.startswith("--"):
+        if re.fullmatch(r"-O\d", token):
+            return f"{SHORT_NAMES['-O']}={token[2:]}"
         short, equals, value = token.partition("=")
         return SHORT_NAMES[short] + equals + value if short in SHORT_NAMES else token
     name, equals, value = token.partition("=")

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from vllm_mxext.outputs import RequestOutput
-from vllm_mxext.requests import GenerateRequest
+from vllm_mxext.requests import BeamSearchRequest, GenerateRequest
 from vllm_mxext.tokenizer.interface import Tokenizer
 
 
@@ -117,6 +117,20 @@ class EngineClient(Protocol):
             EngineNotReadyError: loading or draining.
             EngineDeadError: the engine is gone for good.
             GenerationError: raised by the stream when this request failed in the engine.
+            DeadlineExceededError: raised by the stream when the request's time was over before its first token.
+        """
+        ...
+
+    async def beam_search(self, request: BeamSearchRequest) -> AsyncGenerator[RequestOutput, None]:
+        """Validates and admits a beam search, which counts as `beam_width` samples, and returns a stream of one output.
+
+        The stream ends the search and raises as that of `generate()` does.
+
+        Raises:
+            InvalidRequestError: the request cannot be served as it is.
+            QueueFullError: too many requests are waiting.
+            EngineNotReadyError: loading or draining.
+            EngineDeadError: the engine is gone for good.
         """
         ...
 

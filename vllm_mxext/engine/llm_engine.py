@@ -10,15 +10,17 @@ from typing import Any, Protocol
 from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.config.frontend import StructuredOutputsConfig
 from vllm_mxext.engine.engine_args import EngineArgs
+from vllm_mxext.engine.frontend.beam_search import BeamSearch
 from vllm_mxext.engine.frontend.grammars import local_check, make_grammar_admission
-from vllm_mxext.engine.frontend.input_processor import InputProcessor
+from vllm_mxext.engine.frontend.input_processor import InputProcessor, ProcessedRequest
 from vllm_mxext.engine.frontend.output_processor import OutputProcessor, ProcessedStep
 from vllm_mxext.engine.prompts import PromptLike, parse_prompt
 from vllm_mxext.errors import EngineDeadError, InvalidRequestError
 from vllm_mxext.native.core_client import InprocCoreClient
 from vllm_mxext.native.protocol import EngineCoreOutputs, EngineCoreRequest
+from vllm_mxext.observability.stats import StatsRecorder
 from vllm_mxext.outputs import RequestOutput
-from vllm_mxext.requests import GenerateRequest
+from vllm_mxext.requests import BeamSearchRequest, GenerateRequest
 from vllm_mxext.sampling_params import SamplingParams
 from vllm_mxext.tokenizer.interface import Tokenizer
 from vllm_mxext.tokenizer.loading import load_tokenizer
@@ -59,6 +61,7 @@ class LLMEngine:
         core: the engine core; loaded in this process by default.
         tokenizer: the model's tokenizer; loaded by default.
         structured_outputs: rules for structured JSON.
+        recorder: told about steps, tokens and ends.
 
     Raises:
         ConfigError: the engine cannot be loaded as configured.
@@ -71,6 +74,7 @@ class LLMEngine:
         core: SteppedCore | None = None,
         tokenizer: Tokenizer | None = None,
         structured_outputs: StructuredOutputsConfig | None = None,
+        recorder: StatsRecorder | None = None,
     ) -> None:
         self._tokenizer = tokenizer or load_tokenizer(config.model.tokenizer_path)
         seeds = random.Random(config.model.seed)
@@ -81,7 +85,7 @@ class LLMEngine:
             local_check(config, self._tokenizer),
         )
         self._input = InputProcessor(config, self._tokenizer, lambda: seeds.getrandbits(64), self._grammars)
-        self._outputs = OutputProcessor(self._tokenizer)
+        self._outputs = OutputProcessor(self._tokenizer, recorder=recorder)
         self._core: SteppedCore | None = core or InprocCoreClient(config)
 
     @classmethod
@@ -117,13 +121,15 @@ class LLMEngine:
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        timeout_s: float | None = None,
     ) -> None:
         """Queues a request.
 
         Raises:
             InvalidRequestError: it cannot be served as it is, or its id is in use.
         """
-        self.add_requests([GenerateRequest(request_id, parse_prompt(prompt), params, priority, cache_salt)])
+        request = GenerateRequest(request_id, parse_prompt(prompt), params, priority, cache_salt, timeout_s)
+        self.add_requests([request])
 
     def add_requests(self, requests: Iterable[GenerateRequest]) -> None:
         """Queues requests, or none of them if one cannot be served.
@@ -131,7 +137,7 @@ class LLMEngine:
         Raises:
             InvalidRequestError: one cannot be served as it is, or its id is in use.
         """
-        core = self._require_core()
+        self._require_core()
         processed = [self._input.process(request, time.monotonic()) for request in requests]
         seen: set[str] = set()
         for entry in processed:
@@ -139,19 +145,33 @@ class LLMEngine:
             if request_id in seen or self._outputs.has_request(request_id):
                 raise InvalidRequestError(f"Request id '{request_id}' is in use; choose another.", param="request_id")
             seen.add(request_id)
-        for entry in processed:
-            self._outputs.add(entry)
-            core.add_requests(entry.samples)
+        self._add(processed)
+
+    def begin_beam_search(self, request: BeamSearchRequest) -> BeamSearch:
+        """Tokenizes and checks a beam search; `add_steps()` queues its steps.
+
+        Raises:
+            InvalidRequestError: it cannot be served as it is.
+        """
+        return BeamSearch.begin(request, self._input, time.monotonic())
+
+    def add_steps(self, search: BeamSearch) -> list[str]:
+        """Queues the next step of a beam search and returns the ids of its requests, whose outputs it takes."""
+        steps = search.next_steps()
+        self._add(steps)
+        return [step.request.request_id for step in steps]
 
     def step(self) -> list[RequestOutput]:
         """Runs one engine step and returns what is new, in the form each request asked for.
 
-        A request that failed in the engine ends with finish reason `error`.
+        A request that failed in the engine ends with finish reason `error`; one without output when its time is over,
+        with `abort`.
         """
         core = self._require_core()
+        expired = self._collect(self._outputs.expire())
         if not core.has_work:
-            return []
-        return self._collect(self._outputs.process(core.step()))
+            return expired
+        return expired + self._collect(self._outputs.process(core.step()))
 
     def abort_request(self, request_ids: str | Iterable[str]) -> list[RequestOutput]:
         """Ends requests with finish reason `abort` and returns their last outputs; unknown ids are ignored."""
@@ -175,6 +195,12 @@ class LLMEngine:
         if self._core is not None:
             self.abort_request(self._outputs.request_ids)
             self._core = None
+
+    def _add(self, processed: Iterable[ProcessedRequest]) -> None:
+        core = self._require_core()
+        for entry in processed:
+            self._outputs.add(entry)
+            core.add_requests(entry.samples)
 
     def _collect(self, step: ProcessedStep) -> list[RequestOutput]:
         if step.abort_ids:

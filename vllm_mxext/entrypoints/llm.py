@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
 
+from vllm_mxext.beam_search_params import BeamSearchParams
+from vllm_mxext.engine.beam_searching import run_beam_searches
 from vllm_mxext.engine.client import ModelInfo
 from vllm_mxext.engine.engine_args import EngineArgs
 from vllm_mxext.engine.interrupts import DeferredInterrupt
 from vllm_mxext.engine.llm_engine import LLMEngine
 from vllm_mxext.engine.model_info import model_info
-from vllm_mxext.engine.prompts import PromptLike, parse_prompts
+from vllm_mxext.engine.prompts import PromptLike, parse_prompts, with_tokenization
+from vllm_mxext.engine.refused_arguments import refuse_arguments
+from vllm_mxext.entrypoints.fit import FitReport, fit_report
 from vllm_mxext.errors import InvalidRequestError
-from vllm_mxext.outputs import RequestOutput
-from vllm_mxext.requests import GenerateRequest, Prompt, TextPrompt
+from vllm_mxext.observability.metrics import PrometheusMetrics
+from vllm_mxext.observability.reading import Metric, read_metrics
+from vllm_mxext.outputs import BeamSearchOutput, BeamSearchSequence, RequestOutput
+from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, Prompt, TextPrompt
 from vllm_mxext.sampling_params import OutputKind, SamplingParams
 from vllm_mxext.tokenizer.interface import Tokenizer
 from vllm_mxext.tokenizer.loading import load_tokenizer
@@ -44,8 +51,13 @@ class LLM:
     def __init__(self, model: str | Path | None = None, **engine_args: Any) -> None:
         config = EngineArgs(model=None if model is None else str(model), **engine_args).resolve()
         tokenizer = load_tokenizer(config.engine.model.tokenizer_path, config.frontend.templates)
+        self._config = config
+        self._metrics = PrometheusMetrics(config.engine.model.served_model_names[0], config.engine.model.max_model_len)
         self._engine = LLMEngine(
-            config.engine, tokenizer=tokenizer, structured_outputs=config.frontend.structured_outputs
+            config.engine,
+            tokenizer=tokenizer,
+            structured_outputs=config.frontend.structured_outputs,
+            recorder=self._metrics,
         )
         self._model = model_info(config.engine, config.frontend)
         self._num_requests = 0
@@ -74,29 +86,88 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        lora_request: None = None,
         priority: Sequence[int] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Generates for one or several prompts and returns their outputs in order.
 
         A request that fails in the engine has finish reason `error`, and the log names it.
 
         Args:
-            prompts: texts, lists of token ids, or dictionaries with `prompt` or `prompt_token_ids`.
+            prompts: texts, lists of token ids, or dictionaries with `prompt` or `prompt_token_ids`, and `cache_salt`.
             sampling_params: for all prompts, or one per prompt.
             use_tqdm: show a progress bar.
+            lora_request: not served yet.
             priority: one number per prompt, lower first; needs `scheduling_policy="priority"`.
+            tokenization_kwargs: `add_special_tokens` for prompts that are texts.
 
         Raises:
             InvalidRequestError: a prompt or parameter cannot be served; nothing has been generated then.
         """
-        return self._run(parse_prompts(prompts), sampling_params, use_tqdm, priority)
+        refuse_arguments(lora_request=lora_request)
+        given = with_tokenization(parse_prompts(prompts), tokenization_kwargs)
+        return self._run(given, sampling_params, use_tqdm, priority)
 
-    def chat(
+    def stream(
+        self,
+        prompts: PromptLike | Sequence[PromptLike],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        priority: Sequence[int] | None = None,
+    ) -> Iterator[RequestOutput]:
+        """Yields what is new of each prompt as it is generated; `request_id` is the prompt's position.
+
+        Leaving the loop aborts what has not finished. Until then this object serves nothing else. Ctrl-C waits for the
+        end of an engine step.
+
+        Args:
+            prompts: as for `generate()`.
+            sampling_params: for all prompts, or one per prompt.
+            priority: one number per prompt.
+
+        Raises:
+            InvalidRequestError: a prompt or parameter cannot be served; nothing has been generated then. What only
+                the engine can see is raised with the first item.
+        """
+        return self._stream(self._make_requests(parse_prompts(prompts), sampling_params, priority, OutputKind.DELTA))
+
+    def beam_search(
+        self,
+        prompts: PromptLike | Sequence[PromptLike],
+        params: BeamSearchParams,
+        *,
+        lora_request: None = None,
+        use_tqdm: bool = False,
+        concurrency_limit: int | None = None,
+    ) -> list[BeamSearchOutput]:
+        """Searches the likeliest continuations of one or several prompts and returns them in order of the prompts.
+
+        Args:
+            prompts: as for `generate()`.
+            params: of all searches.
+            lora_request: not served yet.
+            use_tqdm: show a progress bar.
+            concurrency_limit: searches at once; None = all.
+
+        Raises:
+            InvalidRequestError: a prompt or parameter cannot be served; nothing has been computed then.
+        """
+        refuse_arguments(lora_request=lora_request)
+        self._check_idle()
+        given = parse_prompts(prompts)
+        requests = [BeamSearchRequest(self._next_id(), prompt, params) for prompt in given]
+        with _ProgressBar(len(requests), use_tqdm) as bar, DeferredInterrupt() as interrupt:
+            outputs = run_beam_searches(self._engine, requests, concurrency_limit, interrupt.check, bar.count)
+        return [self._sequences(output) for output in outputs]
+
+    def chat(  # noqa: PLR0913 - the arguments of vLLM
         self,
         messages: Conversation | Sequence[Conversation],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        lora_request: None = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -109,6 +180,7 @@ class LLM:
             messages: one conversation, or a list of them.
             sampling_params: for all conversations, or one per conversation.
             use_tqdm: show a progress bar.
+            lora_request: not served yet.
             chat_template: template text instead of the model's.
             add_generation_prompt: end the prompt with the beginning of an assistant message.
             continue_final_message: let the model go on with the last message; excludes `add_generation_prompt`.
@@ -119,6 +191,7 @@ class LLM:
             InvalidRequestError: the template refused a conversation, or a parameter cannot be served.
             UnsupportedFeatureError: the model has no chat template and none was given.
         """
+        refuse_arguments(lora_request=lora_request)
         conversations: Any = [messages] if _is_conversation(messages) else messages
         variables = {**({"tools": list(tools)} if tools else {}), **(chat_template_kwargs or {})}
         prompts: list[Prompt] = [
@@ -139,6 +212,48 @@ class LLM:
     def reset_prefix_cache(self) -> bool:
         """Forgets cached blocks; running requests keep theirs. Returns whether it was done."""
         return self._engine.reset_prefix_cache()
+
+    def get_metrics(self) -> list[Metric]:
+        """Returns the figures that a server shows at `/metrics`, for what this object has served."""
+        return read_metrics(self._metrics.registry)
+
+    def fit_report(self) -> FitReport:
+        """Returns the memory plan as it would be made now, and which kernels compute and why."""
+        return fit_report(self._config)
+
+    def start_profile(self, profile_prefix: str | None = None) -> None:
+        """Refuses: there is no profiler in this version.
+
+        Raises:
+            UnsupportedFeatureError: always.
+        """
+        refuse_arguments(profile_prefix=profile_prefix or "")
+
+    def stop_profile(self) -> None:
+        """Refuses, as `start_profile()`.
+
+        Raises:
+            UnsupportedFeatureError: always.
+        """
+        self.start_profile()
+
+    def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """Refuses: the memory of the weights is not given back while the engine lives.
+
+        Raises:
+            UnsupportedFeatureError: always.
+        """
+        del mode
+        refuse_arguments(level=level)
+
+    def wake_up(self, tags: Sequence[str] | None = None) -> None:
+        """Refuses, as `sleep()`.
+
+        Raises:
+            UnsupportedFeatureError: always.
+        """
+        del tags
+        self.sleep()
 
     def close(self) -> None:
         """Releases the model; may be called again."""
@@ -174,12 +289,50 @@ class LLM:
                 self._engine.abort_request(request.request_id for request in requests)
         return [done[request.request_id] for request in requests]
 
+    def _stream(self, requests: Sequence[GenerateRequest]) -> Iterator[RequestOutput]:
+        positions = {request.request_id: str(position) for position, request in enumerate(requests)}
+        self._engine.add_requests(requests)
+        with DeferredInterrupt() as interrupt:
+            try:
+                while self._engine.has_unfinished_requests():
+                    interrupt.check()
+                    for output in self._engine.step():
+                        yield replace(output, request_id=positions[output.request_id])
+            finally:
+                self._engine.abort_request(positions)
+
+    def _sequences(self, output: RequestOutput) -> BeamSearchOutput:
+        tokenizer = self._engine.tokenizer
+        return BeamSearchOutput(
+            [
+                BeamSearchSequence(
+                    tokens=[*output.prompt_token_ids, *sample.token_ids],
+                    cum_logprob=sample.cumulative_logprob or 0.0,
+                    text=tokenizer.decode([*output.prompt_token_ids, *sample.token_ids]),
+                    logprobs=sample.logprobs,
+                    finish_reason=sample.finish_reason,
+                    stop_reason=sample.stop_reason,
+                )
+                for sample in output.outputs
+            ]
+        )
+
+    def _check_idle(self) -> None:
+        if self._engine.has_unfinished_requests():
+            raise InvalidRequestError("A stream of this LLM is open; read it to its end or close it first.")
+
+    def _next_id(self) -> str:
+        self._num_requests += 1
+        return str(self._num_requests - 1)
+
     def _make_requests(
         self,
         prompts: Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None,
         priority: Sequence[int] | None,
+        kind: OutputKind = OutputKind.FINAL_ONLY,
     ) -> list[GenerateRequest]:
+        self._check_idle()
         if params is None:
             params = self.get_default_sampling_params()
         all_params = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
@@ -189,12 +342,8 @@ class LLM:
                 raise InvalidRequestError(
                     f"{name} must have one entry per prompt: {len(values)} for {len(prompts)} prompts.", param=name
                 )
-        first = self._num_requests
-        self._num_requests += len(prompts)
         return [
-            GenerateRequest(
-                str(first + i), prompt, all_params[i].clone(output_kind=OutputKind.FINAL_ONLY), priorities[i]
-            )
+            GenerateRequest(self._next_id(), prompt, all_params[i].clone(output_kind=kind), priorities[i])
             for i, prompt in enumerate(prompts)
         ]
 

@@ -27,6 +27,7 @@ from vllm_mxext.server.errors import describe, describe_http
 from vllm_mxext.server.middleware.auth import ApiKeyMiddleware
 from vllm_mxext.server.middleware.body_limit import BodyLimitMiddleware
 from vllm_mxext.server.middleware.paths import HEALTH_PATH, LIVE_PATH, METRICS_PATH, READY_PATH, RootPathMiddleware
+from vllm_mxext.server.middleware.plugin import load_middleware
 from vllm_mxext.server.middleware.readiness import ReadinessMiddleware
 from vllm_mxext.server.middleware.telemetry import TelemetryMiddleware
 from vllm_mxext.server.parsers import choose_parsers
@@ -118,7 +119,7 @@ def _middlewares(context: ServerContext) -> list[Middleware]:
         layers.append(Middleware(ApiKeyMiddleware, config.api_keys, open_paths))
     layers.append(Middleware(ReadinessMiddleware, context.client))
     layers.append(Middleware(BodyLimitMiddleware, config.max_request_body_bytes))
-    return layers
+    return [*layers, *map(load_middleware, config.middleware)]
 
 
 def _cors(cors: CorsConfig) -> Middleware:
@@ -139,5 +140,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             [(model, "validation") for model in BODY_MODELS], ref_template="#/components/schemas/{model}"
         )
         schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+        for operations in schema["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)  # FastAPI's own, which nothing here answers
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schema["components"]["schemas"].pop(unused, None)
         app.openapi_schema = schema
     return app.openapi_schema

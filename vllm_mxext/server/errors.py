@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from vllm_mxext.errors import (
     ContextLengthExceededError,
+    DeadlineExceededError,
     EngineDeadError,
     EngineNotReadyError,
     InvalidRequestError,
@@ -36,6 +37,7 @@ TYPE_OF_STATUS = {
     429: "RateLimitError",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
+    504: "TimeoutError",
 }
 
 _UNION_ARMS = ("str", "none")
@@ -107,6 +109,8 @@ def describe(error: Exception) -> ErrorReply:
         return _describe_request_error(error)
     if isinstance(error, (EngineNotReadyError, EngineDeadError)):
         return _reply(503, str(error), headers={"Retry-After": "1"})
+    if isinstance(error, DeadlineExceededError):
+        return _reply(504, str(error), "timeout_ms", "deadline_exceeded")
     if isinstance(error, MxError):
         return _reply(500, str(error))
     if isinstance(error, HTTPException):

@@ -168,7 +168,7 @@ def _uvicorn_config(app: ASGIApp, config: ServerConfig, on_tick: Any) -> uvicorn
         ws="none",
         lifespan="on",
         log_config=None,
-        log_level="warning",
+        log_level=config.http_log_level,
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -78,6 +78,7 @@ def test_complete_streams_the_text_of_the_first_model(server: FakeServer, capsys
     assert capsys.readouterr().out == "42\n"
     path, body, authorization = server.requests[0]
     assert (path, authorization) == ("/v1/completions", "Bearer k")
+    assert body.pop("stream_options") == {"include_usage": True, "continuous_usage_stats": True}
     assert body == {"model": "tiny", "prompt": "6 * 7 =", "max_tokens": 5, "stream": True}
 
 
@@ -90,7 +91,7 @@ def test_complete_reads_the_prompt_from_standard_input(server: FakeServer, monke
 
 def test_a_refusal_is_shown_as_the_server_said_it(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.status = 401
-    assert main(["complete", "x", "--url", server.url, "--model", "m"]) == 1
+    assert main(["complete", "x", "--url", server.url, "--model-name", "m"]) == 1
     assert "The server answered 401" in capsys.readouterr().err
 
 
@@ -139,4 +140,4 @@ def test_ctrl_c_stops_only_the_answer(
     assert main(["chat", "--url", server.url]) == 0
     assert "Hel" in output.getvalue()
     assert "!" not in output.getvalue()
-    assert "(stopped)" in capsys.readouterr().err
+    assert "(stopped, " in capsys.readouterr().err

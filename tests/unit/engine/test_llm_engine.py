@@ -123,6 +123,14 @@ def test_requests_without_a_seed_are_repeatable_between_engines() -> None:
     assert texts[0]["a"] != texts[0]["b"]
 
 
+@pytest.mark.promise("TIME-1")
+def test_every_step_ends_requests_whose_time_is_over(engine: LLMEngine) -> None:
+    engine.add_request("r", "hello", PARAMS, timeout_s=1e-6)
+    (output,) = engine.step()
+    assert (output.outputs[0].finish_reason, output.outputs[0].stop_reason) == ("abort", "timeout")
+    assert not engine.has_unfinished_requests()
+
+
 def test_a_closed_engine_says_so(engine: LLMEngine) -> None:
     engine.add_request("a", "hello", PARAMS)
     engine.close()

@@ -22,7 +22,7 @@ from vllm_mxext.errors import (
 )
 from vllm_mxext.observability.stats import FinishedRequest, NullStatsRecorder, StatsRecorder
 from vllm_mxext.outputs import PositionLogprobs, RequestMetrics, RequestOutput
-from vllm_mxext.requests import GenerateRequest, TextPrompt
+from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, TextPrompt
 from vllm_mxext.sampling_params import OutputKind, SamplingParams
 
 Script = Callable[[GenerateRequest, Sequence[int], int], Sequence[int]]
@@ -212,6 +212,24 @@ class FakeEngineClient:
         self.requests.append(request)
         self._wake()
         return self._stream(opened)
+
+    async def beam_search(self, request: BeamSearchRequest) -> AsyncGenerator[RequestOutput, None]:
+        """Serves a beam search as if its beams were samples; see `EngineClient.beam_search`."""
+        given = request.params
+        params = SamplingParams(
+            n=given.num_returned,
+            best_of=given.beam_width,
+            max_tokens=given.max_tokens,
+            ignore_eos=given.ignore_eos,
+            logprobs=given.logprobs,
+            include_stop_str_in_output=given.include_stop_str_in_output,
+            output_kind=OutputKind.FINAL_ONLY,
+        )
+        return await self.generate(
+            GenerateRequest(
+                request.request_id, request.prompt, params, request.priority, request.cache_salt, request.timeout_s
+            )
+        )
 
     async def abort(self, request_ids: Sequence[str]) -> None:
         """Ends open requests with finish reason `abort`; unknown ids are ignored."""

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.config.frontend import FrontendConfig
 from vllm_mxext.engine.admission import Admission
+from vllm_mxext.engine.backends.beam_searches import BeamSearches, BeamStream
 from vllm_mxext.engine.client import EnginePhase, EngineStatus, ModelInfo
+from vllm_mxext.engine.frontend.beam_search import BeamSearch
 from vllm_mxext.engine.frontend.grammars import make_grammar_admission
 from vllm_mxext.engine.frontend.input_processor import InputProcessor, ProcessedRequest
 from vllm_mxext.engine.frontend.output_processor import OutputProcessor, ProcessedStep
@@ -28,12 +31,14 @@ from vllm_mxext.native.core_messages import CoreInfo
 from vllm_mxext.native.protocol import EngineCoreOutputs, EngineCoreRequest
 from vllm_mxext.native.structured.checker import CompileCheck
 from vllm_mxext.observability.stats import NullStatsRecorder, StatsRecorder
-from vllm_mxext.requests import GenerateRequest, TextPrompt
+from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, TextPrompt
 from vllm_mxext.tokenizer.interface import Tokenizer
 
 logger = init_logger(__name__)
 
 _NUM_GRAMMAR_THREADS = 2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,9 @@ class NativeEngineClient:
         )
         self._executor = ThreadPoolExecutor(self._options.num_tokenizer_threads, thread_name_prefix="tokenize")
         self._grammar_executor = ThreadPoolExecutor(_NUM_GRAMMAR_THREADS, thread_name_prefix="grammar")
+        self._searches = BeamSearches(self._open_step, self._abort_open, tokenizer, self._recorder, self._search_ended)
+        self._deadline: tuple[float, asyncio.TimerHandle] | None = None
+        """When the next request runs out of time, and what looks then."""
         self._arriving: dict[str, int] = {}
         """Ids of requests that are being tokenized, with their numbers of samples."""
         self._early_aborts: set[str] = set()
@@ -152,26 +160,40 @@ class NativeEngineClient:
             EngineDeadError: the engine is gone for good.
         """
         arrival_s = time.monotonic()
-        self._check_accepts()
-        self._admit(request, arrival_s)
-        try:
-            processed = await self._process(request, arrival_s)
+        with self._arrival(request, request.params.num_samples, arrival_s):
+            executor = self._executor_for(request)
+            processed = await self._in_thread(executor, lambda: self._input.process(request, arrival_s))
             self._check_still_accepts(processed)
             stream = self._open(processed)
             if request.request_id in self._early_aborts:
                 self._end(self._outputs.abort([request.request_id]))
             else:
                 self._supervisor.submit(processed.samples)
-        finally:
-            del self._arriving[request.request_id]
-            self._early_aborts.discard(request.request_id)
-            self._refresh_idle()
+        return stream
+
+    async def beam_search(self, request: BeamSearchRequest) -> BeamStream:
+        """Validates and admits a beam search, which counts as `beam_width` samples, and returns a stream of one output.
+
+        Raises:
+            InvalidRequestError: the request cannot be served as it is.
+            QueueFullError: too many requests are waiting.
+            EngineNotReadyError: loading, draining or stalled.
+            EngineDeadError: the engine is gone for good.
+        """
+        arrival_s = time.monotonic()
+        with self._arrival(request, request.params.beam_width, arrival_s):
+            executor = self._executor if isinstance(request.prompt, TextPrompt) else None
+            search = await self._in_thread(executor, lambda: BeamSearch.begin(request, self._input, arrival_s))
+            self._check_still_accepts(search.processed)
+            stream = self._searches.start(search)
+            self._searches.abort(self._early_aborts & {request.request_id})
         return stream
 
     async def abort(self, request_ids: Sequence[str]) -> None:
         """Ends open requests with finish reason `abort`; unknown ids are ignored."""
         self._early_aborts.update(key for key in request_ids if key in self._arriving)
-        self._end(self._outputs.abort(request_ids))
+        self._searches.abort(request_ids)
+        self._abort_open(request_ids)
 
     async def check_health(self) -> None:
         """Returns if the engine answers.
@@ -198,7 +220,7 @@ class NativeEngineClient:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), timeout_s)
         self._is_shut_down = True
-        await self.abort([*self._arriving, *self._outputs.request_ids])
+        await self.abort([*self._arriving, *self._searches.request_ids, *self._outputs.request_ids])
         await self._supervisor.stop()
         self._executor.shutdown(wait=False)
         self._grammar_executor.shutdown(wait=False)
@@ -224,16 +246,25 @@ class NativeEngineClient:
             with self._recording_rejection():
                 self._admission.check_tokens(num_new, self._outputs.queued_tokens(), time.monotonic())
 
-    def _admit(self, request: GenerateRequest, now_s: float) -> None:
-        """Reserves a place for the request."""
-        request_id, num_samples = request.request_id, request.params.num_samples
-        if request_id in self._arriving or self._outputs.has_request(request_id):
+    @contextlib.contextmanager
+    def _arrival(self, request: GenerateRequest | BeamSearchRequest, num_samples: int, now_s: float) -> Iterator[None]:
+        """Reserves a place for the request until it is open."""
+        self._check_accepts()
+        request_id = request.request_id
+        is_open = self._outputs.has_request(request_id) or self._searches.has_request(request_id)
+        if request_id in self._arriving or is_open:
             raise InvalidRequestError(f"Request id '{request_id}' is in use; choose another.", param="request_id")
-        num_open = self._outputs.num_samples + sum(self._arriving.values())
+        num_open = self._outputs.num_samples + sum(self._arriving.values()) + self._searches.num_places
         with self._recording_rejection():
             self._admission.check_samples(num_samples, num_open, now_s)
         self._arriving[request_id] = num_samples
         self._refresh_idle()
+        try:
+            yield
+        finally:
+            del self._arriving[request_id]
+            self._early_aborts.discard(request_id)
+            self._refresh_idle()
 
     @contextlib.contextmanager
     def _recording_rejection(self) -> Iterator[None]:
@@ -243,24 +274,59 @@ class NativeEngineClient:
             self._recorder.record_rejection("queue_full")
             raise
 
-    async def _process(self, request: GenerateRequest, arrival_s: float) -> ProcessedRequest:
-        """Validates a request, in a thread if there is text to tokenize or a grammar to check.
+    def _executor_for(self, request: GenerateRequest) -> ThreadPoolExecutor | None:
+        """Returns the threads that validate a request: for texts to tokenize, or for grammars to check.
 
         Grammars have threads of their own, so that slow ones hold nobody up but each other.
         """
         params = request.params
-        has_grammar = params.structured_outputs is not None
+        if params.structured_outputs is not None:
+            return self._grammar_executor
         has_text = isinstance(request.prompt, TextPrompt) or params.bad_words or params.dry_multiplier
-        if not has_grammar and not has_text:
-            return self._input.process(request, arrival_s)
-        loop = asyncio.get_running_loop()
-        executor = self._grammar_executor if has_grammar else self._executor
-        return await loop.run_in_executor(executor, self._input.process, request, arrival_s)
+        return self._executor if has_text else None
+
+    async def _in_thread(self, executor: ThreadPoolExecutor | None, work: Callable[[], T]) -> T:
+        """Validates a request, in a thread if that may take a while."""
+        if executor is None:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(executor, work)
 
     def _open(self, processed: ProcessedRequest) -> OutputStream:
         changed = asyncio.Event()
         state = self._outputs.add(processed, changed.set)
+        self._watch_deadlines()
         return OutputStream(state, changed, self._release)
+
+    def _open_step(self, processed: ProcessedRequest) -> OutputStream:
+        """Opens one step of a beam search, which has its place already."""
+        status = self._supervisor.status
+        if status.phase is EnginePhase.DEAD:
+            raise EngineDeadError(status.detail)
+        stream = self._open(processed)
+        self._supervisor.submit(processed.samples)
+        return stream
+
+    def _abort_open(self, request_ids: Iterable[str]) -> None:
+        self._end(self._outputs.abort(request_ids))
+
+    def _search_ended(self) -> None:
+        self._admission.record_end(time.monotonic())
+        self._refresh_idle()
+
+    def _watch_deadlines(self) -> None:
+        """Sets the timer for the request that runs out of time next; one that is set for an earlier one stays."""
+        next_s = self._outputs.next_deadline_s
+        if next_s is None or (self._deadline is not None and self._deadline[0] <= next_s):
+            return
+        if self._deadline is not None:
+            self._deadline[1].cancel()
+        delay_s = max(0.0, next_s - time.monotonic())
+        self._deadline = (next_s, asyncio.get_running_loop().call_later(delay_s, self._expire))
+
+    def _expire(self) -> None:
+        self._deadline = None
+        self._end(self._outputs.expire())
+        self._watch_deadlines()
 
     def _release(self, state: RequestState) -> None:
         """Ends a request whose consumer has left; by now its id may belong to another one."""
@@ -273,12 +339,12 @@ class NativeEngineClient:
             self._supervisor.abort(step.abort_ids)
         now_s = time.monotonic()
         for state in step.changed:
-            if state.is_finished:
+            if state.is_finished and not state.processed.is_step:
                 self._admission.record_end(now_s)
         self._refresh_idle()
 
     def _refresh_idle(self) -> None:
-        if self._outputs.num_requests or self._arriving:
+        if self._outputs.num_requests or self._arriving or self._searches.request_ids:
             self._idle.clear()
         else:
             self._idle.set()

@@ -36,12 +36,14 @@ class ProcessedRequest:
         prompt_text: the prompt's text, if known.
         prompt_token_ids: what the model sees.
         samples: one core request per sample, ordered by index.
+        is_step: it is one step of a beam search, which alone is counted and recorded.
     """
 
     request: GenerateRequest
     prompt_text: str | None
     prompt_token_ids: list[int]
     samples: tuple[EngineCoreRequest, ...]
+    is_step: bool = False
 
     @property
     def arrival_s(self) -> float:

@@ -11,7 +11,7 @@ import msgspec
 from vllm_mxext.engine.frontend.input_processor import ProcessedRequest
 from vllm_mxext.engine.frontend.request_state import RequestState
 from vllm_mxext.engine.frontend.sample_state import SampleState
-from vllm_mxext.errors import EngineError, GenerationError
+from vllm_mxext.errors import DeadlineExceededError, EngineError, GenerationError
 from vllm_mxext.logger import init_logger
 from vllm_mxext.native.protocol import (
     EngineCoreOutput,
@@ -25,6 +25,9 @@ from vllm_mxext.outputs import FinishReasonName
 from vllm_mxext.tokenizer.interface import Tokenizer
 
 logger = init_logger(__name__)
+
+TIMEOUT = "timeout"
+"""`stop_reason` of what ended because its time was over."""
 
 
 @dataclass(slots=True)
@@ -63,6 +66,9 @@ class OutputProcessor:
         self._stream_interval = stream_interval
         self._requests: dict[str, RequestState] = {}
         self._samples: dict[str, tuple[RequestState, SampleState]] = {}
+        self._num_steps = 0
+        """Open samples that are steps of beam searches."""
+        self._deadlines: dict[str, float] = {}
 
     @property
     def num_requests(self) -> int:
@@ -71,8 +77,8 @@ class OutputProcessor:
 
     @property
     def num_samples(self) -> int:
-        """Open samples, each of them one request of the core."""
-        return len(self._samples)
+        """Open samples, each of them one request of the core, less the steps of beam searches."""
+        return len(self._samples) - self._num_steps
 
     @property
     def request_ids(self) -> list[str]:
@@ -98,7 +104,35 @@ class OutputProcessor:
         self._requests[state.request_id] = state
         for sample in state.samples:
             self._samples[sample.request.request_id] = (state, sample)
+        if processed.is_step:
+            self._num_steps += 1
+        timeout_s = processed.request.timeout_s
+        if timeout_s is not None:
+            self._deadlines[state.request_id] = processed.arrival_s + timeout_s
         return state
+
+    @property
+    def next_deadline_s(self) -> float | None:
+        """When the time of an open request ends next, on the clock of arrivals; None = no request has a limit."""
+        return min(self._deadlines.values(), default=None)
+
+    def expire(self) -> ProcessedStep:
+        """Ends the requests whose time is over: with what they have, or with an error if that is nothing."""
+        step = ProcessedStep()
+        if not self._deadlines:
+            return step
+        now_s = self._clock()
+        for request_id in [key for key, deadline_s in self._deadlines.items() if deadline_s <= now_s]:
+            state = self._requests[request_id]
+            step.changed.append(state)
+            if any(sample.token_ids for sample in state.samples):
+                step.abort_ids += self._end_open_samples(state, "length", TIMEOUT)
+            else:
+                timeout_s = state.processed.request.timeout_s
+                state.error = DeadlineExceededError(f"The request had no output within its {timeout_s:g} seconds.")
+                step.abort_ids += self._end_open_samples(state, "abort", TIMEOUT)
+            state.notify()
+        return step
 
     def process(self, outputs: EngineCoreOutputs) -> ProcessedStep:
         """Takes one engine step's outputs; outputs of requests that are not open any more are ignored."""
@@ -123,6 +157,13 @@ class OutputProcessor:
                 logger.exception("The text of request %s could not be made.", state.request_id)
                 step.abort_ids += self._fail(state, GenerationError(f"Its text could not be made: {error}"))
                 continue
+            limit_s = state.processed.request.max_generation_s
+            if (
+                limit_s is not None
+                and sample.has_line_break
+                and now_s - (state.metrics.first_token_s or now_s) > limit_s
+            ):
+                sample.finish("length", TIMEOUT)
             if sample.is_finished:
                 if output.finish_reason is None:
                     step.abort_ids.append(output.request_id)
@@ -179,7 +220,7 @@ class OutputProcessor:
         return sum(
             len(state.processed.prompt_token_ids)
             for state in self._requests.values()
-            if not any(sample.has_output for sample in state.samples)
+            if not state.processed.is_step and not any(sample.has_output for sample in state.samples)
         )
 
     def _fail(self, state: RequestState, error: EngineError) -> list[str]:
@@ -187,19 +228,26 @@ class OutputProcessor:
         logger.error("Request %s failed: %s", state.request_id, error)
         return self._end_open_samples(state, "error")
 
-    def _end_open_samples(self, state: RequestState, reason: FinishReasonName) -> list[str]:
+    def _end_open_samples(
+        self, state: RequestState, reason: FinishReasonName, stop_reason: str | None = None
+    ) -> list[str]:
         ended = [sample for sample in state.samples if not sample.is_finished]
         for sample in ended:
-            sample.finish(reason)
+            sample.finish(reason, stop_reason)
             self._close_sample(state, sample)
         return [sample.request.request_id for sample in ended]
 
     def _close_sample(self, state: RequestState, sample: SampleState) -> None:
         del self._samples[sample.request.request_id]
         state.num_open_samples -= 1
+        if state.processed.is_step:
+            self._num_steps -= 1
         if state.is_finished:
             state.metrics.finished_s = self._clock()
             del self._requests[state.request_id]
+            self._deadlines.pop(state.request_id, None)
+            if state.processed.is_step:
+                return
             self._recorder.record_finished(
                 FinishedRequest(
                     finish_reasons=[sample.finish_reason for sample in state.samples if sample.finish_reason],
@@ -218,6 +266,8 @@ class OutputProcessor:
         if sample.index == 0 and output.num_cached_tokens is not None and state.num_cached_tokens is None:
             state.num_cached_tokens = output.num_cached_tokens
         if not output.new_token_ids:
+            return
+        if state.processed.is_step:
             return
         if metrics.first_token_s is None:
             metrics.first_token_s = now_s

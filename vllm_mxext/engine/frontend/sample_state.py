@@ -25,6 +25,7 @@ class SampleState:
         finish_reason: None while running.
         stop_reason: stop string or stop token id that ended it.
         has_output: whether the core has reported anything for it.
+        has_line_break: whether its text goes over more than one line.
         last_token_s: when its newest tokens came.
         sampler_state: what the sampler has learnt with the newest token.
     """
@@ -36,6 +37,7 @@ class SampleState:
         self.finish_reason: FinishReasonName | None = None
         self.stop_reason: int | str | None = None
         self.has_output = False
+        self.has_line_break = False
         self.last_token_s: float | None = None
         self.sampler_state: float | None = None
         self._tokenizer = tokenizer
@@ -61,6 +63,7 @@ class SampleState:
             if self._text is None or (i == stops_at and not self._params.include_stop_str_in_output):
                 continue
             self._parts.append(self._text.push(token_id, len(self.token_ids)))
+            self.has_line_break = self.has_line_break or "\n" in self._parts[-1]
             if self._text.stop is not None:
                 self._end("stop", self._text.stop)
                 return

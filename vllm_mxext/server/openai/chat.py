@@ -10,6 +10,7 @@ from starlette.responses import Response
 from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.outputs import CompletionOutput, RequestOutput
 from vllm_mxext.requests import TextPrompt
+from vllm_mxext.sampling_params import SamplingParams
 from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.openai.exchange import Exchange, finish_fields, names_tokens_by_id, respond
 from vllm_mxext.server.openai.forced_calls import planned
@@ -31,16 +32,19 @@ async def create_chat_completion(context: ServerContext, request: ChatCompletion
         EngineError: the engine could not do it.
     """
     context.served_name(request.model)
+    is_constrained_by_tools = False
     try:
         plan = plan_output(request, context.parsers)
         params = chat_sampling(request, context.client.model.default_sampling)
         prompt = await render_conversation(context, request, plan.tools)
         params = planned(params, request, plan, prompt)
+        if isinstance(params, SamplingParams) and plan.callable_tools:
+            is_constrained_by_tools = params.structured_outputs is not None
         exchange = Exchange.begin(context, request, params, "chatcmpl")
         text_prompt = TextPrompt(prompt, add_special_tokens=bool(request.add_special_tokens))
         generation = await exchange.admit([text_prompt], priority)
     except InvalidRequestError as error:
-        if error.param == "structured_outputs" and params.structured_outputs is not None and plan.callable_tools:
+        if error.param == "structured_outputs" and is_constrained_by_tools:
             error.param = "tools"
         name_chat_fields(error, request)
         raise

@@ -38,7 +38,7 @@ async def create_completion(context: ServerContext, request: CompletionRequest, 
         name_constraint_field(error, request)
         raise
     by_id = names_tokens_by_id(context, request)
-    writer = _CompletionWriter(context.client.tokenizer, request, params.n, names_tokens_by_id=by_id)
+    writer = _CompletionWriter(context.client.tokenizer, request, request.n or 1, names_tokens_by_id=by_id)
     return await respond(exchange, generation, writer, _KINDS)
 
 

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import orjson
 from starlette.responses import Response
 
+from vllm_mxext.beam_search_params import BeamSearchParams
 from vllm_mxext.logger import current_request_id, init_logger
 from vllm_mxext.outputs import CompletionOutput, RequestOutput
-from vllm_mxext.requests import GenerateRequest, Prompt, TokensPrompt
+from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, Prompt, TokensPrompt
 from vllm_mxext.sampling_params import SamplingParams
 from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.openai.generation import OpenGeneration
@@ -42,7 +43,7 @@ class Exchange:
 
     context: ServerContext
     request: GenerationRequest
-    params: SamplingParams
+    params: SamplingParams | BeamSearchParams
     response_id: str
     model_name: str
     created_s: int = field(default_factory=lambda: int(time.time()))
@@ -50,7 +51,13 @@ class Exchange:
     _texts: dict[tuple[str, int], list[str]] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, context: ServerContext, request: GenerationRequest, params: SamplingParams, prefix: str) -> Exchange:
+    def begin(
+        cls,
+        context: ServerContext,
+        request: GenerationRequest,
+        params: SamplingParams | BeamSearchParams,
+        prefix: str,
+    ) -> Exchange:
         """Names the exchange after the request id that the client or the server gave it."""
         request_id = request.request_id or current_request_id() or uuid.uuid4().hex
         return cls(context, request, params, f"{prefix}-{request_id}", context.served_name(request.model))
@@ -79,9 +86,7 @@ class Exchange:
                 logger.debug("Prompt of %s: %s", self.response_id, _excerpt(prompt, self.context.config.max_log_len))
         suffix = uuid.uuid4().hex[:8]  # two open requests of one client may carry the same id
         requests = [
-            GenerateRequest(
-                f"{self.response_id}-{suffix}-{index}", prompt, self.params, priority, self.request.cache_salt
-            )
+            self._engine_request(f"{self.response_id}-{suffix}-{index}", prompt, priority)
             for index, prompt in enumerate(prompts)
         ]
         return await OpenGeneration.admit(self.context.client, requests)
@@ -105,6 +110,14 @@ class Exchange:
                     text = "".join(self._texts.pop((output.request_id, sample.index)))
                     shown = text[: self.context.config.max_log_len]
                     logger.info("Output %d of %s (%s): %r", sample.index, self.response_id, sample.finish_reason, shown)
+
+    def _engine_request(self, request_id: str, prompt: Prompt, priority: int) -> GenerateRequest | BeamSearchRequest:
+        cache_salt, timeout_s = self.request.cache_salt, _seconds(self.request.timeout_ms)
+        if isinstance(self.params, BeamSearchParams):
+            return BeamSearchRequest(request_id, prompt, self.params, priority, cache_salt, timeout_s)
+        limit_ms = self.request.t_max_predict_ms
+        limit_s = _seconds(limit_ms) if limit_ms is not None and limit_ms > 0 else None  # llama.cpp: <= 0 is off
+        return GenerateRequest(request_id, prompt, self.params, priority, cache_salt, timeout_s, limit_s)
 
 
 class ResponseWriter(Protocol):
@@ -197,3 +210,7 @@ def finish_fields(sample: CompletionOutput) -> dict[str, Any]:
 def _excerpt(prompt: Prompt, max_len: int | None) -> str:
     shown = prompt.token_ids if isinstance(prompt, TokensPrompt) else prompt.text
     return repr(shown[:max_len])
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

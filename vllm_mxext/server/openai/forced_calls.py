@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from vllm_mxext.beam_search_params import BeamSearchParams
 from vllm_mxext.constraint_params import StructuredOutputsParams
-from vllm_mxext.errors import InvalidRequestError
+from vllm_mxext.errors import InvalidRequestError, UnsupportedFeatureError
 from vllm_mxext.parsing.tool_format import ToolFormat
 from vllm_mxext.sampling_params import SamplingParams
 from vllm_mxext.server.openai.output_plan import OutputPlan
@@ -17,12 +19,33 @@ from vllm_mxext.server.openai.tool_protocol import Tool
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
-def planned(params: SamplingParams, request: ChatCompletionRequest, plan: OutputPlan, prompt: str) -> SamplingParams:
+def planned(
+    params: SamplingParams | BeamSearchParams, request: ChatCompletionRequest, plan: OutputPlan, prompt: str
+) -> SamplingParams | BeamSearchParams:
     """Returns a request's parameters with what its plan needs.
 
     Raises:
-        InvalidRequestError: the request forces a call and another form of output at once.
+        InvalidRequestError: the request forces a call and another form of output at once, or a call of a beam search.
     """
+    if isinstance(params, BeamSearchParams):
+        return _planned_search(params, request, plan)
+    return _planned_sampling(params, request, plan, prompt)
+
+
+def _planned_search(params: BeamSearchParams, request: ChatCompletionRequest, plan: OutputPlan) -> BeamSearchParams:
+    if plan.is_forced or any(tool.function.strict for tool in plan.callable_tools):
+        raise UnsupportedFeatureError(
+            "use_beam_search cannot be combined with tool calls that are forced or strict; leave one of them out.",
+            param="tools",
+        )
+    if plan.keeps_special_tokens and request.skip_special_tokens is None:
+        return replace(params, skip_special_tokens=False)
+    return params
+
+
+def _planned_sampling(
+    params: SamplingParams, request: ChatCompletionRequest, plan: OutputPlan, prompt: str
+) -> SamplingParams:
     changes: dict[str, Any] = {}
     if plan.keeps_special_tokens and request.skip_special_tokens is None:
         changes["skip_special_tokens"] = False

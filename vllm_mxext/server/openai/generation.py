@@ -9,7 +9,7 @@ from contextlib import aclosing
 from vllm_mxext.engine.client import EngineClient
 from vllm_mxext.errors import EngineNotReadyError, GenerationError
 from vllm_mxext.outputs import RequestOutput
-from vllm_mxext.requests import GenerateRequest
+from vllm_mxext.requests import BeamSearchRequest, GenerateRequest
 
 _END = object()
 
@@ -31,7 +31,9 @@ class OpenGeneration:
         self._unfinished = dict.fromkeys(request_ids)
 
     @classmethod
-    async def admit(cls, client: EngineClient, requests: Sequence[GenerateRequest]) -> OpenGeneration:
+    async def admit(
+        cls, client: EngineClient, requests: Sequence[GenerateRequest | BeamSearchRequest]
+    ) -> OpenGeneration:
         """Submits `requests`; if one is refused, none stays open.
 
         Raises:
@@ -42,7 +44,10 @@ class OpenGeneration:
         streams: list[AsyncGenerator[RequestOutput, None]] = []
         try:
             for request in requests:
-                streams.append(await client.generate(request))  # noqa: PERF401 - those admitted are needed on failure
+                if isinstance(request, BeamSearchRequest):
+                    streams.append(await client.beam_search(request))
+                else:
+                    streams.append(await client.generate(request))
         except BaseException:
             await cls(client, request_ids, streams).aclose()
             raise

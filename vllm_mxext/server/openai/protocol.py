@@ -175,7 +175,13 @@ class GenerationRequest(ModelRequest, LlamaCppSampling):
     stream_interval: int | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
+    # beam search in place of sampling
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | Literal["never"] | None = None
     # how it is served
+    timeout_ms: float | None = None
+    t_max_predict_ms: float | None = None
     priority: int | None = None
     request_id: RequestId | None = None
     cache_salt: str | None = None

@@ -24,8 +24,6 @@ GENERATION_FIELDS: dict[str, Callable[[Any], bool]] = {
     "logits_processors": _never,
     "thinking_token_budget": _never,
     # other ways to sample
-    "use_beam_search": _off,
-    "length_penalty": _number(1),
     "samplers": _never,
     # the prompt
     "prompt_embeds": _never,

@@ -28,6 +28,7 @@ from vllm_mxext.server.openai.protocol import (
 )
 from vllm_mxext.server.openai.tokenization import detokenize, tokenize
 from vllm_mxext.server.openai.unsupported import CHAT_FIELDS, COMPLETION_FIELDS, TOKENIZE_FIELDS
+from vllm_mxext.server.routes.statuses import ANY, GENERATION, NAMED, WITH_BODY
 
 BODY_MODELS = (
     ChatCompletionRequest,
@@ -43,7 +44,7 @@ def openai_router(context: ServerContext) -> APIRouter:
     """Returns the routes under `/v1`, and `/tokenize` and `/detokenize`."""
     router = APIRouter(tags=["OpenAI"])
 
-    @router.post("/v1/chat/completions", openapi_extra=_body("ChatCompletionRequest"))
+    @router.post("/v1/chat/completions", openapi_extra=_body("ChatCompletionRequest"), responses=GENERATION)
     async def chat_completions(request: Request) -> Response:
         """Answers a conversation, as a whole or as a stream of server-sent events."""
         value = await read_object(request)
@@ -52,7 +53,7 @@ def openai_router(context: ServerContext) -> APIRouter:
         priority = _priority(request, body.priority)
         return await run_until_disconnect(request.receive, create_chat_completion(context, body, priority))
 
-    @router.post("/v1/completions", openapi_extra=_body("CompletionRequest"))
+    @router.post("/v1/completions", openapi_extra=_body("CompletionRequest"), responses=GENERATION)
     async def completions(request: Request) -> Response:
         """Continues one or several prompts, as a whole or as a stream of server-sent events."""
         value = await read_object(request)
@@ -62,20 +63,20 @@ def openai_router(context: ServerContext) -> APIRouter:
         return await run_until_disconnect(request.receive, create_completion(context, body, priority))
 
     @router.head("/v1/models", include_in_schema=False)
-    @router.get("/v1/models")
+    @router.get("/v1/models", responses=ANY)
     async def models() -> Response:
         """Lists the names the server answers to."""
         return _json(list_models(context))
 
     @router.head("/v1/models/{model_id:path}", include_in_schema=False)
-    @router.get("/v1/models/{model_id:path}")
+    @router.get("/v1/models/{model_id:path}", responses=NAMED)
     async def model(model_id: str) -> Response:
         """Describes one of them; the name may contain slashes."""
         if not model_id:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return _json(retrieve_model(context, model_id))
 
-    @router.post("/tokenize", openapi_extra=_body("TokenizeTextRequest", "TokenizeChatRequest"))
+    @router.post("/tokenize", openapi_extra=_body("TokenizeTextRequest", "TokenizeChatRequest"), responses=WITH_BODY)
     async def tokenize_route(request: Request) -> Response:
         """Returns the tokens of a text (`prompt`) or a conversation (`messages`)."""
         value = await read_object(request)
@@ -88,7 +89,7 @@ def openai_router(context: ServerContext) -> APIRouter:
             body = check(value, TokenizeTextRequest, TOKENIZE_FIELDS)
         return _json(await run_until_disconnect(request.receive, tokenize(context, body)))
 
-    @router.post("/detokenize", openapi_extra=_body("DetokenizeRequest"))
+    @router.post("/detokenize", openapi_extra=_body("DetokenizeRequest"), responses=WITH_BODY)
     async def detokenize_route(request: Request) -> Response:
         """Returns the text of tokens."""
         body = check(await read_object(request), DetokenizeRequest, {})

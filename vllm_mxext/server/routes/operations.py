@@ -15,6 +15,7 @@ from vllm_mxext.errors import EngineNotReadyError
 from vllm_mxext.server.context import ServerContext, package_version
 from vllm_mxext.server.middleware.paths import HEALTH_PATH, LIVE_PATH, METRICS_PATH, READY_PATH
 from vllm_mxext.server.middleware.readiness import explain
+from vllm_mxext.server.routes.statuses import ANY, FIGURES
 
 
 def operations_router(context: ServerContext) -> APIRouter:
@@ -22,7 +23,7 @@ def operations_router(context: ServerContext) -> APIRouter:
     router = APIRouter(tags=["operations"])
 
     @router.head(LIVE_PATH, include_in_schema=False)
-    @router.get(LIVE_PATH)
+    @router.get(LIVE_PATH, responses=ANY)
     async def live() -> Response:
         """Says that the process is worth keeping: 503 only once the engine is dead for good."""
         status = context.client.status
@@ -31,7 +32,7 @@ def operations_router(context: ServerContext) -> APIRouter:
         return _json({"status": "live", "phase": status.phase.value})
 
     @router.head(READY_PATH, include_in_schema=False)
-    @router.get(READY_PATH)
+    @router.get(READY_PATH, responses=ANY)
     async def ready() -> Response:
         """Says that a request sent now is served now: 503 while the engine loads, restarts, stalls or drains."""
         status = context.client.status
@@ -41,7 +42,7 @@ def operations_router(context: ServerContext) -> APIRouter:
         return _json(_report(context))
 
     @router.head(HEALTH_PATH, include_in_schema=False)
-    @router.get(HEALTH_PATH)
+    @router.get(HEALTH_PATH, responses=ANY)
     async def health() -> Response:
         """Says that requests are accepted and the engine answers, and how long start-up took."""
         if context.client.status.phase is EnginePhase.READY:
@@ -49,13 +50,13 @@ def operations_router(context: ServerContext) -> APIRouter:
         return _json(_report(context))
 
     @router.head("/version", include_in_schema=False)
-    @router.get("/version")
+    @router.get("/version", responses=ANY)
     async def version() -> Response:
         """Names the version of the server."""
         return _json({"version": package_version()})
 
     @router.head(METRICS_PATH, include_in_schema=False)
-    @router.get(METRICS_PATH)
+    @router.get(METRICS_PATH, responses=FIGURES)
     async def metrics(request: Request) -> Response:
         """Returns the figures for Prometheus."""
         text, content_type = context.metrics.render(request.headers.get("accept", ""))
