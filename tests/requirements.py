@@ -81,6 +81,7 @@ PROMISES = {
     "TOOL-1": "Tools are called where the model chooses, must, or is told which; the API answers as OpenAI's.",
     "TOOL-2": "A streamed answer with tool calls and reasoning joins to the whole one.",
     "TOOL-3": "Reasoning is told from the answer, comes and is taken under both names, and is counted.",
+    "TOOL-4": "Forced calls and strict tools fit their schemas in every format; reasoning before them is free.",
     # Structured output
     "STRUCT-1": "JSON schema, regex, choice, grammar and structural tag let through what fits, and nothing else.",
     "STRUCT-2": "Every JSON Schema keyword is enforced, an annotation, or refused with the reason; none is ignored.",
@@ -110,6 +111,7 @@ PROMISES = {
     "API-8": "Known fields that this version does not offer are refused, not ignored.",
     "API-9": "No request that the OpenAPI description allows brings a server error or an undescribed status.",
     "API-10": "Malformed and absurd requests get 4xx, disturb no stream and leave nothing behind.",
+    "API-11": "Prompts can be rendered to text and token ids without generating anything.",
     "STREAM-1": "Streams carry real tokens and end with a finish reason, usage when asked for, and [DONE].",
     "STREAM-2": "Deltas never split a character and never show a part of a stop string.",
     "STREAM-3": "Silent streams carry keep-alive comments.",

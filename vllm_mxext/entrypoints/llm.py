@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vllm_mxext.beam_search_params import BeamSearchParams
+from vllm_mxext.config.frontend import ContentFormatName
 from vllm_mxext.engine.beam_searching import run_beam_searches
 from vllm_mxext.engine.client import ModelInfo
 from vllm_mxext.engine.engine_args import EngineArgs
@@ -19,18 +20,16 @@ from vllm_mxext.engine.llm_engine import LLMEngine
 from vllm_mxext.engine.model_info import model_info
 from vllm_mxext.engine.prompts import PromptLike, parse_prompts, with_tokenization
 from vllm_mxext.engine.refused_arguments import refuse_arguments
+from vllm_mxext.entrypoints.conversations import Conversation, render_conversations
 from vllm_mxext.entrypoints.fit import FitReport, fit_report
 from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.observability.metrics import PrometheusMetrics
 from vllm_mxext.observability.reading import Metric, read_metrics
 from vllm_mxext.outputs import BeamSearchOutput, BeamSearchSequence, RequestOutput
-from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, Prompt, TextPrompt
+from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, Prompt, TextPrompt, TokensPrompt
 from vllm_mxext.sampling_params import OutputKind, SamplingParams
 from vllm_mxext.tokenizer.interface import Tokenizer
 from vllm_mxext.tokenizer.loading import load_tokenizer
-
-Conversation = Sequence[Mapping[str, Any]]
-"""Messages with `role` and `content`, and whatever else the chat template reads."""
 
 
 class LLM:
@@ -169,6 +168,7 @@ class LLM:
         use_tqdm: bool = True,
         lora_request: None = None,
         chat_template: str | None = None,
+        chat_template_content_format: ContentFormatName | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -181,7 +181,8 @@ class LLM:
             sampling_params: for all conversations, or one per conversation.
             use_tqdm: show a progress bar.
             lora_request: not served yet.
-            chat_template: template text instead of the model's.
+            chat_template: template text instead of the model's, or the name of one of the model's.
+            chat_template_content_format: form of content that the template gets; None is the engine argument's.
             add_generation_prompt: end the prompt with the beginning of an assistant message.
             continue_final_message: let the model go on with the last message; excludes `add_generation_prompt`.
             tools: tool descriptions that the template shows to the model.
@@ -192,22 +193,44 @@ class LLM:
             UnsupportedFeatureError: the model has no chat template and none was given.
         """
         refuse_arguments(lora_request=lora_request)
-        conversations: Any = [messages] if _is_conversation(messages) else messages
-        variables = {**({"tools": list(tools)} if tools else {}), **(chat_template_kwargs or {})}
         prompts: list[Prompt] = [
-            TextPrompt(
-                self._engine.tokenizer.apply_chat_template(
-                    conversation,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=continue_final_message,
-                    chat_template=chat_template,
-                    template_kwargs=variables,
-                ),
-                add_special_tokens=False,
+            TextPrompt(text, add_special_tokens=False)
+            for text in render_conversations(
+                self._engine.tokenizer,
+                messages,
+                tools,
+                chat_template_kwargs,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                chat_template=chat_template,
+                content_format=chat_template_content_format,
             )
-            for conversation in conversations
         ]
         return self._run(prompts, sampling_params, use_tqdm)
+
+    def render(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **template: Any,
+    ) -> list[TokensPrompt]:
+        """Returns the prompts that `chat()` makes of one or several conversations, as text and token ids.
+
+        Args:
+            messages: one conversation, or a list of them.
+            tools: tool descriptions that the template shows to the model.
+            chat_template_kwargs: further variables of the template.
+            **template: `chat_template`, `content_format`, `add_generation_prompt`, `continue_final_message`.
+
+        Raises:
+            InvalidRequestError: the template refused a conversation.
+            UnsupportedFeatureError: the model has no chat template and none was given.
+        """
+        tokenizer = self._engine.tokenizer
+        texts = render_conversations(tokenizer, messages, tools, chat_template_kwargs, **template)
+        return [TokensPrompt(tuple(tokenizer.encode(text, add_special_tokens=False)), text) for text in texts]
 
     def reset_prefix_cache(self) -> bool:
         """Forgets cached blocks; running requests keep theirs. Returns whether it was done."""
@@ -370,7 +393,3 @@ class _ProgressBar:
             rates = (num_tokens / elapsed_s for num_tokens in self._num_tokens)
             self._bar.set_postfix_str("{:.0f} input tok/s, {:.0f} output tok/s".format(*rates), refresh=False)
         self._bar.update(1)
-
-
-def _is_conversation(messages: Any) -> bool:
-    return bool(messages) and isinstance(messages[0], Mapping)

@@ -16,6 +16,7 @@ from vllm_mxext.config.engine import PreparedConfig
 from vllm_mxext.config.machine import Memory
 from vllm_mxext.config.memory_plan import plan_memory
 from vllm_mxext.config.resolve import Machine, ResolvedConfig, resolve, resolve_engine_args
+from vllm_mxext.config.server import ParserConfig
 from vllm_mxext.config.table import format_table
 from vllm_mxext.errors import ConfigError
 
@@ -163,6 +164,27 @@ def test_the_chat_template_is_a_file_or_the_text_itself(checkpoint: Path, tmp_pa
     path.write_text("{{ messages }}")
     assert resolved(str(checkpoint), "--chat-template", str(path)).frontend.templates.chat_template == "{{ messages }}"
     assert resolved(str(checkpoint), "--chat-template", "{{ x }}").frontend.templates.chat_template == "{{ x }}"
+    assert resolved(str(checkpoint), "--chat-template", "tool_use").frontend.templates.chat_template == "tool_use"
+
+
+def test_template_variables_and_content_format_are_the_operators(checkpoint: Path) -> None:
+    variables = ("--default-chat-template-kwargs", '{"enable_thinking": false}')
+    templates = resolved(str(checkpoint), "--chat-template-content-format", "openai", *variables).frontend.templates
+    assert (templates.content_format, templates.kwargs) == ("openai", {"enable_thinking": False})
+    with pytest.raises(ConfigError, match="must not set messages"):
+        resolved(str(checkpoint), "--default-chat-template-kwargs", '{"messages": []}')
+
+
+def test_flags_of_parsers_and_responses_reach_the_server(checkpoint: Path) -> None:
+    server = resolved(
+        str(checkpoint), "--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3",
+        "--tool-parser-plugin", "x.py", "--exclude-tools-when-tool-choice-none", "--enable-force-include-usage",
+        "--return-tokens-as-token-ids", "--enable-log-outputs",
+    ).server  # fmt: skip
+    assert server.parsers == ParserConfig(True, "hermes", "qwen3", Path("x.py"), True)
+    assert server.always_includes_usage
+    assert server.returns_tokens_as_ids
+    assert server.log_outputs
     assert "neither a template nor a readable file" in error_of(str(checkpoint), "--chat-template", "nowhere.jinja")
 
 

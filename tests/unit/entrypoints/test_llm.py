@@ -80,6 +80,19 @@ def test_a_conversation_is_rendered_by_the_chat_template(llm: LLM) -> None:
     assert output.prompt == "hi!"
 
 
+def test_a_conversation_can_be_rendered_without_an_answer(llm: LLM) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    template = "{{ messages[0].content }}{% if tools %}{{ tools[0].name }}{% endif %}"
+    (rendered,) = llm.render(messages, chat_template=template, tools=[{"name": "t"}])
+    assert rendered.text == "a\nbt"
+    (output,) = llm.chat(
+        messages, GREEDY, use_tqdm=False, chat_template=template, chat_template_content_format="openai"
+    )
+    assert output.prompt == str(messages[0]["content"])
+    (output,) = llm.chat(messages, GREEDY, use_tqdm=False)
+    assert tuple(output.prompt_token_ids) == llm.render([messages])[0].token_ids
+
+
 def test_a_configured_chat_template_replaces_the_models(checkpoint: Path) -> None:
     with load(checkpoint, chat_template="{{ messages[0].content }}?") as llm:
         (output,) = llm.chat([{"role": "user", "content": "hi"}], GREEDY, use_tqdm=False)

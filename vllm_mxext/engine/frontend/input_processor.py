@@ -15,6 +15,7 @@ from vllm_mxext.native.structured.vocabulary import end_token_ids
 from vllm_mxext.requests import GenerateRequest, Prompt, TextPrompt
 from vllm_mxext.sampling_params import SamplingParams
 from vllm_mxext.tokenizer.interface import Tokenizer
+from vllm_mxext.tokenizer.prompt_tokens import encode_prompt
 
 MAX_CACHE_SALT_LENGTH = 128
 _NOT_SERVED_YET = (
@@ -133,9 +134,7 @@ class InputProcessor:
     def _tokenize(self, prompt: Prompt, params: SamplingParams) -> tuple[str | None, list[int]]:
         """Returns the prompt's text, if what the model reads is all of it, and its tokens."""
         if isinstance(prompt, TextPrompt):
-            token_ids = self._tokenizer.encode(prompt.text, add_special_tokens=prompt.add_special_tokens)
-            if prompt.add_special_tokens and self._is_bos_doubled(prompt.text, token_ids):
-                token_ids = token_ids[1:]
+            token_ids = encode_prompt(self._tokenizer, prompt.text, add_special_tokens=prompt.add_special_tokens)
         else:
             token_ids = list(prompt.token_ids)
             self._check_token_ids(token_ids, "prompt")
@@ -143,11 +142,6 @@ class InputProcessor:
             raise InvalidRequestError("The prompt is empty; give at least one token.", param="prompt")
         kept = self._sampling.truncate(token_ids, params)
         return prompt.text if len(kept) == len(token_ids) else None, kept
-
-    def _is_bos_doubled(self, text: str, token_ids: Sequence[int]) -> bool:
-        """Whether the tokenizer put a BOS before the one that the text itself begins with, as rendered chats do."""
-        bos = self._tokenizer.bos_token_id
-        return bos is not None and token_ids[:2] == [bos, bos] and text.startswith(self._tokenizer.token_text(bos))
 
     def _check_token_ids(self, token_ids: Sequence[int], field: str) -> None:
         for token_id in token_ids:

@@ -29,7 +29,7 @@ async def create_completion(context: ServerContext, request: CompletionRequest, 
         EngineError: the engine could not do it.
     """
     params = completion_sampling(request, context.client.model.default_sampling)
-    prompts = _prompts(request)
+    prompts = completion_prompts(request)
     _check_number_of_samples(len(prompts) * params.num_samples, context.client.model.max_open_samples)
     exchange = Exchange.begin(context, request, params, "cmpl")
     try:
@@ -42,7 +42,8 @@ async def create_completion(context: ServerContext, request: CompletionRequest, 
     return await respond(exchange, generation, writer, _KINDS)
 
 
-def _prompts(request: CompletionRequest) -> list[Prompt]:
+def completion_prompts(request: CompletionRequest) -> list[Prompt]:
+    """Returns the prompts of a request, in order."""
     prompt = request.prompt
     if isinstance(prompt, str) or isinstance(prompt[0], int):
         prompt = [prompt]

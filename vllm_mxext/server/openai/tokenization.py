@@ -8,6 +8,7 @@ from typing import Any
 from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.openai.messages import render_conversation
 from vllm_mxext.server.openai.protocol import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+from vllm_mxext.tokenizer.prompt_tokens import encode_prompt
 
 
 async def tokenize(context: ServerContext, request: TokenizeTextRequest | TokenizeChatRequest) -> dict[str, Any]:
@@ -23,7 +24,9 @@ async def tokenize(context: ServerContext, request: TokenizeTextRequest | Tokeni
     else:
         text = await render_conversation(context, request, request.tools)
         adds_special_tokens = bool(request.add_special_tokens)
-    tokens = await context.run_in_thread(partial(tokenizer.encode, text, add_special_tokens=adds_special_tokens))
+    tokens = await context.run_in_thread(
+        partial(encode_prompt, tokenizer, text, add_special_tokens=adds_special_tokens)
+    )
     token_strs = None
     if request.return_token_strs:  # off the event loop: a token at a time, and the text may be large
         token_strs = await context.run_in_thread(lambda: [tokenizer.token_text(token) for token in tokens])

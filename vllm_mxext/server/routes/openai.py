@@ -26,6 +26,7 @@ from vllm_mxext.server.openai.protocol import (
     TokenizeChatRequest,
     TokenizeTextRequest,
 )
+from vllm_mxext.server.openai.rendering import render_chat, render_completion
 from vllm_mxext.server.openai.tokenization import detokenize, tokenize
 from vllm_mxext.server.openai.unsupported import CHAT_FIELDS, COMPLETION_FIELDS, TOKENIZE_FIELDS
 from vllm_mxext.server.routes.statuses import ANY, GENERATION, NAMED, WITH_BODY
@@ -94,6 +95,18 @@ def openai_router(context: ServerContext) -> APIRouter:
         """Returns the text of tokens."""
         body = check(await read_object(request), DetokenizeRequest, {})
         return _json(await run_until_disconnect(request.receive, detokenize(context, body)))
+
+    @router.post("/v1/chat/completions/render", openapi_extra=_body("ChatCompletionRequest"))
+    async def chat_render(request: Request) -> Response:
+        """Returns the prompt that a chat completion would have, as text and token ids."""
+        body = check(await read_object(request), ChatCompletionRequest, CHAT_FIELDS)
+        return _json(await run_until_disconnect(request.receive, render_chat(context, body)))
+
+    @router.post("/v1/completions/render", openapi_extra=_body("CompletionRequest"))
+    async def completion_render(request: Request) -> Response:
+        """Returns the prompts that a completion would have, as text and token ids."""
+        body = check(await read_object(request), CompletionRequest, COMPLETION_FIELDS)
+        return _json(await run_until_disconnect(request.receive, render_completion(context, body)))
 
     return router
 

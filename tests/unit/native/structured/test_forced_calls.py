@@ -1,0 +1,137 @@
+"""Constraints on tool calls, in every format: what they let through is what the format's parser reads."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.unit.native.structured.conftest import Fits
+from vllm_mxext.constraint_params import StructuredOutputsParams
+from vllm_mxext.parsing.chain import parse
+from vllm_mxext.parsing.events import ParserContext
+from vllm_mxext.parsing.reasoning import DEEPSEEK_R1, THINK
+from vllm_mxext.parsing.registry import TOOL_PARSERS, ToolParserEntry
+from vllm_mxext.parsing.tool_format import ToolFormat
+from vllm_mxext.server.openai.forced_calls import forced_calls, strict_calls
+from vllm_mxext.server.openai.reasoned_output import after_reasoning
+from vllm_mxext.server.openai.tool_protocol import Tool
+
+pytestmark = pytest.mark.promise("TOOL-4")
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+STRICT = Tool.model_validate({"function": {"name": "weather", "parameters": SCHEMA, "strict": True}})
+LOOSE = Tool.model_validate({"function": {"name": "clock", "parameters": SCHEMA}})
+TOOLS = [STRICT, LOOSE]
+CONTEXT = ParserContext({tool.function.name: {"name": tool.function.name, "parameters": SCHEMA} for tool in TOOLS})
+FORCIBLE = [entry for entry in TOOL_PARSERS if entry.format is not None]
+TRIGGERED = [entry for entry in FORCIBLE if entry.format is not None and entry.format.trigger]
+
+
+def written(form: ToolFormat, *calls: tuple[str, dict[str, Any]]) -> str:
+    """Calls as the format has them."""
+    texts = []
+    for number, (name, arguments) in enumerate(calls):
+        digits = str(number) if form.has_number else ""
+        texts.append(f"{form.begin(name)}{digits}{form.before_arguments}{json.dumps(arguments)}{form.end}")
+    return f"{form.opening}{form.separator.join(texts)}{form.closing}"
+
+
+def form_of(entry: ToolParserEntry) -> ToolFormat:
+    assert entry.format is not None
+    return entry.format
+
+
+def tag(params: StructuredOutputsParams | None) -> Any:
+    assert params is not None
+    return params.structural_tag
+
+
+WEATHER, CLOCK = ("weather", {"city": "Bern"}), ("clock", {"city": "Genf"})
+
+
+@pytest.mark.parametrize("entry", FORCIBLE, ids=lambda entry: entry.name)
+def test_forced_calls_fit_their_schemas_and_are_read_back(fits: Fits, entry: ToolParserEntry) -> None:
+    form = form_of(entry)
+    both = written(form, WEATHER, CLOCK)
+    constraint = tag(forced_calls(TOOLS, form, None))
+
+    assert fits(both, structural_tag=constraint)
+    for wrong in ("", "hello", written(form, ("nothing", {})), written(form, ("weather", {"city": 1}))):
+        assert not fits(wrong, structural_tag=constraint), wrong
+    read = parse(entry.create(CONTEXT), both)
+    assert [(call.name, json.loads(call.arguments)) for call in read.calls] == [WEATHER, CLOCK]
+
+
+@pytest.mark.parametrize("entry", FORCIBLE, ids=lambda entry: entry.name)
+def test_one_forced_call_is_one(fits: Fits, entry: ToolParserEntry) -> None:
+    form = form_of(entry)
+    constraint = tag(forced_calls([STRICT], form, 1))
+
+    assert fits(written(form, WEATHER), structural_tag=constraint)
+    assert not fits(written(form, WEATHER, WEATHER), structural_tag=constraint)
+    assert not fits(written(form, CLOCK), structural_tag=constraint)
+
+
+@pytest.mark.parametrize("entry", TRIGGERED, ids=lambda entry: entry.name)
+def test_calls_by_choice_fit_the_schemas_of_strict_tools(fits: Fits, entry: ToolParserEntry) -> None:
+    form = form_of(entry)
+    constraint = tag(strict_calls(TOOLS, form))
+
+    for text in ("hello", f"So: {written(form, WEATHER)}", written(form, ("clock", {"anything": 1}))):
+        assert fits(text, structural_tag=constraint), text
+    for wrong in (written(form, ("weather", {"city": 1})), written(form, ("nothing", {}))):
+        assert not fits(wrong, structural_tag=constraint), wrong
+
+
+def test_calls_without_a_marker_cannot_be_told_from_text() -> None:
+    assert strict_calls(TOOLS, form_of(next(entry for entry in FORCIBLE if entry.name == "json"))) is None
+
+
+INTEGER = StructuredOutputsParams(json={"type": "integer"})
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "prompt", "accepted", "rejected"),
+    [
+        (THINK, "", ["<think>h\nm</think>\n\n12", "12"], ["<think>hm</think>", "hm</think>12", "hm"]),
+        (THINK, "<think>\n", ["hm</think>12"], ["12", "hm"]),
+        (THINK, "<think></think>", ["12"], ["hm</think>12"]),
+        (DEEPSEEK_R1, "", ["hm</think>12", "<think>hm</think>12"], ["12"]),
+    ],
+    ids=["may think", "thinks already", "has thought", "always thinks"],
+)
+def test_an_answer_has_its_form_and_the_reasoning_before_it_is_free(
+    fits: Fits, reasoning: Any, prompt: str, accepted: list[str], rejected: list[str]
+) -> None:
+    changed = after_reasoning(INTEGER, reasoning, prompt)
+    asked = {changed.constraint: getattr(changed, changed.constraint)}
+
+    assert [text for text in accepted if not fits(text, **asked)] == []
+    assert [text for text in rejected if fits(text, **asked)] == []
+
+
+@pytest.mark.parametrize(
+    ("constraint", "answer"),
+    [
+        ({"json": '{"type": "integer"}'}, "12"),
+        ({"json_object": True}, "{}"),
+        ({"regex": "a+/b"}, "aa/b"),
+        ({"choice": ("yes", "no")}, "no"),
+        ({"structural_tag": {"format": {"type": "const_string", "value": "x"}}}, "x"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_every_constraint_but_a_grammar_holds_behind_reasoning(
+    fits: Fits, constraint: dict[str, Any], answer: str
+) -> None:
+    changed = after_reasoning(StructuredOutputsParams(**constraint), THINK, "<think>")
+
+    assert fits(f"hm</think>\n{answer}", structural_tag=changed.structural_tag)
+    assert not fits(f"hm</think>{answer}!", structural_tag=changed.structural_tag)
+
+
+def test_a_grammar_stays_as_it_is() -> None:
+    grammar = StructuredOutputsParams(grammar='start: "x"')
+    assert after_reasoning(grammar, THINK, "<think>") is grammar
