@@ -96,16 +96,20 @@ def openai_router(context: ServerContext) -> APIRouter:
         body = check(await read_object(request), DetokenizeRequest, {})
         return _json(await run_until_disconnect(request.receive, detokenize(context, body)))
 
-    @router.post("/v1/chat/completions/render", openapi_extra=_body("ChatCompletionRequest"))
+    @router.post("/v1/chat/completions/render", openapi_extra=_body("ChatCompletionRequest"), responses=WITH_BODY)
     async def chat_render(request: Request) -> Response:
         """Returns the prompt that a chat completion would have, as text and token ids."""
-        body = check(await read_object(request), ChatCompletionRequest, CHAT_FIELDS)
+        value = await read_object(request)
+        refuse_unknown_constraints(value)
+        body = check(value, ChatCompletionRequest, CHAT_FIELDS)
         return _json(await run_until_disconnect(request.receive, render_chat(context, body)))
 
-    @router.post("/v1/completions/render", openapi_extra=_body("CompletionRequest"))
+    @router.post("/v1/completions/render", openapi_extra=_body("CompletionRequest"), responses=WITH_BODY)
     async def completion_render(request: Request) -> Response:
         """Returns the prompts that a completion would have, as text and token ids."""
-        body = check(await read_object(request), CompletionRequest, COMPLETION_FIELDS)
+        value = await read_object(request)
+        refuse_unknown_constraints(value)
+        body = check(value, CompletionRequest, COMPLETION_FIELDS)
         return _json(await run_until_disconnect(request.receive, render_completion(context, body)))
 
     return router
