@@ -95,6 +95,8 @@ class CoreKilledError(Exception):
 class HashRunner:
     """Executes steps without a model; a token is a hash of the tokens before it and the seed.
 
+    Where there is room for drafts, zero to three of them are right.
+
     Attributes:
         nan_ids: names of requests whose logits are unusable.
         lethal: whether a step with requests of these names ends the core.
@@ -124,11 +126,22 @@ class HashRunner:
             self._num_computed[request_id] += num_tokens
             if self._num_computed[request_id] < len(token_ids):
                 continue
-            token_id = -1 if name_of(request_id) in self.nan_ids else next_token(token_ids, seed)
-            result.sampled_token_ids[request_id] = [token_id]
-            if params.logprobs is not None and token_id >= 0:
-                result.logprobs[request_id] = [logprobs_of(token_ids, token_id, params.logprobs)]
-            token_ids.append(token_id)
+            if name_of(request_id) in self.nan_ids:
+                result.sampled_token_ids[request_id] = [-1]
+                continue
+            num_drafts = scheduled.num_draft_tokens.get(request_id, 0)
+            num_right = min(num_drafts, len(token_ids) % 4)
+            result.sampled_token_ids[request_id] = sampled = []
+            for _ in range(1 + num_right):
+                sampled.append(next_token(token_ids, seed))
+                if params.logprobs is not None:
+                    logprobs = logprobs_of(token_ids, sampled[-1], params.logprobs)
+                    result.logprobs.setdefault(request_id, []).append(logprobs)
+                token_ids.append(sampled[-1])
+            self._num_computed[request_id] += num_right
+            if num_drafts:
+                result.num_draft_tokens[request_id] = num_drafts
+                result.num_accepted_tokens[request_id] = num_right
         return result
 
 

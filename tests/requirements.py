@@ -92,6 +92,14 @@ PROMISES = {
     "BEAM-1": "Beam search finds the hypotheses of transformers' `generate(num_beams=...)`, in float32.",
     "BEAM-2": "A beam search holds a place per beam, can be left and aborted at any moment, and survives a restart.",
     "TIME-1": "A request that runs out of time ends with what it has, or with an error if that is nothing.",
+    # Speculation and determinism
+    "SPEC-1": "Tokens and log probabilities with draft tokens are those without, whatever else is asked for.",
+    "SPEC-2": "Nobody is preempted or held up for draft tokens, and they never exceed a limit.",
+    "SPEC-3": "Drafting stops for a request that does not gain by it, and in batches whose rows cost too much.",
+    "SPEC-4": "Prompt lookup drafts what followed the last time the latest tokens came up.",
+    "SPEC-5": "A draft model of the same vocabulary drafts with the request's own noise; another one is refused.",
+    "SPEC-6": "Drafts and accepted tokens are counted under vLLM's names.",
+    "DET-1": "With --deterministic logits are the same bits alone and in any batch, on every kernel path.",
     # Engine
     "ENG-1": "`LLM` generates and chats offline, for single prompts and lists, as a context manager.",
     "ENG-2": "`AsyncLLMEngine` and `LLMEngine` serve, step, pause and abort requests.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from vllm_mxext import envs
 from vllm_mxext.config.engine import (
     CacheConfig,
+    DeviceConfig,
     DType,
     EngineConfig,
     KVCacheDType,
@@ -21,6 +23,7 @@ from vllm_mxext.config.engine import (
     PreparedConfig,
     Quantization,
     SchedulerConfig,
+    SpeculationConfig,
 )
 from vllm_mxext.config.model_spec import read_model_spec
 from vllm_mxext.native.core.scheduler import Scheduler
@@ -74,6 +77,9 @@ class Schedule:
         num_blocks: KV blocks, the null block included; few of them force preemption.
         enable_prefix_caching: share blocks of equal prefixes.
         runs: how often the requests are served; a second time finds its prefixes cached.
+        speculation: where drafts come from.
+        num_draft_tokens: of one request per step.
+        is_deterministic: take PyTorch kernels that are batch-invariant.
     """
 
     name: str
@@ -82,6 +88,17 @@ class Schedule:
     num_blocks: int = 200
     enable_prefix_caching: bool = False
     runs: int = 1
+    speculation: SpeculationConfig | None = None
+    num_draft_tokens: int = 0
+    is_deterministic: bool = False
+
+    @property
+    def limits(self) -> SchedulerConfig:
+        return SchedulerConfig(
+            max_num_batched_tokens=self.budget,
+            max_num_seqs=self.max_num_seqs,
+            num_draft_tokens=self.num_draft_tokens,
+        )
 
 
 WHOLE = Schedule("whole")
@@ -95,12 +112,14 @@ class Answer:
     Attributes:
         token_ids: sampled tokens.
         logits: one `[vocab_size]` float32 row per token.
+        logprobs: one entry per token, if asked for.
         prompt_logprobs: of its prompt, from the second token on.
         sampler_states: what the sampler had learnt with each output.
     """
 
     token_ids: list[int] = field(default_factory=list)
     logits: list[torch.Tensor] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     sampler_states: list[float | None] = field(default_factory=list)
 
@@ -118,6 +137,8 @@ class Served:
     num_steps: int = 0
     num_preempted: int = 0
     num_prefix_hits: int = 0
+    num_draft_tokens: int = 0
+    num_accepted: int = 0
 
 
 def engine_config(
@@ -133,7 +154,9 @@ def engine_config(
             enable_prefix_caching=schedule.enable_prefix_caching,
             num_blocks_override=schedule.num_blocks,
         ),
-        SchedulerConfig(max_num_batched_tokens=schedule.budget, max_num_seqs=schedule.max_num_seqs),
+        schedule.limits,
+        DeviceConfig(is_deterministic=schedule.is_deterministic),
+        speculation=schedule.speculation,
     )
 
 
@@ -153,15 +176,15 @@ def serve(
     with mock.patch.dict("os.environ", {envs.CPU_ISA.name: kernels}):
         runner = ModelRunner(config)
         runner.load()
-    writer = runner.save_prepared_weights()
-    if writer is not None:
+    for writer in runner.save_prepared_weights():
         writer.join()
     scheduler = Scheduler(
-        SchedulerConfig(max_num_batched_tokens=schedule.budget, max_num_seqs=schedule.max_num_seqs),
+        schedule.limits,
         num_blocks=runner.num_blocks,
         block_size=BLOCK_SIZE,
         enable_prefix_caching=schedule.enable_prefix_caching,
         max_model_len=MAX_MODEL_LEN,
+        clock=itertools.count().__next__,  # steps that all take the same time, so that drafts always pay
     )
     served = Served([])
     for _ in range(schedule.runs):
@@ -189,9 +212,13 @@ def _serve_once(
             rows.clear()
             result = runner.execute(scheduled)
             outputs = scheduler.update_from_output(scheduled, result)
-            for (request_id, token_ids), logits in zip(result.sampled_token_ids.items(), rows, strict=True):
-                answers[request_id].token_ids += token_ids
-                answers[request_id].logits.append(logits)
+            taken = {output.request_id: output for output in outputs.outputs}
+            for request_id in result.sampled_token_ids:
+                answer, output = answers[request_id], taken[request_id]
+                answer.token_ids += output.new_token_ids
+                answer.logits += rows[-1][: len(output.new_token_ids)]
+                answer.logprobs += output.logprobs or []
+                rows[-1] = rows[-1][1 + result.num_draft_tokens.get(request_id, 0) :]
             for output in outputs.outputs:
                 answers[output.request_id].prompt_logprobs += output.prompt_logprobs or []
                 answers[output.request_id].sampler_states.append(output.sampler_state)
@@ -199,6 +226,8 @@ def _serve_once(
             if outputs.stats:
                 served.num_preempted += outputs.stats.num_preempted
                 served.num_prefix_hits += outputs.stats.prefix_cache_hits
+                served.num_draft_tokens += outputs.stats.num_draft_tokens
+                served.num_accepted += sum(outputs.stats.num_accepted_per_position)
     raise AssertionError(f"The requests did not finish in {_MAX_STEPS} steps.")
 
 
@@ -210,12 +239,12 @@ def _add(scheduler: Scheduler, request_id: str, prompt: Prompt) -> None:
 
 @contextmanager
 def recorded_logits() -> Iterator[list[torch.Tensor]]:
-    """Collects copies of the logits rows that the sampler is given, in order."""
+    """Collects a copy of the logits of each call of the sampler; a step's last call is the model's."""
     rows: list[torch.Tensor] = []
     sample = Sampler.sample
 
     def recording(self: Sampler, logits: torch.Tensor, metadata: SamplingMetadata) -> SamplerOutput:
-        rows.extend(logits.clone())
+        rows.append(logits.clone())
         return sample(self, logits, metadata)
 
     with mock.patch.object(Sampler, "sample", recording):

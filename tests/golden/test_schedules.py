@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -14,8 +15,12 @@ from tests.golden.comparison import make_prompts
 from tests.golden.conftest import Checkpoint
 from tests.golden.engine import Answer, Prompt, Schedule, Served, kernel_sets, serve
 from tests.golden.models import MODELS, TinyModel
-from vllm_mxext.config.engine import DType
+from vllm_mxext import envs
+from vllm_mxext.config.engine import DType, KVCacheDType, Quantization
 from vllm_mxext.native.kernels.library import TORCH_ISA
+from vllm_mxext.native.kernels.selection import select_kernels
+from vllm_mxext.native.kernels.torch_deterministic import DeterministicTorchKernels
+from vllm_mxext.native.kernels.torch_kernels import TorchKernels
 
 FLOAT32_TOLERANCE = 1e-5
 """Relative to the largest logit, for kernels that are not batch-invariant."""
@@ -150,3 +155,48 @@ class TestTorchKernelsAgreeInFloat32:
     def test_when_requests_join_and_leave(self, model: TinyModel, checkpoint: Checkpoint) -> None:
         schedule = Schedule("staggered", budget=24, max_num_seqs=4)
         _check(checkpoint(model, "float32"), "float32", _staggered(), schedule, kernels=TORCH_ISA, is_exact=False)
+
+
+DETERMINISTIC = Schedule("alone", is_deterministic=True)
+
+
+@pytest.mark.promise("DET-1", "GOLD-2")
+@pytest.mark.parametrize(
+    ("model", "dtype", "quantization", "kv_cache_dtype"),
+    [
+        (SCHEDULED_MODELS[0], "bfloat16", "none", "auto"),
+        (SCHEDULED_MODELS[1], "float32", "none", "int8"),
+        (SCHEDULED_MODELS[3], "float32", "int8", "auto"),
+    ],
+    ids=["bfloat16", "int8_kv", "int8_weights"],
+)
+def test_deterministic_torch_kernels_are_exact(
+    model: TinyModel, dtype: DType, quantization: Quantization, kv_cache_dtype: KVCacheDType, checkpoint: Checkpoint
+) -> None:
+    """Logits are those of each request served alone, whole, also when it is cut, preempted and finds its prefix."""
+    formats = {"quantization": quantization, "kv_cache_dtype": kv_cache_dtype}
+    prompts = [replace(prompt, num_tokens=8) for prompt in make_prompts((1, 9, 31))]
+    growing = make_prompts((14, 15, 16), num_tokens=36)
+
+    def run(prompts: Sequence[Prompt], schedule: Schedule) -> Served:
+        exact = replace(schedule, is_deterministic=True)
+        return serve(checkpoint(model, dtype), dtype, prompts, exact, kernels=TORCH_ISA, **formats)
+
+    alone = {prompt: run([prompt], DETERMINISTIC).answers[0] for prompt in (*prompts, *growing)}
+    pool = replace(TINY_POOL_CACHED, num_blocks=9)
+    for some, schedule in ((prompts, Schedule("together")), (prompts, CHUNKED[1]), (growing, pool)):
+        served = run(some, schedule)
+        for prompt, answer in zip(some, served.answers, strict=True):
+            assert answer.token_ids == alone[prompt].token_ids
+            assert torch.equal(answer.stacked, alone[prompt].stacked)
+    assert served.num_preempted > 0
+
+
+@pytest.mark.promise("DET-1")
+def test_plain_torch_kernels_are_not_called_exact() -> None:
+    cpu = torch.device("cpu")
+    assert not TorchKernels(cpu).is_batch_invariant
+    assert DeterministicTorchKernels(cpu).is_batch_invariant
+    for name in kernel_sets():
+        with mock.patch.dict("os.environ", {envs.CPU_ISA.name: name}):
+            assert select_kernels(cpu, torch.float32, is_deterministic=True).is_batch_invariant

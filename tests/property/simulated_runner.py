@@ -25,6 +25,18 @@ def sample(token_ids: Sequence[int], seed: int) -> int:
     return hashlib.blake2b(bytes(token_ids) + seed.to_bytes(8, "little"), digest_size=1).digest()[0] % VOCAB_SIZE
 
 
+def draft(token_ids: Sequence[int], seed: int, limit: int) -> list[int]:
+    """Up to `limit` draft tokens, some of them wrong."""
+    drafts: list[int] = []
+    for position in range(limit):
+        dice = hashlib.blake2b(bytes([*token_ids, *drafts, position, limit]), digest_size=1).digest()[0]
+        if dice < 40:
+            break
+        right = sample([*token_ids, *drafts], seed)
+        drafts.append((right + 1) % VOCAB_SIZE if dice < 90 else right)
+    return drafts
+
+
 @dataclass
 class Row:
     token_ids: list[int]
@@ -77,9 +89,15 @@ class SimulatedRunner:
             row = self.rows[cached.request_id]
             row.block_ids += cached.new_block_ids
             assert cached.num_computed_tokens == row.num_computed_tokens
-        self._write(step)
-        self._read(step)
-        return ModelRunnerOutput(self._sample(step))
+        drafts = self._draft(step)
+        self._write(step, drafts)
+        self._read(step, drafts)
+        sampled = self._sample(step, drafts)
+        return ModelRunnerOutput(
+            sampled,
+            num_draft_tokens={request_id: len(token_ids) for request_id, token_ids in drafts.items()},
+            num_accepted_tokens={request_id: len(sampled[request_id]) - 1 for request_id in drafts},
+        )
 
     def fail(self, step: SchedulerOutput) -> None:
         """Fails a step before anything of it is taken in."""
@@ -91,7 +109,10 @@ class SimulatedRunner:
         cached_ids = [cached.request_id for cached in step.cached_requests]
         assert sorted(new_ids + cached_ids) == sorted(step.num_scheduled_tokens), "Scheduled and described ids differ."
         assert all(count >= 1 for count in step.num_scheduled_tokens.values())
-        assert step.total_num_scheduled_tokens == sum(step.num_scheduled_tokens.values())
+        num_drafts = sum(step.num_draft_tokens.values())
+        assert step.total_num_scheduled_tokens == sum(step.num_scheduled_tokens.values()) + num_drafts
+        assert all(count >= 1 for count in step.num_draft_tokens.values())
+        assert not step.num_draft_tokens.keys() & set(new_ids)
         assert len(set(step.finished_request_ids)) == len(step.finished_request_ids)
 
     def slot(self, row: Row, position: int) -> int:
@@ -99,7 +120,19 @@ class SimulatedRunner:
         assert block_id != 0, "The null block is used."
         return block_id * self.block_size + position % self.block_size
 
-    def _write(self, step: SchedulerOutput) -> None:
+    def _draft(self, step: SchedulerOutput) -> dict[str, list[int]]:
+        """Puts drafts behind the tokens of their rows."""
+        drafts: dict[str, list[int]] = {}
+        for request_id, limit in step.num_draft_tokens.items():
+            row = self.rows[request_id]
+            assert row.num_computed_tokens + step.num_scheduled_tokens[request_id] == len(row.token_ids)
+            found = draft(row.token_ids, row.seed, limit)
+            if found:
+                drafts[request_id] = found
+                row.token_ids += found
+        return drafts
+
+    def _write(self, step: SchedulerOutput, drafts: dict[str, list[int]]) -> None:
         new_ids = {new.request_id for new in step.new_requests}
         readers = {
             self.slot(row, position): request_id
@@ -108,8 +141,9 @@ class SimulatedRunner:
             for position in range(row.num_computed_tokens)
         }
         written: set[int] = set()
-        for request_id, count in step.num_scheduled_tokens.items():
+        for request_id, num_known in step.num_scheduled_tokens.items():
             row = self.rows[request_id]
+            count = num_known + len(drafts.get(request_id, ()))
             assert row.num_computed_tokens + count <= len(row.token_ids), "Unknown tokens are scheduled."
             for position in range(row.num_computed_tokens, row.num_computed_tokens + count):
                 slot = self.slot(row, position)
@@ -118,23 +152,30 @@ class SimulatedRunner:
                 written.add(slot)
                 self.memory[slot] = row.content_at(position)
 
-    def _read(self, step: SchedulerOutput) -> None:
+    def _read(self, step: SchedulerOutput, drafts: dict[str, list[int]]) -> None:
         for request_id, row in self.rows.items():
             num_tokens = row.num_computed_tokens + step.num_scheduled_tokens.get(request_id, 0)
-            for position in range(num_tokens):
+            for position in range(num_tokens + len(drafts.get(request_id, ()))):
                 assert self.memory[self.slot(row, position)] == row.content_at(position), (
                     f"{request_id} reads wrong keys at position {position}."
                 )
 
-    def _sample(self, step: SchedulerOutput) -> dict[str, list[int]]:
+    def _sample(self, step: SchedulerOutput, drafts: dict[str, list[int]]) -> dict[str, list[int]]:
         sampled: dict[str, list[int]] = {}
         for request_id, count in step.num_scheduled_tokens.items():
-            row = self.rows[request_id]
+            row, drafted = self.rows[request_id], drafts.get(request_id, [])
             row.num_computed_tokens += count
-            if row.num_computed_tokens == len(row.token_ids):
-                token_id = sample(row.token_ids, row.seed)
-                row.token_ids.append(token_id)
-                sampled[request_id] = [token_id]
+            num_known = len(row.token_ids) - len(drafted)
+            if row.num_computed_tokens == num_known:
+                del row.token_ids[num_known:], row.contents[num_known:]
+                for token_id in [*drafted, -1]:
+                    row.token_ids.append(sample(row.token_ids, row.seed))
+                    if row.token_ids[-1] != token_id:
+                        break
+                sampled[request_id] = row.token_ids[num_known:]
+                row.num_computed_tokens = len(row.token_ids) - 1
+            if request_id in step.num_draft_tokens:
+                del row.block_ids[-(-len(row.token_ids) // self.block_size) :]
         return sampled
 
 

@@ -84,8 +84,8 @@ async def read(client: NativeEngineClient, request: GenerateRequest) -> list[lis
     return tokens
 
 
-async def play(history: list[Event]) -> None:
-    cores = LoopCores(engine_config(max_num_seqs=4))
+async def play(history: list[Event], num_draft_tokens: int) -> None:
+    cores = LoopCores(engine_config(max_num_seqs=4, num_draft_tokens=num_draft_tokens))
     cores.lethal = lambda names: any("lethal" in name for name in names)
     options = NativeClientOptions(restart=RestartPolicy(first_backoff_s=0.0, max_idle_deaths=10**6))
     client = NativeEngineClient(cores.config, FrontendConfig(), FakeTokenizer(), options=options, spawn=cores.spawn)
@@ -132,8 +132,10 @@ def check(opened: Opened, result: list[list[int]], expected: list[list[int]]) ->
         assert result == expected
 
 
-@pytest.mark.promise("ENG-4", "ENG-5", "ENG-7")
+@pytest.mark.promise("ENG-4", "ENG-5", "ENG-7", "SPEC-1")
 @settings(max_examples=150, deadline=None)
-@given(histories)
-def test_every_request_gets_its_own_tokens_whatever_happens_to_the_engine(history: list[Event]) -> None:
-    asyncio.run(play(history))
+@given(histories, st.sampled_from([0, 3]))
+def test_every_request_gets_its_own_tokens_whatever_happens_to_the_engine(
+    history: list[Event], num_draft_tokens: int
+) -> None:
+    asyncio.run(play(history, num_draft_tokens))

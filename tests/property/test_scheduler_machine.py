@@ -64,6 +64,7 @@ def scheduler_configs(draw: st.DrawFn) -> SchedulerConfig:
         enable_chunked_prefill=is_chunked,
         long_prefill_token_threshold=draw(st.sampled_from([0, 0, 0, 1, 3, 7])),
         policy=draw(st.sampled_from(["fcfs", "priority"])),
+        num_draft_tokens=draw(st.sampled_from([0, 1, 3, 5])),
     )
 
 
@@ -268,11 +269,24 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not had_open or scheduled.total_num_scheduled_tokens > 0, "A step with open requests does nothing."
         if scheduled.total_num_scheduled_tokens == 0:
             assert scheduled == SchedulerOutput()
+        self.check_drafts(scheduled)
         self.check_chunks(scheduled)
         self.check_decodes_go_on(scheduled)
         assert not (scheduled.new_requests and self.just_preempted(scheduled)), "A step let in and preempted."
         self.check_gain_between_preemptions(scheduled)
         return scheduled
+
+    def check_drafts(self, scheduled: SchedulerOutput) -> None:
+        drafts = scheduled.num_draft_tokens
+        assert all(count <= self.config.num_draft_tokens for count in drafts.values())
+        if drafts:
+            assert not self.just_preempted(scheduled), "A step preempted somebody and has drafts."
+            assert self.scheduler.num_running + sum(drafts.values()) <= self.config.max_num_samples
+        for request_id, count in drafts.items():
+            request = self.requests[request_id]
+            num_outputs = len(self.outputs[request_id])
+            assert num_outputs + count < request.params.max_tokens
+            assert len(request.prompt_token_ids) + num_outputs + count < MAX_MODEL_LEN
 
     def check_chunks(self, scheduled: SchedulerOutput) -> None:
         threshold = self.config.long_prefill_token_threshold

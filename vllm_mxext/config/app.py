@@ -15,6 +15,7 @@ from vllm_mxext.config.options import (
     ModelOptions,
     SchedulerOptions,
     ServerOptions,
+    SpeculationOptions,
     all_flags,
 )
 
@@ -30,6 +31,7 @@ class AppConfig:
         model: which model and how.
         cache: KV cache.
         scheduler: batching and queue.
+        speculation: draft tokens.
         device: where it runs.
         origins: field name -> origin, for every value that is not a default.
         warnings: sentences to log at start, for example about variables that nothing reads.
@@ -39,6 +41,7 @@ class AppConfig:
     model: ModelOptions = field(default_factory=ModelOptions)
     cache: CacheOptions = field(default_factory=CacheOptions)
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
+    speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
     device: DeviceOptions = field(default_factory=DeviceOptions)
     origins: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

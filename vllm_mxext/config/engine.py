@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,9 @@ SchedulingPolicy = Literal["fcfs", "priority"]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 Quantization = Literal["none", "int8"]
 KVCacheDType = Literal["auto", "int8"]
+SpeculationMethod = Literal["ngram", "draft_model"]
+
+_MAX_DRAFTS_PER_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class SchedulerConfig:
             with room, and the budget is at least `max_model_len`.
         long_prefill_token_threshold: tokens of one prompt per step at most; 0 = no limit.
         policy: order of the waiting queue.
+        num_draft_tokens: draft tokens of one request per step at most; 0 = no speculation.
     """
 
     max_num_batched_tokens: int = 2048
@@ -96,6 +100,38 @@ class SchedulerConfig:
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = 0
     policy: SchedulingPolicy = "fcfs"
+    num_draft_tokens: int = 0
+
+    @property
+    def max_num_samples(self) -> int:
+        """Positions that one step samples at most: one per request, and some drafts.
+
+        Not a draft of full length for each of many requests, which would take memory and cost more than it brings.
+        """
+        num_drafts = min(self.max_num_seqs * self.num_draft_tokens, max(self.num_draft_tokens, _MAX_DRAFTS_PER_STEP))
+        return min(self.max_num_seqs + num_drafts, self.max_num_batched_tokens)
+
+    @property
+    def max_num_drafting(self) -> int:
+        """Requests with drafts in one step at most: each samples two positions or more."""
+        return max(1, self.max_num_samples // 2)
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationConfig:
+    """Where draft tokens come from.
+
+    Attributes:
+        method: `ngram` looks them up in the request's own tokens, `draft_model` asks a smaller model.
+        prompt_lookup_min: tokens that must repeat before what followed them is drafted (`ngram`).
+        prompt_lookup_max: tokens that are compared at most (`ngram`).
+        draft: the smaller model (`draft_model`).
+    """
+
+    method: SpeculationMethod
+    prompt_lookup_min: int = 5
+    prompt_lookup_max: int = 5
+    draft: ModelConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +141,31 @@ class DeviceConfig:
     Attributes:
         device: `cpu`, `cuda` or `cuda:N`.
         num_threads: CPU threads of the compute kernels.
+        is_deterministic: logits are the same bits alone and in any batch, also where that is slower.
     """
 
     device: str = "cpu"
     num_threads: int = 1
+    is_deterministic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Everything the engine core needs, and nothing else; `prepared` is None if packed weights are not to be kept."""
+    """Everything the engine core needs, and nothing else.
+
+    `prepared` is None if packed weights are not to be kept, `speculation` if there are no draft tokens.
+    """
 
     model: ModelConfig
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     prepared: PreparedConfig | None = None
+    speculation: SpeculationConfig | None = None
+
+    @property
+    def draft_engine(self) -> EngineConfig | None:
+        """This engine with the draft model in place of the model; None without one."""
+        if self.speculation is None or self.speculation.draft is None:
+            return None
+        return replace(self, model=self.speculation.draft, speculation=None)

@@ -30,7 +30,8 @@ class MemoryPlan:
         device_total_bytes: memory of the device, or of the container if that is less.
         device_available_bytes: of these, not in use by others now.
         budget_bytes: what the engine may take in all.
-        weights_bytes: packed weights with their padding, an embedding that is not tied, norms and rotary table.
+        weights_bytes: packed weights with their padding, an embedding that is not tied, norms and rotary table, of
+            the model and of a draft model.
         activation_bytes: forward buffers, logits and the persistent batch.
         block_bytes: one KV block over all layers.
         block_size: token positions per KV block.
@@ -38,6 +39,7 @@ class MemoryPlan:
         kv_cache_dtype: what keys and values are kept as, for example `bfloat16`.
         max_model_len: tokens of the longest request.
         max_num_seqs: requests running at once.
+        draft_weights_bytes: how much of the weights is the draft model.
     """
 
     device_total_bytes: int
@@ -51,6 +53,7 @@ class MemoryPlan:
     kv_cache_dtype: str
     max_model_len: int
     max_num_seqs: int
+    draft_weights_bytes: int = 0
 
     @property
     def kv_cache_bytes(self) -> int:
@@ -70,8 +73,11 @@ class MemoryPlan:
     def table(self) -> str:
         """The plan as a small text table for the log."""
         requests = self.max_cached_tokens / self.max_model_len
+        draft = (
+            f"{format_bytes(self.draft_weights_bytes)} of them the draft model's" if self.draft_weights_bytes else ""
+        )
         rows = (
-            ("weights", self.weights_bytes, ""),
+            ("weights", self.weights_bytes, draft),
             ("activations", self.activation_bytes, f"{self.max_num_seqs} requests at once"),
             (
                 "KV cache",
@@ -114,6 +120,7 @@ def plan_memory(config: EngineConfig, memory: Memory) -> MemoryPlan:
         kv_cache_dtype=config.model.dtype if config.cache.kv_cache_dtype == "auto" else config.cache.kv_cache_dtype,
         max_model_len=config.model.max_model_len,
         max_num_seqs=config.scheduler.max_num_seqs,
+        draft_weights_bytes=0 if config.draft_engine is None else weights_bytes(config.draft_engine),
     )
 
 
@@ -133,7 +140,7 @@ def longest_model_len(config: EngineConfig, memory: Memory) -> int:
 
 
 def weights_bytes(config: EngineConfig) -> int:
-    """Bytes of all weights and the rotary table, an upper bound that is exact for the compiled kernels."""
+    """Bytes of all weights and rotary tables, an upper bound that is exact for the compiled kernels."""
     model, spec, itemsize = config.model, config.model.spec, _DTYPE_BYTES[config.model.dtype]
     q_width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     stacks = (
@@ -155,29 +162,38 @@ def weights_bytes(config: EngineConfig) -> int:
         ends = embedding + _linear_bytes(model, HEAD_MODULE, spec.vocab_size, spec.hidden_size, has_bias=False)
     final_norm = spec.hidden_size * itemsize
     rotary = config.model.max_model_len * spec.head_dim * 4
-    return linears + spec.num_layers * norms + ends + final_norm + rotary
+    draft = 0 if config.draft_engine is None else weights_bytes(config.draft_engine)
+    return linears + spec.num_layers * norms + ends + final_norm + rotary + draft
 
 
 def activation_bytes(config: EngineConfig) -> int:
     """Bytes of the forward buffers, the logits and the persistent batch."""
+    limits, draft = config.scheduler, config.draft_engine
+    max_num_tokens, max_num_seqs = limits.max_num_batched_tokens, limits.max_num_seqs
+    max_blocks = num_request_blocks(config.model.max_model_len, config.cache.block_size)
+    # Token ids of every row, block tables of the rows and of the step; a step's requests, samples and tokens.
+    batch = max_num_seqs * 4 * (config.model.max_model_len + 2 * max_blocks) + (max_num_seqs * 2 + 1) * 4
+    batch += limits.max_num_samples * 4 + max_num_tokens * (3 * 4 + 8)
+    forward = _forward_bytes(config, limits.max_num_samples)
+    return batch + forward + (0 if draft is None else _forward_bytes(draft, limits.max_num_drafting))
+
+
+def _forward_bytes(config: EngineConfig, max_num_samples: int) -> int:
+    """Bytes of the buffers of one model's forward pass."""
     spec, itemsize = config.model.spec, _DTYPE_BYTES[config.model.dtype]
-    max_num_tokens, max_num_seqs = config.scheduler.max_num_batched_tokens, config.scheduler.max_num_seqs
+    max_num_tokens = config.scheduler.max_num_batched_tokens
     q_width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     per_token = 3 * spec.hidden_size + 2 * q_width + 2 * kv_width + 3 * spec.intermediate_size
-    num_samples = min(max_num_seqs, max_num_tokens)
     per_sample = (spec.hidden_size + q_width) * itemsize + spec.vocab_size * 4
-    max_blocks = num_request_blocks(config.model.max_model_len, config.cache.block_size)
-    # Token ids of every row, block tables of the rows and of the step; a step's requests; its tokens.
-    batch = max_num_seqs * 4 * (config.model.max_model_len + 2 * max_blocks) + (max_num_seqs * 3 + 1) * 4
-    batch += max_num_tokens * (3 * 4 + 8)
-    return max_num_tokens * per_token * itemsize + num_samples * per_sample + batch
+    return max_num_tokens * per_token * itemsize + min(max_num_samples, max_num_tokens) * per_sample
 
 
 def kv_block_bytes(config: EngineConfig) -> int:
-    """Bytes of one KV block over all layers."""
+    """Bytes of one KV block over all layers, those of a draft model included."""
     spec, cache = config.model.spec, config.cache
     row_bytes = kv_row_bytes(spec.head_dim, _DTYPE_BYTES[config.model.dtype], cache.kv_cache_dtype)
-    return spec.num_layers * cache.block_size * spec.num_kv_heads * sum(row_bytes)
+    draft = 0 if config.draft_engine is None else kv_block_bytes(config.draft_engine)
+    return spec.num_layers * cache.block_size * spec.num_kv_heads * sum(row_bytes) + draft
 
 
 def kv_row_bytes(head_dim: int, itemsize: int, kv_cache_dtype: KVCacheDType) -> tuple[int, int]:
@@ -286,6 +302,8 @@ def _longest_that_fits(config: EngineConfig, room: int) -> int:
     spec, size, max_num_seqs = config.model.spec, config.cache.block_size, config.scheduler.max_num_seqs
     block_bytes = kv_block_bytes(config)
     token_bytes = spec.head_dim * 4 + max_num_seqs * 4  # rotary table, token ids
+    if config.draft_engine is not None:
+        token_bytes += config.draft_engine.model.spec.head_dim * 4
     table_bytes = max_num_seqs * 4 * 2  # two block tables
     num_now = num_request_blocks(config.model.max_model_len, size)
     without_context = room + config.model.max_model_len * token_bytes + num_now * table_bytes

@@ -266,6 +266,25 @@ class SchedulerOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeculationOptions:
+    """Draft tokens: several tokens per step, with the same tokens as result."""
+
+    speculative_config: dict[str, Any] | None = _flag(
+        None,
+        values.json_object(),
+        "Where draft tokens come from, with vLLM's keys: method (ngram, draft_model), num_speculative_tokens, "
+        "prompt_lookup_min and prompt_lookup_max (ngram), model and quantization (draft_model).",
+    )
+    spec_method: str | None = _flag(
+        None, values.choice("ngram", "draft_model"), "The same as method in --speculative-config."
+    )
+    spec_model: str | None = _flag(None, values.text("FOLDER"), "The same as model in --speculative-config.")
+    spec_tokens: int | None = _flag(
+        None, values.integer(1, 64), "The same as num_speculative_tokens in --speculative-config."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceOptions:
     """Where the model runs."""
 
@@ -277,6 +296,11 @@ class DeviceOptions:
     num_threads: int | None = _flag(
         None, values.integer(1), "CPU threads that compute; default: the physical cores this process may use."
     )
+    deterministic: bool = _flag(
+        False, values.switch(),
+        "Make logits the same bits alone and in any batch: compiled kernels always do, PyTorch goes token by token.",
+        variables=("VLLM_BATCH_INVARIANT",),
+    )  # fmt: skip
 
 
 GROUPS: tuple[tuple[str, type], ...] = (
@@ -284,6 +308,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("model", ModelOptions),
     ("cache", CacheOptions),
     ("scheduler", SchedulerOptions),
+    ("speculation", SpeculationOptions),
     ("device", DeviceOptions),
 )
 """Fields of `AppConfig` and their types, in the order of help and documentation."""

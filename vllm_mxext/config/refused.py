@@ -42,7 +42,7 @@ _TEXT_ONLY = "this version generates text from text only; remove the flag"
 _ONE_DEVICE = "this version runs on one device; remove the flag or set it to 1"
 _NO_LORA = "LoRA adapters come with a later version; remove the flag"
 _NO_TOOLS = "the server calls no tools itself; remove the flag"
-_NO_SPECULATION = "speculative decoding comes with a later version; remove the flag"
+_LOSSLESS = "draft tokens never change what is sampled, so there is nothing to choose; remove the flag"
 _ONE_GRAMMAR_LIBRARY = "llguidance enforces every constraint here; use auto or remove the flag"
 _NO_HUB = "models are read from local folders in this version; remove the flag"
 _EAGER = "models always run eagerly here; remove the flag"
@@ -71,12 +71,7 @@ _GROUPS: tuple[tuple[str, str], ...] = (
         _NO_TOOLS,
         "tool-server",
     ),
-    (
-        _NO_SPECULATION,
-        "speculative-config spec-method spec-model spec-tokens speculative-draft-tensor-parallel-size "
-        "speculative-max-model-len speculative-disable-by-batch-size ngram-prompt-lookup-min "
-        "spec-decoding-acceptance-method typical-acceptance-sampler-posterior-threshold",
-    ),
+    (_LOSSLESS, "spec-decoding-acceptance-method typical-acceptance-sampler-posterior-threshold"),
     (_NO_HUB, "revision code-revision tokenizer-revision download-dir hf-token hf-config-path"),
     (_EAGER, "compilation-config optimization-level cuda-graph-sizes enable-sleep-mode"),
     (
@@ -155,9 +150,14 @@ _SINGLE: tuple[RefusedFlag, ...] = (
     ),
     RefusedFlag("disable-log-stats", "statistics are at /metrics only; remove the flag", (True,), is_switch=True),
     RefusedFlag("enable-reasoning", "vLLM replaced it; use --reasoning-parser", (False,), True),
-    RefusedFlag("speculative-model", "vLLM moved it into --speculative-config, and " + _NO_SPECULATION),
-    RefusedFlag("num-speculative-tokens", "vLLM moved it into --speculative-config, and " + _NO_SPECULATION, (0,)),
-    RefusedFlag("ngram-prompt-lookup-max", "vLLM moved it into --speculative-config, and " + _NO_SPECULATION),
+    RefusedFlag("speculative-model", "use --spec-model, or model in --speculative-config"),
+    RefusedFlag("num-speculative-tokens", "use --spec-tokens, or num_speculative_tokens in --speculative-config", (0,)),
+    RefusedFlag("ngram-prompt-lookup-max", "use --speculative-config with prompt_lookup_max"),
+    RefusedFlag("ngram-prompt-lookup-min", "use --speculative-config with prompt_lookup_min"),
+    RefusedFlag("speculative-draft-tensor-parallel-size", _ONE_DEVICE, (1,)),
+    RefusedFlag("speculative-max-model-len", "the draft model's limit is read from its checkpoint; remove the flag"),
+    RefusedFlag("speculative-disable-by-batch-size", "drafting adapts to the batch by itself; remove the flag"),
+    RefusedFlag("speculative-model-quantization", "use --speculative-config with quantization, which is none or int8"),
     RefusedFlag("max-seq-len-to-capture", "vLLM removed it; " + _EAGER),
     RefusedFlag("max-context-len-to-capture", "vLLM removed it; " + _EAGER),
     RefusedFlag("num-lookahead-slots", "vLLM removed it; remove the flag", (0,)),

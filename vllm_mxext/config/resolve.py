@@ -33,6 +33,7 @@ from vllm_mxext.config.memory_plan import longest_model_len
 from vllm_mxext.config.model_spec import ModelSpec, read_model_spec
 from vllm_mxext.config.options import ServerOptions
 from vllm_mxext.config.server import CorsConfig, ParserConfig, ServerConfig, TlsConfig
+from vllm_mxext.config.speculation import resolve_speculation, shortened
 from vllm_mxext.errors import ConfigError
 
 _CPU_TOKEN_BUDGET = 512
@@ -136,7 +137,9 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
         served_model_names=names,
     )
     device = _device(app, host.num_cores, decisions)
-    engine = EngineConfig(model, cache, scheduler, device, _prepared(app, decisions))
+    speculation, num_draft_tokens = resolve_speculation(app.speculation, model, device)
+    scheduler = replace(scheduler, num_draft_tokens=num_draft_tokens)
+    engine = EngineConfig(model, cache, scheduler, device, _prepared(app, decisions), speculation)
     if app.model.max_model_len == _AUTO_LENGTH:
         engine = _fitted(engine, host.memory, decisions)
     frontend = FrontendConfig(
@@ -236,7 +239,11 @@ def _fitted(engine: EngineConfig, memory: machine.Memory, decisions: dict[str, D
         )
     if length < engine.model.max_model_len:
         decisions["max_model_len"] = Decision(length, "fits into memory")
-    return replace(engine, model=replace(engine.model, max_model_len=length))
+    return replace(
+        engine,
+        model=replace(engine.model, max_model_len=length),
+        speculation=shortened(engine.speculation, length),
+    )
 
 
 def _scheduler(app: AppConfig, spec: ModelSpec, decisions: dict[str, Decision]) -> SchedulerConfig:
@@ -270,7 +277,7 @@ def _device(app: AppConfig, num_cores: int, decisions: dict[str, Decision]) -> D
     if num_threads is None:
         num_threads = num_cores
         decisions["num_threads"] = Decision(num_threads, "physical cores of this process")
-    return DeviceConfig(device, num_threads)
+    return DeviceConfig(device, num_threads, app.device.deterministic)
 
 
 def _prepared(app: AppConfig, decisions: dict[str, Decision]) -> PreparedConfig | None:

@@ -135,6 +135,9 @@ class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
         num_preempted: requests preempted in this step.
         prefix_cache_queries: prompt tokens looked up since the last stats.
         prefix_cache_hits: of these, found.
+        num_drafts: requests with draft tokens in this step.
+        num_draft_tokens: their draft tokens.
+        num_accepted_per_position: of these, accepted: first drafts, second drafts, and so on.
     """
 
     num_running: int = 0
@@ -145,6 +148,9 @@ class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
     num_preempted: int = 0
     prefix_cache_queries: int = 0
     prefix_cache_hits: int = 0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_per_position: list[int] = msgspec.field(default_factory=list)
 
 
 class EngineCoreOutputs(msgspec.Struct, array_like=True, gc=False):
@@ -191,6 +197,9 @@ class NewRequestData:
 class CachedRequestData:
     """A request the runner knows: only what changed. The runner appends its own sampled tokens to its row.
 
+    After a step with room for drafts, scheduler and runner both cut the block table down to the blocks that the
+    request's tokens need.
+
     Attributes:
         request_id: key of the runner's row.
         new_block_ids: blocks appended to its block table.
@@ -211,7 +220,9 @@ class SchedulerOutput:
         cached_requests: requests known to the runner.
         num_scheduled_tokens: request id -> tokens to compute, every value >= 1. A request samples a token in this step
             exactly when `num_computed_tokens + num_scheduled_tokens` reaches its number of tokens.
-        total_num_scheduled_tokens: their sum, within the token budget.
+        num_draft_tokens: request id -> draft tokens that the runner may add behind the scheduled ones, at least 1. Only
+            requests that sample in this step are named; there are blocks for the drafts.
+        total_num_scheduled_tokens: the sum of both, within the token budget.
         finished_request_ids: requests whose rows the runner drops (finished or preempted since the last step).
     """
 
@@ -219,6 +230,7 @@ class SchedulerOutput:
     cached_requests: list[CachedRequestData] = field(default_factory=list)
     num_scheduled_tokens: dict[str, int] = field(default_factory=dict)
     total_num_scheduled_tokens: int = 0
+    num_draft_tokens: dict[str, int] = field(default_factory=dict)
     finished_request_ids: list[str] = field(default_factory=list)
 
 
@@ -227,13 +239,16 @@ class ModelRunnerOutput:
     """What the forward pass sampled.
 
     Attributes:
-        sampled_token_ids: request id -> new tokens, several where some were forced; only requests that sampled. A
-            negative id says that the request's logits were unusable and it cannot go on.
+        sampled_token_ids: request id -> new tokens; only requests that sampled. There is one, one more for each leading
+            draft that is what was sampled in its place, and those that a grammar forced. A negative id, always alone,
+            says that the request's logits were unusable and it cannot go on.
         logprobs: request id -> one entry per new token, for requests that asked.
         sampler_states: request id -> what the sampler has learnt with the last new token (Mirostat).
         complete_ids: requests whose output is whole: their grammar lets nothing follow. They may have no new token.
         errors: request id -> why it cannot go on, if its logits are not to blame.
         prompt_logprobs: request id -> log probabilities of the next prompt tokens, for requests that asked.
+        num_draft_tokens: request id -> draft tokens that were computed, for requests that had any.
+        num_accepted_tokens: request id -> leading new tokens that are drafts, computed already; for the same requests.
     """
 
     sampled_token_ids: dict[str, list[int]]
@@ -242,3 +257,5 @@ class ModelRunnerOutput:
     complete_ids: list[str] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
     prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
+    num_draft_tokens: dict[str, int] = field(default_factory=dict)
+    num_accepted_tokens: dict[str, int] = field(default_factory=dict)

@@ -71,6 +71,13 @@ class PrometheusMetrics:
         self._preemptions = self._counter("num_preemptions", "Requests preempted by recompute.")
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of requests whose prompt is computed.")
         self._generation_tokens = self._counter("generation_tokens", "Output tokens.")
+        self._drafts = self._counter("spec_decode_num_drafts", "Steps of a request with draft tokens.")
+        self._draft_tokens = self._counter("spec_decode_num_draft_tokens", "Draft tokens.")
+        self._accepted_tokens = self._counter("spec_decode_num_accepted_tokens", "Draft tokens that were accepted.")
+        self._accepted_per_position = Counter(
+            "vllm:spec_decode_num_accepted_tokens_per_pos", "Draft tokens that were accepted, by place in the draft.",
+            (*_LABELS, "position"), registry=self.registry,
+        )  # fmt: skip
         self._iteration_tokens = self._histogram(
             "iteration_tokens_total", "Tokens computed per engine step.", ITERATION_TOKENS_BUCKETS
         )
@@ -137,6 +144,12 @@ class PrometheusMetrics:
         self._prefix_queries.inc(stats.prefix_cache_queries)
         self._prefix_hits.inc(stats.prefix_cache_hits)
         self._preemptions.inc(stats.num_preempted)
+        if stats.num_drafts:
+            self._drafts.inc(stats.num_drafts)
+            self._draft_tokens.inc(stats.num_draft_tokens)
+            self._accepted_tokens.inc(sum(stats.num_accepted_per_position))
+            for position, count in enumerate(stats.num_accepted_per_position):
+                self._accepted_per_position.labels(*self._labels, str(position)).inc(count)
         if stats.num_scheduled_tokens:
             self._iteration_tokens.observe(stats.num_scheduled_tokens)
 

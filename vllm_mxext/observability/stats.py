@@ -21,6 +21,9 @@ class StepStats:
         num_preempted: requests preempted in this step.
         prefix_cache_queries: prompt tokens looked up in the prefix cache since the last report.
         prefix_cache_hits: of these, found.
+        num_drafts: requests with draft tokens in this step.
+        num_draft_tokens: their draft tokens.
+        num_accepted_per_position: of these, accepted: first drafts, second drafts, and so on.
     """
 
     num_running: int = 0
@@ -30,6 +33,9 @@ class StepStats:
     num_preempted: int = 0
     prefix_cache_queries: int = 0
     prefix_cache_hits: int = 0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_per_position: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

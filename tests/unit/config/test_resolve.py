@@ -301,3 +301,10 @@ def test_int4_methods_need_an_int4_checkpoint_and_a_cpu(checkpoint: Path) -> Non
     assert "are not quantised; leave it out" in error_of(str(checkpoint), "--quantization", "awq")
     assert "int4 weights need --device cpu" in error_of(quantise(checkpoint), "--device", "cuda")
     assert "bits 8" in error_of(quantise(checkpoint, bits=8))
+
+
+@pytest.mark.promise("DET-1")
+def test_determinism_can_be_asked_for_with_a_flag_or_the_variable_of_vllm(checkpoint: Path) -> None:
+    assert not resolved(str(checkpoint)).engine.device.is_deterministic
+    assert resolved(str(checkpoint), "--deterministic").engine.device.is_deterministic
+    assert resolved(str(checkpoint), VLLM_BATCH_INVARIANT="1").engine.device.is_deterministic

@@ -118,3 +118,20 @@ def test_a_forward_pass_that_raises_ends_its_requests_and_leaves_a_working_core(
         (FinishReason.ERROR, str(raised.value))
     ]
     assert tokens(outputs["good"]) == undisturbed(good)
+
+
+@pytest.mark.promise("SPEC-1")
+def test_drafts_make_steps_fewer_and_leave_tokens_and_logprobs_as_they_are() -> None:
+    whole = request("a", max_tokens=40, logprobs=2)
+    answers, num_steps = [], []
+    for num_draft_tokens in (0, 3):
+        runner = HashRunner()
+        core = make_core(engine_config(num_draft_tokens=num_draft_tokens), runner)
+        core.add_request(whole)
+        outputs = run(core)["a"]
+        logprobs = [entry for output in outputs for entry in output.logprobs or ()]
+        answers.append((tokens(outputs), logprobs))
+        num_steps.append(runner.num_steps)
+    assert answers[0] == answers[1]
+    assert answers[0][0] == undisturbed(whole)
+    assert num_steps[1] < 0.7 * num_steps[0]

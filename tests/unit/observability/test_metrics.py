@@ -24,6 +24,7 @@ vllm:e2e_request_latency_seconds_bucket vllm:request_queue_time_seconds_sum vllm
 vllm:request_prefill_time_seconds_sum vllm:request_decode_time_seconds_sum vllm:request_prompt_tokens_bucket
 vllm:request_generation_tokens_bucket vllm:request_max_num_generation_tokens_bucket vllm:request_params_n_bucket
 vllm:request_params_max_tokens_bucket
+vllm:spec_decode_num_drafts_total vllm:spec_decode_num_draft_tokens_total vllm:spec_decode_num_accepted_tokens_total
 """.split()  # noqa: SIM905 - a list of names reads best as text
 
 
@@ -150,3 +151,17 @@ def test_buckets_are_the_promised_ones():
     assert TTFT_BUCKETS_S[-1] == 2560
     assert token_count_buckets(256) == (1, 2, 5, 10, 20, 50, 100, 200)
     assert token_count_buckets(0) == (1,)
+
+
+@pytest.mark.promise("SPEC-6")
+def test_drafts_are_counted_with_their_places(metrics):
+    metrics.record_step(StepStats(num_drafts=2, num_draft_tokens=7, num_accepted_per_position=[2, 1, 0, 0]))
+    metrics.record_step(StepStats(num_drafts=1, num_draft_tokens=4, num_accepted_per_position=[1, 1, 1, 0]))
+    metrics.record_step(StepStats())
+
+    counted = {name.removeprefix("vllm:spec_decode_num_"): value for name, value in figures(metrics).items()}
+    assert counted["drafts_total"] == 3
+    assert counted["draft_tokens_total"] == 11
+    assert counted["accepted_tokens_total"] == 6
+    by_place = [counted[f"accepted_tokens_per_pos_total{{'position': '{place}'}}"] for place in range(4)]
+    assert by_place == [3, 2, 1, 0]

@@ -288,4 +288,7 @@ def _step_stats(stats: SchedulerStats) -> StepStats:
         num_preempted=stats.num_preempted,
         prefix_cache_queries=stats.prefix_cache_queries,
         prefix_cache_hits=stats.prefix_cache_hits,
+        num_drafts=stats.num_drafts,
+        num_draft_tokens=stats.num_draft_tokens,
+        num_accepted_per_position=stats.num_accepted_per_position,
     )

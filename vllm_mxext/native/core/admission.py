@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from vllm_mxext.config.engine import SchedulerConfig
-from vllm_mxext.errors import ConfigError
+from vllm_mxext.errors import ConfigError, InvalidRequestError
 from vllm_mxext.native.core.kv_cache_manager import KVCacheManager
 from vllm_mxext.native.core.request import Request, order_key
+from vllm_mxext.native.protocol import EngineCoreRequest
 
 _MAX_DOUBLINGS = 10
 
@@ -35,6 +36,21 @@ def check_limits(config: SchedulerConfig, *, num_blocks: int, block_size: int, m
         raise ConfigError(
             f"Without chunked prefill max_num_batched_tokens ({config.max_num_batched_tokens}) must be at least "
             f"max_model_len ({max_model_len}); raise it or enable chunked prefill."
+        )
+
+
+def check_request(source: EngineCoreRequest, open_ids: Container[str], max_model_len: int) -> None:
+    """Refuses a request that cannot be taken.
+
+    Raises:
+        InvalidRequestError: the id is open already, or the prompt is empty or leaves no room for a token.
+    """
+    if source.request_id in open_ids:
+        raise InvalidRequestError(f"Request id '{source.request_id}' is in use; choose another.")
+    num_tokens = len(source.prompt_token_ids)
+    if not 1 <= num_tokens < max_model_len:
+        raise InvalidRequestError(
+            f"The prompt must have 1 to {max_model_len - 1} tokens, got {num_tokens}.", param="prompt"
         )
 
 

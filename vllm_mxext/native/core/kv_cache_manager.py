@@ -92,6 +92,13 @@ class KVCacheManager:
         request.block_ids += block_ids
         return block_ids
 
+    def trim(self, request: Request) -> None:
+        """Takes back the blocks behind those that the request's tokens need."""
+        num_needed = self.num_blocks_for(request.num_tokens)
+        if len(request.block_ids) > num_needed:
+            self.pool.release(request.block_ids[num_needed:])
+            del request.block_ids[num_needed:]
+
     def register_full_blocks(self, request: Request, num_tokens: int) -> None:
         """Makes the blocks that the leading `num_tokens` tokens fill findable, once `find_prefix()` was asked.
 

@@ -11,6 +11,7 @@ from vllm_mxext.native.protocol import (
     ModelRunnerOutput,
     TokenLogprobs,
 )
+from vllm_mxext.native.speculation.acceptance import Acceptance
 
 
 class RequestStatus(Enum):
@@ -44,6 +45,7 @@ class Request:
         sampler_state: what the sampler has learnt with its newest token.
         num_prompt_logprobs: log probabilities of its prompt computed so far.
         new_prompt_logprobs: of these, those that no output has told of.
+        acceptance: how its draft tokens have fared.
         block_ids: (kv) block table.
         block_hashes: (kv) hashes of its leading full blocks, as far as they were needed.
         hash_root: (kv) parent of the first block hash; None = its blocks are never shared.
@@ -52,6 +54,7 @@ class Request:
     """
 
     __slots__ = (
+        "acceptance",
         "added_s",
         "block_hashes",
         "block_ids",
@@ -99,6 +102,7 @@ class Request:
         self.sampler_state = source.sampler_state
         self.num_prompt_logprobs = source.num_prompt_logprobs
         self.new_prompt_logprobs: list[TokenLogprobs] | None = None
+        self.acceptance = Acceptance()
         self.block_ids: list[int] = []
         self.block_hashes: list[bytes] = []
         self.hash_root: bytes | None = None

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from bisect import insort
 from collections.abc import Callable, Iterable, Sequence
 
 from vllm_mxext.config.engine import SchedulerConfig
-from vllm_mxext.errors import InvalidRequestError
-from vllm_mxext.logger import init_logger
-from vllm_mxext.native.core.admission import AdmissionControl, check_limits
+from vllm_mxext.native.core.admission import AdmissionControl, check_limits, check_request
+from vllm_mxext.native.core.drafting import Drafting
 from vllm_mxext.native.core.kv_cache_manager import KVCacheManager
+from vllm_mxext.native.core.preemption_log import PreemptionLog
 from vllm_mxext.native.core.queue import make_queue
 from vllm_mxext.native.core.request import Request, RequestStatus, order_key
 from vllm_mxext.native.core.step import Step
@@ -26,8 +25,6 @@ from vllm_mxext.native.protocol import (
     SchedulerStats,
     TokenLogprobs,
 )
-
-logger = init_logger(__name__)
 
 Clock = Callable[[], float]
 
@@ -79,6 +76,7 @@ class Scheduler:
             num_blocks=num_blocks, block_size=block_size, enable_prefix_caching=enable_prefix_caching
         )
         self._admission = AdmissionControl(config, self._kv)
+        self._drafting = Drafting(config, clock) if config.num_draft_tokens else None
         self._requests: dict[str, Request] = {}
         self._waiting = make_queue(config.policy)
         self._running: list[Request] = []
@@ -88,7 +86,7 @@ class Scheduler:
         """Requests the runner still knows although they run no more."""
         self._unsent_outputs: list[EngineCoreOutput] = []
         self._num_preempted = 0
-        self._total_preempted = 0
+        self._preemption_log = PreemptionLog()
 
     @property
     def has_work(self) -> bool:
@@ -128,7 +126,7 @@ class Scheduler:
         Raises:
             InvalidRequestError: the id is open already, or the prompt is empty or leaves no room for a token.
         """
-        self._check_request(source)
+        check_request(source, self._requests, self._max_model_len)
         key = self._next_order_key(source)
         request = Request(source, order_key=key, max_model_len=self._max_model_len, added_s=self._clock())
         self._requests[request.request_id] = request
@@ -160,15 +158,21 @@ class Scheduler:
         self._register_running(step)
         if step.num_preempted == 0 and not step.has_stalled:
             self._admit_waiting(step)
+            if self._drafting:
+                self._drafting.add_drafts(step, self._running, self._kv)
         self._num_preempted = step.num_preempted
         dropped: list[str] = []
         if step.num_scheduled_tokens:
             dropped, self._dropped_request_ids = self._dropped_request_ids, dropped
+        if self._drafting:
+            self._drafting.start_step()
         return step.finish(dropped)
 
     def update_from_output(self, scheduled: SchedulerOutput, result: ModelRunnerOutput) -> EngineCoreOutputs:
         """Takes in what a step computed and returns everything there is to tell since the last call."""
         outputs, self._unsent_outputs = self._unsent_outputs, []
+        if self._drafting:
+            self._drafting.end_step(scheduled, result)
         sampled = result.sampled_token_ids
         has_ended = False
         for request_id, num_tokens in scheduled.num_scheduled_tokens.items():
@@ -180,7 +184,10 @@ class Scheduler:
             is_caught_up = request.num_computed_tokens == len(request.token_ids)
             assert bool(token_ids) == is_caught_up, f"The runner sampled {token_ids} for {request}."
             if request.note(result) or token_ids:
-                outputs.append(self._append_tokens(request, token_ids or (), result.logprobs.get(request_id)))
+                outputs.append(self._append_tokens(request, token_ids or (), result))
+                if self._drafting and request_id in scheduled.num_draft_tokens:
+                    self._kv.trim(request)
+                    self._drafting.record(request, result)
                 has_ended = has_ended or request.is_finished
         if has_ended:
             self._running = [request for request in self._running if not request.is_finished]
@@ -207,12 +214,15 @@ class Scheduler:
         self._kv.reset_prefix_cache()
 
     def check_integrity(self) -> None:
-        """Checks blocks and requests against each other; O(blocks), meant for tests and idle moments.
+        """Checks blocks and requests against each other; O(blocks), meant for tests and idle moments between steps.
 
         Raises:
             AssertionError: they contradict each other.
         """
         self._kv.check_integrity(self._running)
+        for request in self._running:
+            num_needed = self._kv.num_blocks_for(request.num_tokens)
+            assert len(request.block_ids) <= num_needed, f"{request} has blocks that it has no tokens for."
         assert len(self._running) + len(self._waiting) == len(self._requests), "A request is in no queue or in two."
         if not self._requests:
             assert self._kv.num_free_blocks == self._kv.num_usable_blocks, "Blocks are held while nothing is open."
@@ -250,7 +260,7 @@ class Scheduler:
         self._running.pop()
         step.preempt(request)
         request.num_preemptions += 1
-        self._log_preemption(request)
+        self._preemption_log.add(request)
         self._release(request)
         request.status = RequestStatus.PREEMPTED
         self._waiting.prepend(request)
@@ -301,19 +311,25 @@ class Scheduler:
 
     # --- ends and outputs ---
 
-    def _append_tokens(
-        self, request: Request, token_ids: Sequence[int], logprobs: list[TokenLogprobs] | None
-    ) -> EngineCoreOutput:
-        """Appends sampled tokens up to the one that ends the request."""
-        for num_taken, token_id in enumerate(token_ids, 1):
-            request.token_ids.append(token_id)
+    def _append_tokens(self, request: Request, token_ids: Sequence[int], result: ModelRunnerOutput) -> EngineCoreOutput:
+        """Appends new tokens up to the one that ends the request."""
+        stop: Stop | None = None
+        num_taken = 0
+        while stop is None and num_taken < len(token_ids):
+            request.token_ids.append(token_ids[num_taken])
+            num_taken += 1
             stop = self._find_stop(request)
-            if stop is not None:
-                self._release(request)
-                logprobs = logprobs[:num_taken] if logprobs else logprobs
-                taken = list(token_ids[:num_taken])
-                return self._end(request, stop.finish_reason, taken, logprobs, stop_reason=stop.stop_reason)
-        return request.report(list(token_ids), logprobs)
+        num_accepted = min(result.num_accepted_tokens.get(request.request_id, 0), num_taken - 1)
+        if num_accepted > 0:  # they were computed as drafts
+            request.num_computed_tokens += num_accepted
+            self._kv.register_full_blocks(request, request.num_computed_tokens)
+        taken = list(token_ids[:num_taken])
+        logprobs = result.logprobs.get(request.request_id)
+        logprobs = logprobs[:num_taken] if logprobs else logprobs
+        if stop is None:
+            return request.report(taken, logprobs)
+        self._release(request)
+        return self._end(request, stop.finish_reason, taken, logprobs, stop_reason=stop.stop_reason)
 
     def _find_stop(self, request: Request) -> Stop | None:
         return find_stop(
@@ -356,43 +372,24 @@ class Scheduler:
         output.error = error
         return output
 
-    def _log_preemption(self, request: Request) -> None:
-        """Warns of every preemption whose number is a power of two: the first, and then ever more rarely."""
-        self._total_preempted += 1
-        is_warning = self._total_preempted & (self._total_preempted - 1) == 0
-        logger.log(
-            logging.WARNING if is_warning else logging.DEBUG,
-            "Request %s is preempted because KV blocks ran out; up to %d tokens are computed again. "
-            "Preemptions so far: %d; a larger KV cache or a smaller max_num_seqs avoids them.",
-            request.request_id,
-            request.num_computed_tokens,
-            self._total_preempted,
-        )
-
     def _make_stats(self, scheduled: SchedulerOutput) -> SchedulerStats:
         num_queries, num_hits = self._kv.take_prefix_counts()
-        return SchedulerStats(
+        stats = SchedulerStats(
             num_running=len(self._running),
             num_waiting=len(self._waiting),
             num_blocks=self._kv.num_usable_blocks,
             num_free_blocks=self._kv.num_free_blocks,
-            num_scheduled_tokens=scheduled.total_num_scheduled_tokens,
+            num_scheduled_tokens=sum(scheduled.num_scheduled_tokens.values()),
             num_preempted=self._num_preempted,
             prefix_cache_queries=num_queries,
             prefix_cache_hits=num_hits,
         )
+        if self._drafting:
+            self._drafting.fill_stats(stats)
+        return stats
 
     def _next_order_key(self, source: EngineCoreRequest) -> tuple[float, ...]:
         self._num_added += 1
         if self._config.policy == "priority":
             return (source.priority, source.arrival_s, self._num_added)
         return (self._num_added,)
-
-    def _check_request(self, source: EngineCoreRequest) -> None:
-        if source.request_id in self._requests:
-            raise InvalidRequestError(f"Request id '{source.request_id}' is in use; choose another.")
-        num_tokens = len(source.prompt_token_ids)
-        if not 1 <= num_tokens < self._max_model_len:
-            raise InvalidRequestError(
-                f"The prompt must have 1 to {self._max_model_len - 1} tokens, got {num_tokens}.", param="prompt"
-            )

@@ -18,6 +18,7 @@ class Step:
         "_new_requests",
         "_token_budget",
         "has_stalled",
+        "num_draft_tokens",
         "num_free_tokens",
         "num_preempted",
         "num_scheduled_tokens",
@@ -29,6 +30,7 @@ class Step:
         self._new_requests: list[NewRequestData] = []
         self.num_free_tokens = token_budget
         self.num_scheduled_tokens: dict[str, int] = {}
+        self.num_draft_tokens: dict[str, int] = {}
         self.num_preempted = 0
         self.has_stalled = False
 
@@ -63,6 +65,19 @@ class Step:
             )
         )
 
+    def continues(self, request: Request) -> bool:
+        """Whether tokens of a request that the runner knows are scheduled."""
+        return request.request_id in self._cached_requests
+
+    def add_drafts(self, request: Request, num_drafts: int, new_block_ids: list[int]) -> None:
+        """Makes room for drafts behind the tokens of a scheduled request that the runner knows.
+
+        Nothing may be preempted any more.
+        """
+        self.num_free_tokens -= num_drafts
+        self.num_draft_tokens[request.request_id] = num_drafts
+        self._cached_requests[request.request_id].new_block_ids.extend(new_block_ids)
+
     def preempt(self, request: Request) -> None:
         """Takes back what was scheduled for a running request, if anything, and counts the preemption."""
         self.num_free_tokens += self.num_scheduled_tokens.pop(request.request_id, 0)
@@ -81,5 +96,6 @@ class Step:
             cached_requests=list(self._cached_requests.values()),
             num_scheduled_tokens=self.num_scheduled_tokens,
             total_num_scheduled_tokens=self.num_tokens,
+            num_draft_tokens=self.num_draft_tokens,
             finished_request_ids=dropped_request_ids,
         )

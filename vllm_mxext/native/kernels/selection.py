@@ -16,12 +16,15 @@ from vllm_mxext.native.kernels.library import (
     requested_isa,
     runnable_isas,
 )
+from vllm_mxext.native.kernels.torch_deterministic import DeterministicTorchKernels
 from vllm_mxext.native.kernels.torch_kernels import TorchKernels
 
 logger = init_logger(__name__)
 
 
-def select_kernels(device: torch.device, dtype: torch.dtype, num_threads: int = 1) -> Kernels:
+def select_kernels(
+    device: torch.device, dtype: torch.dtype, num_threads: int = 1, *, is_deterministic: bool = False
+) -> Kernels:
     """The fastest kernels for `dtype` on `device`.
 
     On a CPU that is the compiled library for its instruction set, or the one that the environment variable
@@ -31,13 +34,15 @@ def select_kernels(device: torch.device, dtype: torch.dtype, num_threads: int = 
         device: where the model runs.
         dtype: element type of the model.
         num_threads: threads of compiled kernels, for all that share a library in this process; PyTorch has its own.
+        is_deterministic: take only kernels whose rows are the same bits in any batch, as compiled ones always are.
 
     Raises:
         ConfigError: the named library is missing or not for this CPU, an installed one is stale, or it has no kernels
             for `dtype`.
     """
+    torch_kernels = DeterministicTorchKernels if is_deterministic else TorchKernels
     if device.type != "cpu":
-        return TorchKernels(device)
+        return torch_kernels(device)
     library = best_library()
     if library is not None:
         library.set_num_threads(num_threads)
@@ -47,7 +52,7 @@ def select_kernels(device: torch.device, dtype: torch.dtype, num_threads: int = 
             "No compiled kernels are installed: using the slower PyTorch path (set %s=torch to silence this)",
             envs.CPU_ISA.name,
         )
-    return TorchKernels(device)
+    return torch_kernels(device)
 
 
 def describe_kernels() -> dict[str, Any]:

@@ -139,21 +139,25 @@ class TorchKernels:
         if isinstance(layer, TorchInt4Linear):
             ordered = x if layer.input_order is None else x[:, layer.input_order]
             rounded = dequantise_groups(*quantise_groups(ordered, torch.float32))[:, : layer.in_features]
-            product = functional.linear(rounded, layer.dequantise())
-            out.copy_(product if bias is None else product + bias)
+            product = self._product(rounded, layer.dequantise())
+        elif isinstance(layer, TorchInt8Linear):
+            product = self._product(dequantise_groups(*quantise_groups(x, torch.float32)), layer.dequantise())
+        elif out.dtype == x.dtype:
+            out.copy_(self._product(x, layer.data, None if bias is None else bias.to(x.dtype)))
             return
-        if isinstance(layer, TorchInt8Linear):
-            product = functional.linear(dequantise_groups(*quantise_groups(x, torch.float32)), layer.dequantise())
-            out.copy_(product if bias is None else product + bias)
-            return
-        if out.dtype == x.dtype:
-            out.copy_(functional.linear(x, layer.data, None if bias is None else bias.to(x.dtype)))
-            return
-        if x.is_cuda:
-            product = torch.mm(x, layer.data.t(), out_dtype=torch.float32)
+        elif x.is_cuda:
+            product = self._wide_product(x, layer.data)
         else:
-            product = functional.linear(x.float(), layer.data.float())
+            product = self._product(x.float(), layer.data.float())
         out.copy_(product if bias is None else product + bias)
+
+    def _product(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """`x @ weight.T + bias` in their type."""
+        return functional.linear(x, weight, bias)
+
+    def _wide_product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """`x @ weight.T` in float32, on CUDA."""
+        return torch.mm(x, weight.t(), out_dtype=torch.float32)
 
     def embedding(self, token_ids: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
         """See `Kernels.embedding`."""
@@ -221,7 +225,7 @@ class TorchKernels:
         if metadata.max_query_len == 1 and metadata.seq_lens.shape[0] == qkv.shape[0]:
             blocks = -(-metadata.max_seq_len // cache.block_size)
             table = metadata.block_tables[:, :blocks]
-            attended = _attend(query.unsqueeze(1), table, metadata.seq_lens, geometry, cache)
+            attended = attend(query.unsqueeze(1), table, metadata.seq_lens, geometry, cache)
             output.copy_(attended.squeeze(1))
             return
         starts, lengths = self._lengths(metadata)
@@ -231,7 +235,7 @@ class TorchKernels:
                 continue
             table = metadata.block_tables[request : request + 1, : -(-length // cache.block_size)]
             seq_len = metadata.seq_lens[request : request + 1]
-            attended = _attend(query[first:last].unsqueeze(0), table, seq_len, geometry, cache)
+            attended = attend(query[first:last].unsqueeze(0), table, seq_len, geometry, cache)
             output[first:last].copy_(attended.squeeze(0))
 
     def allocate_kv_cache(self, spec: KVCacheSpec) -> list[LayerKVCache]:
@@ -266,7 +270,7 @@ def _rotate(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     return torch.cat((a * cosine - b * sine, b * cosine + a * sine), dim=-1)
 
 
-def _attend(
+def attend(
     query: torch.Tensor,
     block_table: torch.Tensor,
     seq_lens: torch.Tensor,

@@ -59,6 +59,10 @@ class GrammarMatcher:
         """Whether the output could end here."""
         return self._matcher.is_accepting()
 
+    def is_end(self, token_id: int) -> bool:
+        """Whether a token ends outputs."""
+        return token_id in self._end_ids
+
     def accept(self, token_ids: Sequence[int]) -> None:
         """Takes tokens; those that end an output are passed over.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -77,8 +77,13 @@ class GrammarRows:
         row = self._rows.get(request_id)
         return None if row is None else row.matcher
 
-    def begin_masks(self, request_ids: Iterable[str]) -> None:
-        """Starts to fill the masks of the requests that are about to sample."""
+    def begin_masks(self, request_ids: Iterable[str], drafts: Mapping[str, Sequence[int]]) -> None:
+        """Starts to fill the masks of the requests that are about to sample, one for each position.
+
+        Args:
+            request_ids: who samples.
+            drafts: request id -> draft tokens, behind each of which is a position more.
+        """
         if not self._rows:
             return
         for request_id in request_ids:
@@ -86,10 +91,13 @@ class GrammarRows:
             if row is not None and row.error is None:
                 if self._executor is None:
                     self._executor = ThreadPoolExecutor(self._num_threads, thread_name_prefix="masks")
-                self._pending[request_id] = self._executor.submit(row.matcher.mask)
+                self._pending[request_id] = self._executor.submit(row.matcher.masks_for, drafts.get(request_id, ()))
 
     def take_masks(self) -> dict[str, Words]:
-        """Returns the masks begun, by request; a request without one has failed, and `failure()` says why."""
+        """Returns the masks begun, by request: `[num_positions, num_words]`, fewer if a draft does not fit.
+
+        A request without any has failed, and `failure()` says why.
+        """
         masks: dict[str, Words] = {}
         for request_id, future in self._pending.items():
             error = future.exception()
@@ -104,6 +112,11 @@ class GrammarRows:
         """Why a request cannot go on; None if it can."""
         row = self._rows.get(request_id)
         return None if row is None else row.error
+
+    def may_end(self, request_id: str, token_id: int) -> bool:
+        """Whether a request may end with this token, whatever its grammar says."""
+        row = self._rows[request_id]
+        return token_id in row.params.stop_token_ids or row.matcher.is_end(token_id)
 
     def advance(self, request_id: str, token_id: int, room: int, num_output_tokens: int) -> Advance:
         """Takes the token sampled for a request.

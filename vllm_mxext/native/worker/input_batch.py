@@ -10,7 +10,7 @@ Rows in use are always the first ones: dropping a request moves the last row int
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +32,32 @@ class StepInputs:
 
     Attributes:
         forward: tensors of the forward pass.
-        sampled_rows: `[num_samples]` rows that sample, in the order of the logits.
-        sampled_request_ids: their requests.
+        sampled_request_ids: requests that sample, in the order of the logits.
+        num_positions: `[len(sampled_request_ids)]` how many positions each of them samples: one, and one per draft.
+        sampled_rows: `[num_samples]` row of each sampled position.
+        sampled_lengths: `[num_samples]` tokens before each sampled position, drafts included.
     """
 
     forward: ForwardBatch
-    sampled_rows: IntArray
     sampled_request_ids: list[str]
+    num_positions: IntArray
+    sampled_rows: IntArray
+    sampled_lengths: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens to compute, of several rows.
+
+    Attributes:
+        rows: `[n]` the rows.
+        counts: `[n]` tokens of each.
+        ends: `[n]` int32, position behind the last of them.
+    """
+
+    rows: IntArray
+    counts: IntArray
+    ends: IntArray
 
 
 class InputBatch:
@@ -61,6 +80,8 @@ class InputBatch:
         self._num_prompt_tokens = np.zeros(max_num_seqs, dtype=np.int32)
         self._num_computed = np.zeros(max_num_seqs, dtype=np.int32)
         self._num_blocks = np.zeros(max_num_seqs, dtype=np.int32)
+        self.draft_computed = np.zeros(max_num_seqs, dtype=np.int32)
+        """Leading tokens of each row whose keys a draft model has; -1 = it has not looked yet."""
         self._sampling = SamplingColumns(max_num_seqs)
         self._request_ids: list[str] = []
         self._row_of: dict[str, int] = {}
@@ -109,25 +130,31 @@ class InputBatch:
         self._num_prompt_tokens[row] = new.num_prompt_tokens
         self._num_computed[row] = new.num_computed_tokens
         self._num_blocks[row] = num_blocks
+        self.draft_computed[row] = -1
         self._sampling.set_row(row, new.params, new.seed, new.eos_token_ids, new.rules, new.sampler_state)
         self._request_ids.append(new.request_id)
         self._row_of[new.request_id] = row
 
-    def append_sampled(self, rows: IntArray, token_ids: IntArray) -> None:
-        """Appends one sampled token to each of these rows."""
-        self._token_ids[rows, self._num_tokens[rows]] = token_ids
-        self._num_tokens[rows] += 1
+    def rows_of(self, request_ids: Iterable[str]) -> IntArray:
+        """Rows of these requests."""
+        return np.array([self._row_of[request_id] for request_id in request_ids], dtype=np.int64)
 
-    def keep_sampler_state(self, row: int, state: float) -> None:
-        """Keeps what the sampler has learnt with a row's newest token."""
-        self._sampling.set_state(row, state)
+    def num_tokens(self, rows: IntArray) -> IntArray:
+        """Tokens of these rows so far, drafts not included."""
+        return self._num_tokens[rows]
 
-    def append_forced(self, request_id: str, token_ids: Sequence[int]) -> None:
-        """Appends tokens that were not sampled, as far as the row has room."""
+    def tokens(self, request_id: str) -> IntArray:
+        """Tokens of a request so far; a view."""
         row = self._row_of[request_id]
-        first = self._num_tokens[row]
-        self._token_ids[row, first : first + len(token_ids)] = token_ids
-        self._num_tokens[row] += len(token_ids)
+        return self._token_ids[row, : self._num_tokens[row]]
+
+    def token_ids(self, row: int, start: int, end: int) -> IntArray:
+        """Tokens of a row at these positions, placed ones included; a view."""
+        return self._token_ids[row, start:end]
+
+    def block_id(self, row: int, index: int) -> int:
+        """The block of a row's table at this index."""
+        return int(self._block_table[row, index])
 
     def room(self, request_id: str) -> int:
         """Tokens by which a request may still grow: to the end of its row."""
@@ -138,22 +165,78 @@ class InputBatch:
         row = self._row_of[request_id]
         return int(self._num_tokens[row] - self._num_prompt_tokens[row])
 
-    def gather(self, num_scheduled_tokens: dict[str, int]) -> StepInputs:
-        """Flattens the scheduled tokens of all requests into the step's inputs.
+    def keep_sampler_state(self, row: int, state: float) -> None:
+        """Keeps what the sampler has learnt with a row's newest token."""
+        self._sampling.set_state(row, state)
+
+    def place_tokens(self, rows: IntArray, positions: IntArray, token_ids: IntArray) -> None:
+        """Writes one token per row somewhere behind its tokens, where the next ones are going to be."""
+        self._token_ids[rows, positions] = token_ids
+
+    def placed_tokens(self, inputs: StepInputs) -> IntArray:
+        """What lies at the positions that a step samples: `[num_samples]` drafts, and anything behind the last ones."""
+        ends = np.minimum(inputs.sampled_lengths, self._token_ids.shape[1] - 1)
+        return self._token_ids[inputs.sampled_rows, ends]
+
+    def append_sampled(self, rows: IntArray, token_ids: IntArray) -> None:
+        """Appends one sampled token to each of these rows."""
+        self._token_ids[rows, self._num_tokens[rows]] = token_ids
+        self._num_tokens[rows] += 1
+
+    def append_tokens(self, request_id: str, token_ids: Sequence[int]) -> None:
+        """Appends tokens to a request."""
+        row = self._row_of[request_id]
+        first = self._num_tokens[row]
+        last = first + len(token_ids)
+        self._token_ids[row, first:last] = token_ids
+        self._num_tokens[row] = last
+
+    def gather(self, scheduled: SchedulerOutput, drafts: Mapping[str, Sequence[int]]) -> StepInputs:
+        """Flattens the scheduled tokens of all requests, and their drafts, into the step's inputs.
 
         Args:
-            num_scheduled_tokens: request id -> tokens to compute; requests follow each other in this order.
+            scheduled: the step; requests follow each other in the order of `num_scheduled_tokens`.
+            drafts: request id -> draft tokens, at most as many as there is room for.
+        """
+        names = scheduled.num_scheduled_tokens
+        row_of, num_reqs = self._row_of, len(names)
+        rows = np.fromiter((row_of[name] for name in names), dtype=np.int64, count=num_reqs)
+        counts = np.fromiter(names.values(), dtype=np.int32, count=num_reqs)
+        for request_id, token_ids in drafts.items():
+            row = row_of[request_id]
+            first = self._num_tokens[row]
+            self._token_ids[row, first : first + len(token_ids)] = token_ids
+        if drafts:
+            counts += np.fromiter((len(drafts.get(name, ())) for name in names), dtype=np.int32, count=num_reqs)
+        ends = self._num_computed[rows] + counts
+        num_positions = ends - self._num_tokens[rows] + 1
+        samples = np.flatnonzero(num_positions > 0)
+        num_positions = num_positions[samples]
+        forward = self.flatten(Span(rows, counts, ends), samples, num_positions)
+        sampled_rows = rows[samples]
+        lengths = self._num_tokens[sampled_rows]
+        request_ids = [self._request_ids[row] for row in sampled_rows.tolist()]
+        if drafts:
+            sampled_rows = np.repeat(sampled_rows, num_positions)
+            lengths = np.repeat(lengths, num_positions) + _ramps(num_positions)
+        return StepInputs(forward, request_ids, num_positions, sampled_rows, lengths)
+
+    def flatten(self, span: Span, samples: IntArray, num_positions: IntArray) -> ForwardBatch:
+        """Writes tokens, positions and slots of spans of rows one behind the other.
+
+        Args:
+            span: what is computed.
+            samples: `[s]` which of its rows sample.
+            num_positions: `[s]` behind how many of their last tokens.
         """
         buffers, size = self._buffers, self._block_size
-        num_reqs = len(num_scheduled_tokens)
-        row_of = self._row_of
-        rows = np.fromiter((row_of[name] for name in num_scheduled_tokens), dtype=np.int64, count=num_reqs)
-        counts = np.fromiter(num_scheduled_tokens.values(), dtype=np.int32, count=num_reqs)
+        rows, counts = span.rows, span.counts
+        num_reqs = len(rows)
         starts = buffers.query_start_loc.array[: num_reqs + 1]
         np.cumsum(counts, out=starts[1:])
         num_tokens = int(starts[-1])
         seq_lens = buffers.seq_lens.array[:num_reqs]
-        np.add(self._num_computed[rows], counts, out=seq_lens)
+        seq_lens[:] = span.ends
 
         token_rows = np.repeat(rows, counts)
         positions = buffers.positions.array[:num_tokens]
@@ -164,8 +247,10 @@ class InputBatch:
         np.multiply(self._block_table[token_rows, block_index], size, out=slots, casting="safe")
         slots += offset
 
-        samples = np.flatnonzero(seq_lens == self._num_tokens[rows])
-        buffers.sample_indices.array[: len(samples)] = starts[samples + 1] - 1
+        last = starts[samples + 1] - 1
+        if len(samples) and num_positions.max() > 1:
+            last = np.repeat(last - num_positions + 1, num_positions) + _ramps(num_positions)
+        buffers.sample_indices.array[: len(last)] = last
         max_seq_len = int(seq_lens.max())
         num_blocks = -(-max_seq_len // size)
         self._gather_block_tables(rows, num_blocks)
@@ -178,17 +263,27 @@ class InputBatch:
             max_query_len=int(counts.max()),
             max_seq_len=max_seq_len,
         )
-        forward = ForwardBatch(
+        return ForwardBatch(
             token_ids=buffers.token_ids.tensor(num_tokens),
             attention=metadata,
-            sample_indices=buffers.sample_indices.tensor(len(samples)),
+            sample_indices=buffers.sample_indices.tensor(len(last)),
         )
-        sampled_rows = rows[samples]
-        return StepInputs(forward, sampled_rows, [self._request_ids[row] for row in sampled_rows.tolist()])
 
-    def sampling_metadata(self, rows: IntArray) -> SamplingMetadata:
-        """What the sampler needs to know of these rows."""
-        return self._sampling.select(rows, self._num_tokens[rows], self._num_prompt_tokens[rows], self._token_ids)
+    def trim(self, request_ids: Iterable[str]) -> None:
+        """Takes from rows the blocks behind those that their tokens need, as the scheduler does after drafts."""
+        for request_id in request_ids:
+            row = self._row_of[request_id]
+            num_needed = -(-self._num_tokens[row] // self._block_size)
+            self._num_blocks[row] = min(self._num_blocks[row], num_needed)
+
+    def sampling_metadata(self, rows: IntArray, num_tokens: IntArray) -> SamplingMetadata:
+        """What the sampler needs to know to sample a position of each of these rows.
+
+        Args:
+            rows: `[n]`, a row may come several times.
+            num_tokens: `[n]` tokens before the position.
+        """
+        return self._sampling.select(rows, num_tokens, self._num_prompt_tokens[rows], self._token_ids)
 
     def _extend(self, cached: CachedRequestData) -> None:
         row = self._row_of[cached.request_id]
@@ -209,6 +304,13 @@ class InputBatch:
         num_tokens, num_blocks = self._num_tokens[source], self._num_blocks[source]
         self._token_ids[target, :num_tokens] = self._token_ids[source, :num_tokens]
         self._block_table[target, :num_blocks] = self._block_table[source, :num_blocks]
-        for column in (self._num_tokens, self._num_prompt_tokens, self._num_computed, self._num_blocks):
+        columns = (self._num_tokens, self._num_prompt_tokens, self._num_computed, self._num_blocks, self.draft_computed)
+        for column in columns:
             column[target] = column[source]
         self._sampling.move_row(source, target)
+
+
+def _ramps(lengths: IntArray) -> IntArray:
+    """0, 1, ... up to each of these lengths, one behind the other: [2, 3] gives [0, 1, 0, 1, 2]."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)

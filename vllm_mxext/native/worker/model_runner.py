@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,27 +14,23 @@ from vllm_mxext.errors import EngineNotReadyError
 from vllm_mxext.logger import init_logger
 from vllm_mxext.native.kernels.interface import Kernels
 from vllm_mxext.native.kernels.selection import select_kernels
-from vllm_mxext.native.layers.activations import Activations
-from vllm_mxext.native.models.decoder import Decoder
-from vllm_mxext.native.models.prepared.store import PreparedWeights, find_prepared_weights
-from vllm_mxext.native.models.weights import load_weights
 from vllm_mxext.native.protocol import ModelRunnerOutput, SchedulerOutput
+from vllm_mxext.native.sampling.metadata import SamplerOutput, SamplingMetadata
 from vllm_mxext.native.sampling.sampler import Sampler
 from vllm_mxext.native.structured.builds import GrammarBuilds
 from vllm_mxext.native.structured.rows import GrammarRows
-from vllm_mxext.native.worker.constrained_rows import advance, with_masks
+from vllm_mxext.native.worker.constrained_rows import follow, with_masks
 from vllm_mxext.native.worker.device_memory import device_memory
+from vllm_mxext.native.worker.draft_model import DraftModel
+from vllm_mxext.native.worker.drafting import NgramProposer, Proposer
 from vllm_mxext.native.worker.input_batch import InputBatch, StepInputs
-from vllm_mxext.native.worker.kv_cache import KVCache, allocate_kv_cache
+from vllm_mxext.native.worker.loaded_model import DTYPES, LoadedModel, LoadProgress, load_model
 from vllm_mxext.native.worker.prompt_logprobs import PromptLogprobs
 from vllm_mxext.native.worker.row_sampling import row_sampling
+from vllm_mxext.native.worker.runs import agreeing, split_runs
 from vllm_mxext.native.worker.step_buffers import StepBuffers
 
 logger = init_logger(__name__)
-
-LoadProgress = Callable[[float], None]
-
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 def _ignore_progress(fraction: float) -> None:
@@ -63,13 +58,16 @@ class MemoryReport:
 class _Loaded:
     kernels: Kernels
     plan: MemoryPlan
-    weights_bytes: int
-    buffers: Activations
-    decoder: Decoder
-    cache: KVCache
+    model: LoadedModel
+    draft: LoadedModel | None
     batch: InputBatch
     prompts: PromptLogprobs
     sampler: Sampler
+    proposer: Proposer | None
+
+    @property
+    def models(self) -> tuple[LoadedModel, ...]:
+        return (self.model,) if self.draft is None else (self.model, self.draft)
 
 
 class ModelRunner:
@@ -86,9 +84,8 @@ class ModelRunner:
         self._config = config
         self._grammars = None if grammars is None else GrammarRows(grammars, config.device.num_threads)
         self._device = torch.device(config.device.device)
-        self._dtype = _DTYPES[config.model.dtype]
+        self._dtype = DTYPES[config.model.dtype]
         self._loaded: _Loaded | None = None
-        self._prepared: PreparedWeights | None = None
 
     @property
     def num_blocks(self) -> int:
@@ -115,40 +112,53 @@ class ModelRunner:
         logger.info("Memory plan for %s on %s:\n%s", config.model.path.name, self._device, plan.table())
         if self._device.type == "cpu":
             torch.set_num_threads(config.device.num_threads)
-        kernels = select_kernels(self._device, self._dtype, config.device.num_threads)
-        # The KV cache comes before the weights: a block or head size that cannot run is told at once.
-        cache = allocate_kv_cache(config.model.spec, config.cache, kernels, plan.num_blocks, self._dtype, self._device)
-        self._prepared = find_prepared_weights(config, kernels)
-        parts = self._prepared.open() if self._prepared else None
-        weights = load_weights(config.model, kernels, self._dtype, self._device, progress, parts)
-        limits = config.scheduler
-        buffers = Activations(
-            config.model.spec, limits.max_num_batched_tokens, limits.max_num_seqs, self._dtype, self._device
+        kernels = select_kernels(
+            self._device,
+            self._dtype,
+            config.device.num_threads,
+            is_deterministic=config.device.is_deterministic,
         )
+        share = 1 - plan.draft_weights_bytes / plan.weights_bytes
+        model = load_model(
+            config,
+            kernels,
+            num_blocks=plan.num_blocks,
+            max_num_samples=config.scheduler.max_num_samples,
+            progress=lambda fraction: progress(share * fraction),
+        )
+        draft = self._load_draft(kernels, plan, lambda fraction: progress(share + (1 - share) * fraction))
         self._loaded = _Loaded(
             kernels=kernels,
             plan=plan,
-            weights_bytes=weights.num_bytes,
-            buffers=buffers,
-            decoder=Decoder(kernels, weights, buffers),
-            cache=cache,
+            model=model,
+            draft=draft,
             batch=self._make_batch(),
-            prompts=PromptLogprobs(config.model.spec.vocab_size, len(buffers.logits), self._device),
+            prompts=PromptLogprobs(config.model.spec.vocab_size, len(model.buffers.logits), self._device),
             sampler=Sampler(row_sampling(kernels)),
+            proposer=self._make_proposer(kernels, draft, plan),
         )
+        self._log_speculation()
         logger.info(
             "Loaded %s with %s kernels in %.1f s", config.model.path.name, kernels.name, time.monotonic() - started_s
         )
 
-    def save_prepared_weights(self) -> threading.Thread | None:
-        """Begins to write the prepared file if one is wanted and there was none to load; returns who writes it."""
-        return self._prepared.save() if self._prepared else None
+    def save_prepared_weights(self) -> list[threading.Thread]:
+        """Begins to write the prepared files that are wanted and were not there to load; returns who writes them."""
+        if self._loaded is None:
+            return []
+        writers = [model.prepared.save() for model in self._loaded.models if model.prepared]
+        return [writer for writer in writers if writer]
 
     def memory_report(self) -> MemoryReport:
         """Planned and actual bytes; a result of `load()`."""
         loaded = self._require_loaded()
-        activation_bytes = loaded.buffers.num_bytes + loaded.batch.num_bytes
-        return MemoryReport(loaded.plan, loaded.weights_bytes, activation_bytes, loaded.cache.num_bytes)
+        models = loaded.models
+        return MemoryReport(
+            loaded.plan,
+            weights_bytes=sum(model.weights_bytes for model in models),
+            activation_bytes=loaded.batch.num_bytes + sum(model.buffers.num_bytes for model in models),
+            kv_cache_bytes=sum(model.cache.num_bytes for model in models),
+        )
 
     @torch.inference_mode()
     def execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput:
@@ -158,39 +168,69 @@ class ModelRunner:
         """
         loaded = self._require_loaded()
         loaded.batch.update(scheduled)
-        prompt_rows = loaded.prompts.rows(scheduled)
         if self._grammars is not None:
             self._grammars.update(scheduled)
         if not scheduled.num_scheduled_tokens:
+            loaded.prompts.drop(scheduled.finished_request_ids)
             return ModelRunnerOutput({})
-        inputs = loaded.batch.gather(scheduled.num_scheduled_tokens)
+        drafts: dict[str, list[int]] = {}
+        if scheduled.num_draft_tokens and loaded.proposer is not None:
+            drafts = loaded.proposer.propose(loaded.batch, scheduled.num_draft_tokens)
+        prompt_rows = loaded.prompts.rows(scheduled, drafts)
+        inputs = loaded.batch.gather(scheduled, drafts)
         if self._grammars is not None:
-            self._grammars.begin_masks(inputs.sampled_request_ids)
-        logits = loaded.decoder.forward(inputs.forward, loaded.cache.layers, prompt_rows)
+            self._grammars.begin_masks(inputs.sampled_request_ids, drafts)
+        logits = loaded.model.forward(inputs.forward, prompt_rows)
         prompt_logprobs = prompt_rows.logprobs if prompt_rows else {}
         if not inputs.sampled_request_ids:
             self._wait_for_device()
             return ModelRunnerOutput({}, prompt_logprobs=prompt_logprobs)
-        return replace(self._sample(loaded, inputs, logits), prompt_logprobs=prompt_logprobs)
+        result = self._sample(loaded, inputs, logits)
+        result.num_draft_tokens.update((name, len(token_ids)) for name, token_ids in drafts.items())
+        loaded.batch.trim(scheduled.num_draft_tokens)
+        return replace(result, prompt_logprobs=prompt_logprobs)
 
     def _sample(self, loaded: _Loaded, inputs: StepInputs, logits: torch.Tensor) -> ModelRunnerOutput:
-        rows, names = inputs.sampled_rows, inputs.sampled_request_ids
-        metadata = loaded.batch.sampling_metadata(rows)
-        if self._grammars is not None:
-            metadata = with_masks(self._grammars, names, metadata)
+        """Samples every position, and keeps of each request what it would have sampled one by one."""
+        metadata = loaded.batch.sampling_metadata(inputs.sampled_rows, inputs.sampled_lengths)
+        grammars = self._grammars
+        if grammars is not None:
+            metadata = with_masks(grammars, inputs, metadata)
         output = loaded.sampler.sample(logits, metadata)
+        names, rows = inputs.sampled_request_ids, inputs.sampled_rows
+        if len(names) < len(rows) or (grammars is not None and any(name in grammars for name in names)):
+            return self._keep(loaded, inputs, metadata, output)
         loaded.batch.append_sampled(rows, output.token_ids)
-        for i, state in output.states.items():
-            loaded.batch.keep_sampler_state(int(rows[i]), state)
-        result = ModelRunnerOutput(
+        for row, state in output.states.items():
+            loaded.batch.keep_sampler_state(int(rows[row]), state)
+        return ModelRunnerOutput(
             sampled_token_ids={
                 name: [token_id] for name, token_id in zip(names, output.token_ids.tolist(), strict=True)
             },
             logprobs={names[row]: [logprobs] for row, logprobs in output.logprobs.items()},
             sampler_states={names[row]: state for row, state in output.states.items()},
         )
-        if self._grammars is not None:
-            advance(self._grammars, loaded.batch, metadata, result)
+
+    def _keep(
+        self, loaded: _Loaded, inputs: StepInputs, metadata: SamplingMetadata, output: SamplerOutput
+    ) -> ModelRunnerOutput:
+        """Goes through the requests one by one: some have several positions, or a grammar that adds to them."""
+        batch, grammars, result = loaded.batch, self._grammars, ModelRunnerOutput({})
+        placed = batch.placed_tokens(inputs).tolist()
+        for run in split_runs(inputs, output.token_ids.tolist(), placed):
+            name, first = run.request_id, run.first_row
+            if grammars is not None and name in grammars:
+                outcome = follow(grammars, batch, metadata, run, result)
+            else:
+                outcome = agreeing(run)
+            result.sampled_token_ids[name] = outcome.token_ids
+            result.num_accepted_tokens[name] = outcome.num_accepted
+            if first in output.logprobs and outcome.token_ids:
+                result.logprobs[name] = [output.logprobs[first + index] for index in range(len(outcome.token_ids))]
+            if outcome.last_row in output.states:
+                result.sampler_states[name] = output.states[outcome.last_row]
+                batch.keep_sampler_state(int(inputs.sampled_rows[first]), output.states[outcome.last_row])
+            batch.append_tokens(name, outcome.token_ids)
         return result
 
     def _wait_for_device(self) -> None:
@@ -205,7 +245,44 @@ class ModelRunner:
             max_num_seqs=limits.max_num_seqs,
             max_model_len=model.max_model_len,
             block_size=block_size,
-            buffers=StepBuffers(limits.max_num_batched_tokens, limits.max_num_seqs, max_blocks, self._device),
+            buffers=StepBuffers(
+                limits.max_num_batched_tokens, limits.max_num_seqs, limits.max_num_samples, max_blocks, self._device
+            ),
+        )
+
+    def _log_speculation(self) -> None:
+        speculation, num_drafts = self._config.speculation, self._config.scheduler.num_draft_tokens
+        if speculation is None:
+            return
+        source = f"prompt lookup of {speculation.prompt_lookup_min} to {speculation.prompt_lookup_max} tokens"
+        if speculation.draft is not None:
+            source = f"draft model {speculation.draft.path.name}"
+        logger.info("Speculation: %s, up to %d draft tokens per request and step, where they pay.", source, num_drafts)
+
+    def _load_draft(self, kernels: Kernels, plan: MemoryPlan, progress: LoadProgress) -> LoadedModel | None:
+        config = self._config.draft_engine
+        if config is None:
+            return None
+        return load_model(
+            config,
+            kernels,
+            num_blocks=plan.num_blocks,
+            max_num_samples=config.scheduler.max_num_drafting,
+            progress=progress,
+        )
+
+    def _make_proposer(self, kernels: Kernels, draft: LoadedModel | None, plan: MemoryPlan) -> Proposer | None:
+        speculation = self._config.speculation
+        if speculation is None:
+            return None
+        if draft is None or speculation.draft is None:
+            return NgramProposer(speculation)
+        return DraftModel(
+            draft,
+            Sampler(row_sampling(kernels)),
+            num_blocks=plan.num_blocks,
+            block_size=self._config.cache.block_size,
+            max_model_len=speculation.draft.max_model_len,
         )
 
     def _require_loaded(self) -> _Loaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,10 +69,19 @@ class PromptLogprobs:
         self._device = device
         self._asking: dict[str, _Asking] = {}
 
-    def rows(self, scheduled: SchedulerOutput) -> PromptRows | None:
-        """Returns the rows of a step that are wanted; None if there are none, as nearly always."""
-        for request_id in scheduled.finished_request_ids:
+    def drop(self, request_ids: Iterable[str]) -> None:
+        """Forgets requests; unknown ids are ignored."""
+        for request_id in request_ids:
             self._asking.pop(request_id, None)
+
+    def rows(self, scheduled: SchedulerOutput, drafts: Mapping[str, Sequence[int]]) -> PromptRows | None:
+        """Returns the rows of a step that are wanted; None if there are none, as nearly always.
+
+        Args:
+            scheduled: the step.
+            drafts: request id -> draft tokens computed behind its scheduled ones.
+        """
+        self.drop(scheduled.finished_request_ids)
         for new in scheduled.new_requests:
             self._add(new)
         if not self._asking:
@@ -93,7 +103,7 @@ class PromptLogprobs:
                     asking.next_position = end
                 if asking.next_position >= len(prompt) - 1:
                     del self._asking[request_id]
-            first_row += num_tokens
+            first_row += num_tokens + len(drafts.get(request_id, ()))
         if not indices:
             return None
         return PromptRows(torch.from_numpy(np.concatenate(indices)).to(self._device), self._max_rows, owners)

@@ -44,17 +44,20 @@ class StepBuffers:
     Args:
         max_num_tokens: the token budget.
         max_num_seqs: requests of one step at most.
+        max_num_samples: positions sampled in one step at most.
         max_blocks: blocks of the longest request.
         device: the model's device.
     """
 
-    def __init__(self, max_num_tokens: int, max_num_seqs: int, max_blocks: int, device: torch.device) -> None:
+    def __init__(
+        self, max_num_tokens: int, max_num_seqs: int, max_num_samples: int, max_blocks: int, device: torch.device
+    ) -> None:
         self.token_ids = StepBuffer((max_num_tokens,), torch.int32, device)
         self.positions = StepBuffer((max_num_tokens,), torch.int32, device)
         self.slot_mapping = StepBuffer((max_num_tokens,), torch.int64, device)
         self.query_start_loc = StepBuffer((max_num_seqs + 1,), torch.int32, device)
         self.seq_lens = StepBuffer((max_num_seqs,), torch.int32, device)
-        self.sample_indices = StepBuffer((max_num_seqs,), torch.int32, device)
+        self.sample_indices = StepBuffer((max_num_samples,), torch.int32, device)
         self.block_tables = StepBuffer((max_num_seqs * max_blocks,), torch.int32, device)
         self.token_range = np.arange(max_num_tokens, dtype=np.int32)
         """0, 1, 2, ... for cutting ranges out of."""

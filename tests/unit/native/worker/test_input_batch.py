@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from hypothesis.strategies import DataObject
 from tests.unit.native.worker.naive_batch import NaiveBatch
 from vllm_mxext.native.protocol import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_mxext.native.worker.input_batch import InputBatch, StepInputs
+from vllm_mxext.native.worker.runs import agreeing, split_runs
 from vllm_mxext.native.worker.step_buffers import StepBuffers
 from vllm_mxext.sampling_params import SamplingParams
 
@@ -18,22 +21,24 @@ MAX_NUM_SEQS = 5
 MAX_MODEL_LEN = 40
 BLOCK_SIZE = 4
 BUDGET = 64
+MAX_NUM_DRAFTS = 3
+MAX_NUM_SAMPLES = MAX_NUM_SEQS * (1 + MAX_NUM_DRAFTS)
 CPU = torch.device("cpu")
 
 
 def make_batch() -> InputBatch:
-    buffers = StepBuffers(BUDGET, MAX_NUM_SEQS, MAX_MODEL_LEN // BLOCK_SIZE, CPU)
+    buffers = StepBuffers(BUDGET, MAX_NUM_SEQS, MAX_NUM_SAMPLES, MAX_MODEL_LEN // BLOCK_SIZE, CPU)
     return InputBatch(max_num_seqs=MAX_NUM_SEQS, max_model_len=MAX_MODEL_LEN, block_size=BLOCK_SIZE, buffers=buffers)
 
 
 def new_request(
-    request_id: str, token_ids: list[int], *, block_ids: list[int], num_computed: int = 0, temperature: float = 0.0
+    request_id: str, token_ids: list[int], *, block_ids: list[int], num_computed: int = 0, **params: Any
 ) -> NewRequestData:
     return NewRequestData(
         request_id=request_id,
         token_ids=token_ids,
         num_prompt_tokens=len(token_ids),
-        params=SamplingParams(temperature=temperature),
+        params=SamplingParams(**params),
         seed=7,
         eos_token_ids=[],
         block_ids=block_ids,
@@ -61,11 +66,13 @@ class History:
         num_new = self._data.draw(st.integers(0, MAX_NUM_SEQS - len(left)), label="new requests")
         new = [self._new(scheduled) for _ in range(num_new)]
         order = self._data.draw(st.permutations(list(scheduled)), label="order")
+        room = {each.request_id: self._room(each, scheduled) for each in cached}
         return SchedulerOutput(
             new_requests=new,
             cached_requests=cached,
             num_scheduled_tokens={name: scheduled[name] for name in order},
-            total_num_scheduled_tokens=sum(scheduled.values()),
+            total_num_scheduled_tokens=sum(scheduled.values()) + sum(room.values()),
+            num_draft_tokens={name: count for name, count in room.items() if count},
             finished_request_ids=finished,
         )
 
@@ -75,6 +82,31 @@ class History:
         scheduled[request_id] = self._draw_num_tokens(len(request.token_ids) - num_computed)
         missing = -(-(num_computed + scheduled[request_id]) // BLOCK_SIZE) - len(request.block_ids)
         return CachedRequestData(request_id, self._blocks(missing), num_computed)
+
+    def _room(self, cached: CachedRequestData, scheduled: dict[str, int]) -> int:
+        """Room for drafts of a request that samples, with blocks for them."""
+        request = self.naive.requests[cached.request_id]
+        end = cached.num_computed_tokens + scheduled[cached.request_id]
+        if end < len(request.token_ids):
+            return 0
+        limit = min(MAX_NUM_DRAFTS, MAX_MODEL_LEN - end - 1)
+        room = self._data.draw(st.integers(0, max(limit, 0)), label="room for drafts")
+        num_blocks = len(request.block_ids) + len(cached.new_block_ids)
+        cached.new_block_ids.extend(self._blocks(-(-(end + room) // BLOCK_SIZE) - num_blocks))
+        return room
+
+    def drafts(self, scheduled: SchedulerOutput) -> dict[str, list[int]]:
+        counts = {
+            name: self._data.draw(st.integers(0, room), label="drafts")
+            for name, room in scheduled.num_draft_tokens.items()
+        }
+        return {name: [self._draw_token() for _ in range(count)] for name, count in counts.items() if count}
+
+    def sampled(self, count: int) -> list[int]:
+        return [self._draw_token() for _ in range(count)]
+
+    def _draw_token(self) -> int:
+        return self._data.draw(st.integers(0, 1), label="token")
 
     def _new(self, scheduled: dict[str, int]) -> NewRequestData:
         request_id = f"r{self._next_id}"
@@ -96,8 +128,10 @@ class History:
         return list(range(first, self._next_block))
 
 
-def check_equal(inputs: StepInputs, naive: NaiveBatch, scheduled: SchedulerOutput) -> None:
-    expected = naive.gather(scheduled.num_scheduled_tokens)
+def check_equal(
+    inputs: StepInputs, naive: NaiveBatch, scheduled: SchedulerOutput, drafts: dict[str, list[int]]
+) -> None:
+    expected = naive.gather(scheduled.num_scheduled_tokens, drafts)
     forward, metadata = inputs.forward, inputs.forward.attention
     assert forward.token_ids.tolist() == expected.token_ids
     assert metadata.positions.tolist() == expected.positions
@@ -106,10 +140,12 @@ def check_equal(inputs: StepInputs, naive: NaiveBatch, scheduled: SchedulerOutpu
     assert metadata.seq_lens.tolist() == expected.seq_lens
     assert metadata.block_tables.tolist() == expected.block_tables
     assert metadata.block_tables.is_contiguous()
-    assert metadata.max_query_len == max(scheduled.num_scheduled_tokens.values())
+    counts = [count + len(drafts.get(name, ())) for name, count in scheduled.num_scheduled_tokens.items()]
+    assert metadata.max_query_len == max(counts)
     assert metadata.max_seq_len == max(expected.seq_lens)
     assert forward.sample_indices.tolist() == expected.sample_indices
     assert inputs.sampled_request_ids == expected.sampled_request_ids
+    assert inputs.sampled_lengths.tolist() == expected.sampled_lengths
     dtypes = [tensor.dtype for tensor in (forward.token_ids, metadata.positions, metadata.slot_mapping)]
     assert dtypes == [torch.int32, torch.int32, torch.int64]
 
@@ -118,7 +154,7 @@ def check_equal(inputs: StepInputs, naive: NaiveBatch, scheduled: SchedulerOutpu
 @settings(max_examples=150, deadline=None)
 def test_flat_inputs_equal_those_built_token_by_token(data: DataObject, num_steps: int) -> None:
     batch, history = make_batch(), History(data)
-    for step in range(num_steps):
+    for _ in range(num_steps):
         scheduled = history.step()
         batch.update(scheduled)
         history.naive.update(scheduled)
@@ -126,14 +162,33 @@ def test_flat_inputs_equal_those_built_token_by_token(data: DataObject, num_step
         assert len(batch) == len(history.naive.requests)
         if not scheduled.num_scheduled_tokens:
             continue
-        inputs = batch.gather(scheduled.num_scheduled_tokens)
-        check_equal(inputs, history.naive, scheduled)
-        sampled = np.arange(len(inputs.sampled_rows)) + 1000 * step
-        batch.append_sampled(inputs.sampled_rows, sampled)
+        drafts = history.drafts(scheduled)
+        inputs = batch.gather(scheduled, drafts)
+        check_equal(inputs, history.naive, scheduled, drafts)
+        sampled = history.sampled(len(inputs.sampled_rows))
+        kept = keep(batch, inputs, sampled)
+        batch.trim(scheduled.num_draft_tokens)
         for name, count in scheduled.num_scheduled_tokens.items():
             history.naive.requests[name].num_computed_tokens += count
-        for name, token_id in zip(inputs.sampled_request_ids, sampled.tolist(), strict=True):
-            history.naive.append_sampled(name, token_id)
+        for name, num_positions, token_ids in zip(inputs.sampled_request_ids, inputs.num_positions, kept, strict=True):
+            assert token_ids == history.naive.keep(name, sampled[:num_positions], drafts.get(name, []))
+            del sampled[:num_positions]
+            request = history.naive.requests[name]
+            request.num_computed_tokens = len(request.token_ids) - 1
+            assert batch.tokens(name).tolist() == request.token_ids
+        for name in scheduled.num_draft_tokens:
+            history.naive.trim(name)
+
+
+def keep(batch: InputBatch, inputs: StepInputs, sampled: list[int]) -> list[list[int]]:
+    outcomes = [agreeing(run) for run in split_runs(inputs, sampled, batch.placed_tokens(inputs).tolist())]
+    for request_id, outcome in zip(inputs.sampled_request_ids, outcomes, strict=True):
+        batch.append_tokens(request_id, outcome.token_ids)
+    return [outcome.token_ids for outcome in outcomes]
+
+
+def gather(batch: InputBatch, counts: dict[str, int]) -> StepInputs:
+    return batch.gather(SchedulerOutput(num_scheduled_tokens=counts), {})
 
 
 def test_rows_move_with_their_sampling_parameters() -> None:
@@ -142,8 +197,8 @@ def test_rows_move_with_their_sampling_parameters() -> None:
         batch.add(new_request(f"r{index}", [index] * 4, block_ids=[index + 1], temperature=0.5 + index / 4))
     batch.remove(["r0"])
     assert batch.request_ids == ("r2", "r1")
-    inputs = batch.gather({"r1": 4, "r2": 4})
-    metadata = batch.sampling_metadata(inputs.sampled_rows)
+    inputs = gather(batch, {"r1": 4, "r2": 4})
+    metadata = batch.sampling_metadata(inputs.sampled_rows, inputs.sampled_lengths)
     assert metadata.temperature.tolist() == [0.75, 1.0]
     assert metadata.position.tolist() == [4, 4]
     assert inputs.forward.token_ids.tolist() == [1] * 4 + [2] * 4
@@ -166,7 +221,7 @@ def test_a_preempted_request_starts_afresh_in_the_same_update() -> None:
         finished_request_ids=["r"],
     )
     batch.update(scheduled)
-    inputs = batch.gather(scheduled.num_scheduled_tokens)
+    inputs = batch.gather(scheduled, {})
     assert inputs.forward.attention.slot_mapping.tolist() == [36, 37, 38, 39, 32, 33]
     assert inputs.forward.attention.block_tables.tolist() == [[9, 8]]
 
@@ -174,7 +229,27 @@ def test_a_preempted_request_starts_afresh_in_the_same_update() -> None:
 def test_inputs_are_written_into_buffers_made_at_the_start() -> None:
     batch = make_batch()
     batch.add(new_request("r", [1, 2, 3], block_ids=[1]))
-    first, second = batch.gather({"r": 2}), batch.gather({"r": 3})
+    first, second = gather(batch, {"r": 2}), gather(batch, {"r": 3})
     assert first.forward.token_ids.data_ptr() == second.forward.token_ids.data_ptr()
     assert first.forward.attention is not second.forward.attention
     assert (first.sampled_request_ids, second.sampled_request_ids) == ([], ["r"])
+
+
+def test_unusable_logits_behind_a_right_draft_leave_the_draft_and_fail_the_next_step() -> None:
+    batch = make_batch()
+    batch.add(new_request("r", [1, 2, 3], block_ids=[1, 2]))
+    inputs = batch.gather(SchedulerOutput(num_scheduled_tokens={"r": 3}), {"r": [7, 8]})
+    assert keep(batch, inputs, [7, -1, 5]) == [[7]]
+    assert batch.tokens("r").tolist() == [1, 2, 3, 7]
+
+
+@pytest.mark.promise("SPEC-1")
+def test_each_position_is_sampled_with_the_drafts_before_it_in_place() -> None:
+    batch = make_batch()
+    batch.add(new_request("r", [1, 2, 3], block_ids=[1, 2], repetition_penalty=2.0, min_tokens=2, stop_token_ids=[5]))
+    inputs = batch.gather(SchedulerOutput(num_scheduled_tokens={"r": 3}), {"r": [7, 8]})
+    metadata = batch.sampling_metadata(inputs.sampled_rows, inputs.sampled_lengths)
+    assert metadata.position.tolist() == [3, 4, 5]
+    seen = [metadata.tokens[row].token_ids.tolist() for row in range(3)]
+    assert seen == [[1, 2, 3], [1, 2, 3, 7], [1, 2, 3, 7, 8]]
+    assert sorted(metadata.suppressed) == [0, 1]

@@ -1,0 +1,162 @@
+"""Measures speculation against the same engine without: speed-up where text repeats, cost where it does not.
+
+    python benchmarks/speculation.py --model FOLDER
+    python benchmarks/speculation.py --model FOLDER --draft-model OTHER
+
+What repeats is honest but made. Greedy text of a model with random weights falls into loops if tokens that have come up
+are favoured (`repetition_penalty` below 1): the task `favoured`. `loops` is greedy text as it comes. `fresh` draws at
+temperature 1, which a model with random weights never repeats. Every answer is compared with the one without
+speculation. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm_mxext import LLM
+from vllm_mxext.bench.metrics import summarize
+from vllm_mxext.bench.report import format_table, json_line
+from vllm_mxext.config.machine import usable_cores
+from vllm_mxext.config.resolve import resolve_engine_args
+from vllm_mxext.native.core.drafting import Drafting
+from vllm_mxext.native.core.request import Request
+from vllm_mxext.native.protocol import ModelRunnerOutput
+from vllm_mxext.requests import TokensPrompt
+from vllm_mxext.sampling_params import SamplingParams
+
+TASKS: dict[str, dict[str, Any]] = {
+    "favoured": {"temperature": 0.0, "repetition_penalty": 0.5},
+    "loops": {"temperature": 0.0},
+    "fresh": {"temperature": 1.0},
+}
+"""Task -> sampling parameters."""
+
+
+@dataclass
+class Counts:
+    """Draft tokens of a run.
+
+    Attributes:
+        drafted: all of them.
+        accepted: those that were right.
+    """
+
+    drafted: int = 0
+    accepted: int = 0
+
+
+@dataclass
+class Measured:
+    """One task at one batch size.
+
+    Attributes:
+        ratios: time without speculation divided by time with it, of runs that followed each other.
+        counts: draft tokens of all runs.
+    """
+
+    ratios: list[float] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+
+
+def count_drafts(counts: Counts) -> None:
+    """Adds every request's drafts to `counts` from now on."""
+    record = Drafting.record
+
+    def counting(self: Drafting, request: Request, result: ModelRunnerOutput) -> None:
+        counts.drafted += result.num_draft_tokens.get(request.request_id, 0)
+        counts.accepted += result.num_accepted_tokens.get(request.request_id, 0)
+        record(self, request, result)
+
+    Drafting.record = counting  # type: ignore[method-assign]
+
+
+def generate(
+    llm: LLM, prompts: Sequence[Sequence[int]], output_len: int, controls: dict[str, Any]
+) -> tuple[float, list[list[int]]]:
+    """Generates once; returns seconds and tokens."""
+    inputs = [TokensPrompt(tuple(prompt)) for prompt in prompts]
+    params = [
+        SamplingParams(max_tokens=output_len, ignore_eos=True, detokenize=False, seed=index, **controls)
+        for index in range(len(prompts))
+    ]
+    start = time.perf_counter()
+    outputs = llm.generate(inputs, params, use_tqdm=False)
+    return time.perf_counter() - start, [list(output.outputs[0].token_ids) for output in outputs]
+
+
+def main() -> None:
+    """Reads the arguments, measures and reports."""
+    parser = argparse.ArgumentParser(description="Time without speculation divided by time with it.")
+    parser.add_argument("--model", help="default: the built-in model")
+    parser.add_argument("--draft-model", help="draft with this model instead of prompt lookup")
+    parser.add_argument("--num-drafts", type=int, default=4)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--input-len", type=int, default=128)
+    parser.add_argument("--output-len", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--num-threads", type=int, default=usable_cores())
+    arguments = parser.parse_args()
+    speculation: dict[str, Any] = {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4}
+    if arguments.draft_model:
+        speculation = {"method": "draft_model", "model": arguments.draft_model}
+    options: dict[str, Any] = {
+        "num_threads": arguments.num_threads,
+        "max_model_len": arguments.input_len + arguments.output_len,
+        "max_num_seqs": max(arguments.batches),
+        "kv_cache_memory_bytes": "1GiB",
+        "enable_prefix_caching": False,
+    }
+    counts = Counts()
+    count_drafts(counts)
+    plain = LLM(arguments.model, **options)
+    drafting = LLM(
+        arguments.model,
+        speculative_config={**speculation, "num_speculative_tokens": arguments.num_drafts},
+        **options,
+    )
+    vocab_size = resolve_engine_args(model=arguments.model).engine.model.spec.vocab_size
+    measured: dict[str, Measured] = {}
+    for task, controls in TASKS.items():
+        for batch in arguments.batches:
+            figures = measured[f"{task}, {batch}"] = Measured()
+            for repeat in range(arguments.repeats + 1):
+                numbers = random.Random(repeat)
+                prompts = [[numbers.randrange(vocab_size) for _ in range(arguments.input_len)] for _ in range(batch)]
+                before = Counts(counts.drafted, counts.accepted)
+                plain_s, expected = generate(plain, prompts, arguments.output_len, controls)
+                drafted_s, tokens = generate(drafting, prompts, arguments.output_len, controls)
+                if tokens != expected:
+                    raise SystemExit(f"Speculation changed the tokens of {task} with {batch} requests.")
+                if repeat > 0:  # the first one warms up
+                    figures.ratios.append(plain_s / drafted_s)
+                    figures.counts.drafted += counts.drafted - before.drafted
+                    figures.counts.accepted += counts.accepted - before.accepted
+    report(measured, speculation)
+
+
+def report(measured: dict[str, Measured], speculation: dict[str, Any]) -> None:
+    """Prints the table and the line of JSON."""
+    rows = []
+    for name, figures in measured.items():
+        ratio, drafted = summarize(figures.ratios), figures.counts.drafted
+        share = figures.counts.accepted / drafted if drafted else 0.0
+        rows.append((name, ratio.median, ratio.minimum, ratio.maximum, drafted, share))
+    print(format_table(("task, requests", "speed-up", "min", "max", "drafted", "accepted"), rows))
+    results = {
+        name: {
+            "speed_up": summarize(figures.ratios).median,
+            "drafted": figures.counts.drafted,
+            "accepted": figures.counts.accepted,
+        }
+        for name, figures in measured.items()
+    }
+    print(json_line("speculation", {"speculation": speculation}, results))
+
+
+if __name__ == "__main__":
+    main()
