@@ -113,10 +113,14 @@ class DeviceConfig:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Everything the engine core needs, and nothing else; `prepared` is None if packed weights are not to be kept."""
+    """Everything the engine core needs, and nothing else; `prepared` is None if packed weights are not to be kept.
+
+    `logits_processors` are plug-ins as `module:Class`, besides the installed ones.
+    """
 
     model: ModelConfig
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     prepared: PreparedConfig | None = None
+    logits_processors: tuple[str, ...] = ()

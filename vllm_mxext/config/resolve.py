@@ -136,7 +136,7 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
         served_model_names=names,
     )
     device = _device(app, host.num_cores, decisions)
-    engine = EngineConfig(model, cache, scheduler, device, _prepared(app, decisions))
+    engine = EngineConfig(model, cache, scheduler, device, _prepared(app, decisions), app.model.logits_processors)
     if app.model.max_model_len == _AUTO_LENGTH:
         engine = _fitted(engine, host.memory, decisions)
     frontend = FrontendConfig(

@@ -43,7 +43,7 @@ def advance(grammars: GrammarRows, batch: InputBatch, metadata: SamplingMetadata
         error = grammars.failure(name)
         if error is not None or tokens[0] == FAILED_TOKEN_ID:
             result.sampled_token_ids[name] = [FAILED_TOKEN_ID]
-            result.errors[name] = error or _NOTHING_LEFT
+            result.errors.setdefault(name, error or _NOTHING_LEFT)
 
 
 def _is_whole(metadata: SamplingMetadata, row: int) -> bool:

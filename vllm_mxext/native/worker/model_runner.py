@@ -13,6 +13,7 @@ from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.config.memory_plan import MemoryPlan, plan_memory
 from vllm_mxext.errors import EngineNotReadyError
 from vllm_mxext.logger import init_logger
+from vllm_mxext.logits_processors import load_logits_processors
 from vllm_mxext.native.kernels.interface import Kernels
 from vllm_mxext.native.kernels.selection import select_kernels
 from vllm_mxext.native.layers.activations import Activations
@@ -20,6 +21,7 @@ from vllm_mxext.native.models.decoder import Decoder
 from vllm_mxext.native.models.prepared.store import PreparedWeights, find_prepared_weights
 from vllm_mxext.native.models.weights import load_weights
 from vllm_mxext.native.protocol import ModelRunnerOutput, SchedulerOutput
+from vllm_mxext.native.sampling.processors import LogitsProcessors
 from vllm_mxext.native.sampling.sampler import Sampler
 from vllm_mxext.native.structured.builds import GrammarBuilds
 from vllm_mxext.native.structured.rows import GrammarRows
@@ -188,6 +190,7 @@ class ModelRunner:
             },
             logprobs={names[row]: [logprobs] for row, logprobs in output.logprobs.items()},
             sampler_states={names[row]: state for row, state in output.states.items()},
+            errors={names[row]: error for row, error in output.errors.items()},
         )
         if self._grammars is not None:
             advance(self._grammars, loaded.batch, metadata, result)
@@ -201,11 +204,13 @@ class ModelRunner:
     def _make_batch(self) -> InputBatch:
         model, limits, block_size = self._config.model, self._config.scheduler, self._config.cache.block_size
         max_blocks = -(-model.max_model_len // block_size)
+        plugins = load_logits_processors(self._config.logits_processors)
         return InputBatch(
             max_num_seqs=limits.max_num_seqs,
             max_model_len=model.max_model_len,
             block_size=block_size,
             buffers=StepBuffers(limits.max_num_batched_tokens, limits.max_num_seqs, max_blocks, self._device),
+            processors=LogitsProcessors(plugins) if plugins else None,
         )
 
     def _require_loaded(self) -> _Loaded:
