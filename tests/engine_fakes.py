@@ -109,6 +109,7 @@ class HashRunner:
 
     def __post_init__(self) -> None:
         self._rows: dict[str, tuple[list[int], int, SamplingParams]] = {}
+        self._prompts: dict[str, tuple[int, int]] = {}
         self._num_computed: dict[str, int] = {}
 
     def execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput:
@@ -120,9 +121,11 @@ class HashRunner:
         for new in scheduled.new_requests:
             self._rows[new.request_id] = (list(new.token_ids), new.seed, new.params)
             self._num_computed[new.request_id] = new.num_computed_tokens
+            self._prompts[new.request_id] = (new.num_prompt_tokens, new.num_prompt_logprobs)
         result = ModelRunnerOutput({})
         for request_id, num_tokens in scheduled.num_scheduled_tokens.items():
             token_ids, seed, params = self._rows[request_id]
+            self._add_prompt_logprobs(result, request_id, num_tokens)
             self._num_computed[request_id] += num_tokens
             if self._num_computed[request_id] < len(token_ids):
                 continue
@@ -143,6 +146,16 @@ class HashRunner:
                 result.num_draft_tokens[request_id] = num_drafts
                 result.num_accepted_tokens[request_id] = num_right
         return result
+
+    def _add_prompt_logprobs(self, result: ModelRunnerOutput, request_id: str, num_tokens: int) -> None:
+        token_ids, _, params = self._rows[request_id]
+        num_prompt_tokens, num_told = self._prompts[request_id]
+        first = max(self._num_computed[request_id], num_told)
+        end = min(self._num_computed[request_id] + num_tokens, num_prompt_tokens - 1)
+        if params.prompt_logprobs is not None and first < end:
+            result.prompt_logprobs[request_id] = [
+                logprobs_of(token_ids[: i + 1], token_ids[i + 1], params.prompt_logprobs) for i in range(first, end)
+            ]
 
 
 def make_core(config: EngineConfig | None = None, runner: HashRunner | None = None) -> EngineCore:

@@ -71,6 +71,8 @@ PROMISES = {
     "SAMP-7": "Bias, allowed ids and bad words decide what can be sampled; what no token can satisfy fails alone.",
     "SAMP-8": "Log probabilities of prompts are those of the model, in bounded memory, however the prompt was cut.",
     "SAMP-9": "best_of makes more samples than n and returns those with the highest cumulative log probability.",
+    "SAMP-10": "Plug-in logits processors change the logits of their requests; what they refuse is a 400.",
+    "PAIN-3": "Pain 3: what goes wrong in one request, a plug-in included, fails that request alone.",
     # Chat
     "CHAT-1": "Conversations render to the text and tokens of transformers' `apply_chat_template`.",
     "CHAT-2": "Templates are chosen, fed and limited as documented; content comes in the form that they ask for.",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vllm_mxext.engine.engine_args import EngineArgs
     from vllm_mxext.engine.llm_engine import LLMEngine
     from vllm_mxext.entrypoints.llm import LLM
+    from vllm_mxext.logits_processors import LogitsProcessor
     from vllm_mxext.outputs import (
         BeamSearchOutput,
         BeamSearchSequence,
@@ -35,6 +36,7 @@ _EXPORTS = {
     "GuidedDecodingParams": "vllm_mxext.constraint_params",
     "LLM": "vllm_mxext.entrypoints.llm",
     "LLMEngine": "vllm_mxext.engine.llm_engine",
+    "LogitsProcessor": "vllm_mxext.logits_processors",
     "Logprob": "vllm_mxext.outputs",
     "OutputKind": "vllm_mxext.sampling_params",
     "RequestMetrics": "vllm_mxext.outputs",
@@ -61,6 +63,7 @@ __all__ = [
     "GenerateRequest",
     "GuidedDecodingParams",
     "LLMEngine",
+    "LogitsProcessor",
     "Logprob",
     "OutputKind",
     "RequestMetrics",

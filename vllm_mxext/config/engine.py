@@ -154,6 +154,7 @@ class EngineConfig:
     """Everything the engine core needs, and nothing else.
 
     `prepared` is None if packed weights are not to be kept, `speculation` if there are no draft tokens.
+    `logits_processors` are plug-ins as `module:Class`, besides the installed ones.
     """
 
     model: ModelConfig
@@ -162,6 +163,7 @@ class EngineConfig:
     device: DeviceConfig = field(default_factory=DeviceConfig)
     prepared: PreparedConfig | None = None
     speculation: SpeculationConfig | None = None
+    logits_processors: tuple[str, ...] = ()
 
     @property
     def draft_engine(self) -> EngineConfig | None:

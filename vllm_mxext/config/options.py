@@ -216,6 +216,9 @@ class ModelOptions:
         'Rules for structured output: {"disable_any_whitespace": true} and {"disable_additional_properties": true} '
         "concern JSON; backend may be auto or guidance.",
     )  # fmt: skip
+    logits_processors: tuple[str, ...] = _flag(
+        (), values.text_list("MODULE:CLASS"), "Plug-ins that change logits, besides the installed ones."
+    )
     max_logprobs: int = _flag(
         20, values.integer(0, special={"-1": -1}), "Largest number of log probabilities per token; -1 = no limit."
     )

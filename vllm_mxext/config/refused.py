@@ -54,7 +54,7 @@ _GROUPS: tuple[tuple[str, str], ...] = (
     (
         _TEXT_ONLY,
         "limit-mm-per-prompt mm-processor-cache-gb mm-processor-kwargs allowed-local-media-path allowed-media-domains "
-        "interleave-mm-strings media-io-kwargs pooler-config override-pooler-config hf-overrides logits-processors "
+        "interleave-mm-strings media-io-kwargs pooler-config override-pooler-config hf-overrides "
         "logits-processor-pattern",
     ),
     (

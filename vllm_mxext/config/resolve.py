@@ -139,7 +139,9 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
     device = _device(app, host.num_cores, decisions)
     speculation, num_draft_tokens = resolve_speculation(app.speculation, model, device)
     scheduler = replace(scheduler, num_draft_tokens=num_draft_tokens)
-    engine = EngineConfig(model, cache, scheduler, device, _prepared(app, decisions), speculation)
+    engine = EngineConfig(
+        model, cache, scheduler, device, _prepared(app, decisions), speculation, app.model.logits_processors
+    )
     if app.model.max_model_len == _AUTO_LENGTH:
         engine = _fitted(engine, host.memory, decisions)
     frontend = FrontendConfig(

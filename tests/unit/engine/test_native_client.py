@@ -360,3 +360,23 @@ async def test_reset_prefix_cache_reaches_the_core(start: Start) -> None:
     assert [(await harness.outputs(request))[-1].num_cached_tokens for _ in range(2)] == [0, 36]
     assert await harness.client.reset_prefix_cache()
     assert (await harness.outputs(request))[-1].num_cached_tokens == 0
+
+
+@pytest.mark.promise("SAMP-8")
+async def test_log_probabilities_of_a_long_prompt_come_whole_through_the_death_of_the_core(start):
+    prompt = "a long prompt of more than a step's tokens, " * 4
+    calm = await start()
+    [expected] = await calm.outputs(
+        make_request(prompt=prompt, max_tokens=3, prompt_logprobs=1, output_kind=OutputKind.FINAL_ONLY)
+    )
+    assert len(expected.prompt_logprobs) == len(prompt)
+    assert expected.prompt_logprobs[0] is None
+
+    harness = await start(LoopCores())
+    request = make_request(prompt=prompt, max_tokens=3, prompt_logprobs=1, output_kind=OutputKind.FINAL_ONLY)
+    stream = await harness.client.generate(request)
+    runner = harness.cores.current.core._runner
+    await harness.until(lambda: runner.num_steps == 3)
+    await harness.kill_core()
+    assert [output async for output in stream][-1].prompt_logprobs == expected.prompt_logprobs
+    assert harness.cores.current.received[0].num_prompt_logprobs > 0

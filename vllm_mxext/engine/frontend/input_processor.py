@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.engine.frontend.sampling_inputs import SamplingInputs
 from vllm_mxext.errors import ContextLengthExceededError, InvalidRequestError, UnsupportedFeatureError
+from vllm_mxext.logits_processors import check_params, load_logits_processors
 from vllm_mxext.native.protocol import EngineCoreRequest
 from vllm_mxext.native.structured.admission import GrammarAdmission
 from vllm_mxext.native.structured.vocabulary import end_token_ids
@@ -19,7 +20,7 @@ from vllm_mxext.tokenizer.prompt_tokens import encode_prompt
 
 MAX_CACHE_SALT_LENGTH = 128
 _NOT_SERVED_YET = (
-    "thinking_token_budget", "extra_args",
+    "thinking_token_budget",
 )  # fmt: skip
 """Sampling parameters that are being built; refused, for ignoring one would change the answer."""
 _DEFAULTS = SamplingParams()
@@ -83,6 +84,7 @@ class InputProcessor:
         self._max_logprobs = model.max_logprobs
         self._vocab_size = model.spec.vocab_size
         self._sampling = SamplingInputs(tokenizer, self._vocab_size, self._max_model_len)
+        self._processors = load_logits_processors(config.logits_processors)
         self._eos_token_ids = end_token_ids(model.spec, tokenizer)
 
     def process(self, request: GenerateRequest, arrival_s: float) -> ProcessedRequest:
@@ -97,6 +99,7 @@ class InputProcessor:
         text, token_ids = self._tokenize(request.prompt, request.params)
         params = self._check_params(request.params, len(token_ids))
         rules = self._sampling.rules(params)
+        check_params(self._processors, params)
         params, grammar = self._take_grammar(params)
         seed = self._draw_seed() if params.seed is None else params.seed
         core_id = f"{request.request_id}#{next(self._serials)}"

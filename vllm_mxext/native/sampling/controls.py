@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,22 @@ from vllm_mxext.sampling_params import SamplingParams
 
 _F32 = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.int64]
+
+
+class LogitsProcessorError(Exception):
+    """A plug-in failed on a request's logits; its text says how."""
+
+
+class Processors(Protocol):
+    """Plug-ins that change the logits of one request."""
+
+    def apply(self, row: _F32, output_token_ids: npt.NDArray[Any]) -> None:
+        """Changes `[vocab_size]` logits in place.
+
+        Raises:
+            LogitsProcessorError: a plug-in failed.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +45,7 @@ class RowControls:
         logprob_ids: ids whose log probabilities are reported at every position.
         dry: penalty for prolonging repetitions.
         filters: samplers besides top-k, top-p and min-p.
+        processors: plug-ins.
     """
 
     bias_ids: _Ids
@@ -38,16 +55,17 @@ class RowControls:
     logprob_ids: tuple[int, ...] = ()
     dry: Dry | None = None
     filters: ExtraFilters | None = None
+    processors: Processors | None = None
 
     @property
     def needs_tokens(self) -> bool:
         """Whether the tokens so far matter."""
-        return bool(self.bad_words) or self.dry is not None
+        return bool(self.bad_words) or self.dry is not None or self.processors is not None
 
     @property
     def changes_logits(self) -> bool:
         """Whether logits are changed before they are filtered."""
-        return bool(len(self.bias_ids) or self.allowed_ids is not None or self.bad_words or self.dry is not None)
+        return self.needs_tokens or bool(len(self.bias_ids)) or self.allowed_ids is not None
 
     def apply(self, row: _F32, output: npt.NDArray[Any]) -> None:
         """Shifts and forbids tokens, in place.
@@ -68,13 +86,15 @@ class RowControls:
                 row[word[-1]] = -np.inf
 
 
-def row_controls(params: SamplingParams, rules: TokenRules | None) -> RowControls | None:
+def row_controls(
+    params: SamplingParams, rules: TokenRules | None, processors: Processors | None = None
+) -> RowControls | None:
     """Returns a request's rare parameters; None if it has none, as nearly all requests."""
     bias = params.logit_bias or {}
     allowed = params.allowed_token_ids
     bad_words = rules.bad_words if rules else []
     repetition, filters = dry(params, rules), extra_filters(params)
-    if not (bias or allowed or bad_words or params.logprob_token_ids or repetition or filters):
+    if not (bias or allowed or bad_words or params.logprob_token_ids or repetition or filters or processors):
         return None
     return RowControls(
         bias_ids=np.fromiter(bias, dtype=np.int64, count=len(bias)),
@@ -84,4 +104,5 @@ def row_controls(params: SamplingParams, rules: TokenRules | None) -> RowControl
         logprob_ids=params.logprob_token_ids,
         dry=repetition,
         filters=filters,
+        processors=processors,
     )

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_mxext.native.protocol import TokenLogprobs, TokenRules
-from vllm_mxext.native.sampling.controls import RowControls, row_controls
+from vllm_mxext.native.sampling.controls import Processors, RowControls, row_controls
 from vllm_mxext.sampling_params import SamplingParams
 
 FAILED_TOKEN_ID = -1
@@ -96,11 +96,13 @@ class SamplerOutput:
         token_ids: `[n]` int64 on the host; `FAILED_TOKEN_ID` marks a row that has to fail, the others are not affected.
         logprobs: row -> log probabilities, for rows that asked and did not fail.
         states: row -> what the sampler has learnt of its request with this row's token; for rows with Mirostat.
+        errors: row -> which plug-in failed on it, and how; such a row has failed.
     """
 
     token_ids: npt.NDArray[np.int64]
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     states: dict[int, float] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
 
 
 class SamplingColumns:
@@ -136,6 +138,7 @@ class SamplingColumns:
         eos_token_ids: Sequence[int] = (),
         rules: TokenRules | None = None,
         state: float | None = None,
+        processors: Processors | None = None,
     ) -> None:
         """Overwrites a row with the parameters of a request.
 
@@ -146,6 +149,7 @@ class SamplingColumns:
             eos_token_ids: ids that end its output, suppressed below `min_tokens`.
             rules: texts of `params` as tokens.
             state: what the sampler has learnt of the request before.
+            processors: plug-ins that change its logits.
         """
         self.temperature[row] = 0.0 if params.is_greedy else params.temperature
         self.top_k[row] = min(params.top_k, np.iinfo(np.int32).max)
@@ -160,7 +164,7 @@ class SamplingColumns:
         stop_ids = sorted({*eos_token_ids, *params.stop_token_ids}) if params.min_tokens else []
         self.min_tokens[row] = params.min_tokens if stop_ids else 0
         self._stop_ids[row] = np.array(stop_ids, dtype=np.int64) if stop_ids else None
-        _assign(self._controls, row, row_controls(params, rules))
+        _assign(self._controls, row, row_controls(params, rules, processors))
         _assign(self._states, row, state)
 
     def set_state(self, row: int, state: float) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vllm_mxext.native.sampling.controls import LogitsProcessorError
 from vllm_mxext.native.sampling.metadata import RowTokens, SamplingMetadata
 
 _NO_TOKENS = RowTokens(np.empty(0, dtype=np.int32), 0)
@@ -19,8 +20,16 @@ def changed_rows(metadata: SamplingMetadata) -> set[int]:
     return controlled | metadata.tokens.keys() | metadata.suppressed.keys() | metadata.allowed_bitmask.keys()
 
 
-def apply(logits: npt.NDArray[np.float32], metadata: SamplingMetadata) -> None:
-    """Applies controls and masks, suppresses stop ids below `min_tokens`, and penalises `[n, vocab_size]` in place."""
+def apply(logits: npt.NDArray[np.float32], metadata: SamplingMetadata) -> dict[int, str]:
+    """Applies controls and masks, suppresses stop ids below `min_tokens`, runs plug-ins and penalises, in place.
+
+    Args:
+        logits: `[n, vocab_size]`; rows on which a plug-in failed become NaN.
+        metadata: one entry per row.
+
+    Returns:
+        Row -> how a plug-in failed.
+    """
     for row, controls in metadata.controls.items():
         tokens = metadata.tokens.get(row, _NO_TOKENS)
         controls.apply(logits[row], tokens.token_ids[tokens.num_prompt_tokens :])
@@ -28,6 +37,7 @@ def apply(logits: npt.NDArray[np.float32], metadata: SamplingMetadata) -> None:
         apply_bitmask(logits[row], words)
     for row, ids in metadata.suppressed.items():
         logits[row, ids[(ids >= 0) & (ids < logits.shape[1])]] = -np.inf
+    errors = _process(logits, metadata)
     for row, tokens in metadata.tokens.items():
         penalize(
             logits[row],
@@ -39,6 +49,22 @@ def apply(logits: npt.NDArray[np.float32], metadata: SamplingMetadata) -> None:
         dry = metadata.controls[row].dry if row in metadata.controls else None
         if dry is not None:
             dry.penalize(logits[row], tokens.token_ids)
+    return errors
+
+
+def _process(logits: npt.NDArray[np.float32], metadata: SamplingMetadata) -> dict[int, str]:
+    """Runs the plug-ins of rows with usable logits."""
+    errors: dict[int, str] = {}
+    for row, controls in metadata.controls.items():
+        if controls.processors is None or not np.isfinite(logits[row].max()):
+            continue
+        tokens = metadata.tokens[row]
+        try:
+            controls.processors.apply(logits[row], tokens.token_ids[tokens.num_prompt_tokens :])
+        except LogitsProcessorError as error:
+            errors[row] = str(error)
+            logits[row] = np.nan
+    return errors
 
 
 def penalize(

@@ -65,13 +65,13 @@ class Sampler:
             return SamplerOutput(_argmax_on_device(logits))
         rows: _F32 = logits.detach().to(device="cpu", dtype=torch.float32).numpy()
         raw = {row: rows[row].copy() if row in changed else rows[row] for row in asked}
-        penalties.apply(rows, metadata)
+        errors = penalties.apply(rows, metadata)
         states: dict[int, float] = {}
         if is_greedy.all() and self._row_sampling is None:
             token_ids = _argmax(rows)
         else:
             token_ids = self._sample_mixed(rows, metadata, states)
-        return SamplerOutput(token_ids, _report(raw, token_ids, metadata), states)
+        return SamplerOutput(token_ids, _report(raw, token_ids, metadata), states, errors)
 
     def _sample_mixed(self, rows: _F32, metadata: SamplingMetadata, states: dict[int, float]) -> _Ids:
         token_ids = np.empty(len(rows), dtype=np.int64)

@@ -55,7 +55,7 @@ def follow(
         error = grammars.failure(name)
         if error is not None or token_id == FAILED_TOKEN_ID:
             if not tokens:
-                result.errors[name] = error or _NOTHING_LEFT
+                result.errors.setdefault(name, error or _NOTHING_LEFT)
                 return Outcome([FAILED_TOKEN_ID], 0, row)
             break
         last_row, came = row, [token_id, *step.forced]

@@ -21,6 +21,7 @@ from vllm_mxext.native.kernels.interface import AttentionMetadata
 from vllm_mxext.native.models.decoder import ForwardBatch
 from vllm_mxext.native.protocol import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_mxext.native.sampling.metadata import SamplingColumns, SamplingMetadata
+from vllm_mxext.native.sampling.processors import LogitsProcessors
 from vllm_mxext.native.worker.step_buffers import StepBuffers
 
 IntArray = npt.NDArray[np.integer[Any]]
@@ -68,12 +69,22 @@ class InputBatch:
         max_model_len: tokens per row.
         block_size: token positions per KV block.
         buffers: where a step's inputs are written.
+        processors: plug-ins, if there are any.
     """
 
-    def __init__(self, *, max_num_seqs: int, max_model_len: int, block_size: int, buffers: StepBuffers) -> None:
+    def __init__(
+        self,
+        *,
+        max_num_seqs: int,
+        max_model_len: int,
+        block_size: int,
+        buffers: StepBuffers,
+        processors: LogitsProcessors | None = None,
+    ) -> None:
         max_blocks = -(-max_model_len // block_size)
         self._block_size = block_size
         self._buffers = buffers
+        self._processors = processors
         self._token_ids = np.zeros((max_num_seqs, max_model_len), dtype=np.int32)
         self._block_table = np.zeros((max_num_seqs, max_blocks), dtype=np.int32)
         self._num_tokens = np.zeros(max_num_seqs, dtype=np.int32)
@@ -131,7 +142,9 @@ class InputBatch:
         self._num_computed[row] = new.num_computed_tokens
         self._num_blocks[row] = num_blocks
         self.draft_computed[row] = -1
-        self._sampling.set_row(row, new.params, new.seed, new.eos_token_ids, new.rules, new.sampler_state)
+        prompt = new.token_ids[: new.num_prompt_tokens]
+        processors = self._processors.for_request(new.params, prompt) if self._processors else None
+        self._sampling.set_row(row, new.params, new.seed, new.eos_token_ids, new.rules, new.sampler_state, processors)
         self._request_ids.append(new.request_id)
         self._row_of[new.request_id] = row
 

@@ -12,10 +12,12 @@ from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.config.memory_plan import MemoryPlan, plan_memory
 from vllm_mxext.errors import EngineNotReadyError
 from vllm_mxext.logger import init_logger
+from vllm_mxext.logits_processors import load_logits_processors
 from vllm_mxext.native.kernels.interface import Kernels
 from vllm_mxext.native.kernels.selection import select_kernels
 from vllm_mxext.native.protocol import ModelRunnerOutput, SchedulerOutput
 from vllm_mxext.native.sampling.metadata import SamplerOutput, SamplingMetadata
+from vllm_mxext.native.sampling.processors import LogitsProcessors
 from vllm_mxext.native.sampling.sampler import Sampler
 from vllm_mxext.native.structured.builds import GrammarBuilds
 from vllm_mxext.native.structured.rows import GrammarRows
@@ -209,6 +211,7 @@ class ModelRunner:
             },
             logprobs={names[row]: [logprobs] for row, logprobs in output.logprobs.items()},
             sampler_states={names[row]: state for row, state in output.states.items()},
+            errors={names[row]: error for row, error in output.errors.items()},
         )
 
     def _keep(
@@ -219,6 +222,8 @@ class ModelRunner:
         placed = batch.placed_tokens(inputs).tolist()
         for run in split_runs(inputs, output.token_ids.tolist(), placed):
             name, first = run.request_id, run.first_row
+            if first in output.errors:
+                result.errors[name] = output.errors[first]
             if grammars is not None and name in grammars:
                 outcome = follow(grammars, batch, metadata, run, result)
             else:
@@ -241,6 +246,7 @@ class ModelRunner:
     def _make_batch(self) -> InputBatch:
         model, limits, block_size = self._config.model, self._config.scheduler, self._config.cache.block_size
         max_blocks = -(-model.max_model_len // block_size)
+        plugins = load_logits_processors(self._config.logits_processors)
         return InputBatch(
             max_num_seqs=limits.max_num_seqs,
             max_model_len=model.max_model_len,
@@ -248,6 +254,7 @@ class ModelRunner:
             buffers=StepBuffers(
                 limits.max_num_batched_tokens, limits.max_num_seqs, limits.max_num_samples, max_blocks, self._device
             ),
+            processors=LogitsProcessors(plugins) if plugins else None,
         )
 
     def _log_speculation(self) -> None:

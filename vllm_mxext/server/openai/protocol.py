@@ -142,6 +142,7 @@ class GenerationRequest(ModelRequest, LlamaCppSampling):
     seed: int | None = None
     logit_bias: dict[str, float] | None = None
     allowed_token_ids: TokenIds = None
+    vllm_xargs: dict[str, Any] | None = None
     bad_words: Texts = None
     # the prompt
     truncate_prompt_tokens: int | None = None

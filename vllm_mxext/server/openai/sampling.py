@@ -138,6 +138,7 @@ def _sampling_params(
 ) -> SamplingParams:
     return SamplingParams.from_optional(
         **values,
+        extra_args=request.vllm_xargs,
         repetition_detection=_repetition_detection(request.repetition_detection),
         max_tokens=max_tokens,
         logprobs=logprobs,
