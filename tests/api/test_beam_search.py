@@ -84,7 +84,7 @@ async def test_a_search_cannot_be_held_to_a_form(watched: RunningServer) -> None
     tool = {"type": "function", "function": {"name": "f", "parameters": {}, "strict": True}}
     for field, value, param in (
         ("tools", [tool], "tools"),
-        ("response_format", {"type": "json_object"}, "structured_outputs"),
+        ("response_format", {"type": "json_object"}, "response_format"),
     ):
         choice = {"tool_choice": "required"} if field == "tools" else {}
         body = CHAT | choice | {"use_beam_search": True, field: value}
