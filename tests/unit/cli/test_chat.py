@@ -224,11 +224,20 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def read_until(terminal: int, text: bytes) -> bytes:
-    seen = b""
-    while text not in seen:
-        seen += os.read(terminal, 1000)
-    return seen
+class Terminal:
+    """The outer end of a terminal."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._unread = b""
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._descriptor, keys)
+
+    def read_until(self, text: bytes) -> None:
+        while text not in self._unread:
+            self._unread += os.read(self._descriptor, 1000)
+        self._unread = self._unread.partition(text)[2]
 
 
 @pytest.mark.e2e
@@ -236,7 +245,8 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_the_conversation_goes_on() ->
     server = EndlessServer()
     thread = threading.Thread(target=server.httpd.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    terminal, inner = pty.openpty()
+    outer, inner = pty.openpty()
+    terminal = Terminal(outer)
     child = subprocess.Popen(
         [sys.executable, "-c", IN_A_TERMINAL, "chat", "--url", server.url],
         stdin=inner,
@@ -246,19 +256,19 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_the_conversation_goes_on() ->
     )
     os.close(inner)
     try:
-        read_until(terminal, b"> ")
-        os.write(terminal, b"hello\n")
-        read_until(terminal, b"begun")
-        os.write(terminal, b"\x03")
-        read_until(terminal, b"(stopped, ")
+        terminal.read_until(b"> ")
+        terminal.type(b"hello\n")
+        terminal.read_until(b"begun")
+        terminal.type(b"\x03")
+        terminal.read_until(b"(stopped, ")
         assert server.left.wait(60)
-        read_until(terminal, b"> ")
-        os.write(terminal, b"/quit\n")
+        terminal.read_until(b"> ")
+        terminal.type(b"/quit\n")
         assert child.wait(60) == 0
     finally:
         child.kill()
         child.wait()
-        os.close(terminal)
+        os.close(outer)
         server.httpd.shutdown()
         thread.join()
         server.httpd.server_close()
