@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
@@ -11,6 +12,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from vllm_mxext.observability.stats import FinishedRequest, StepStats
+from vllm_mxext.outputs import FinishReasonName
 
 TTFT_BUCKETS_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
                   40.0, 80.0, 160.0, 640.0, 2560.0)  # fmt: skip
@@ -22,7 +24,7 @@ ITERATION_TOKENS_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8
 NUM_SAMPLES_BUCKETS = (1, 2, 5, 10, 20)
 HTTP_DURATION_BUCKETS_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
-FINISH_REASONS = ("stop", "length", "abort", "error")
+FINISH_REASONS: tuple[FinishReasonName, ...] = get_args(FinishReasonName)
 
 _LABELS = ("model_name", "engine")
 

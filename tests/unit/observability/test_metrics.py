@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 from prometheus_client import REGISTRY
@@ -10,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_mxext.observability.metrics import TTFT_BUCKETS_S, PrometheusMetrics, token_count_buckets
 from vllm_mxext.observability.stats import FinishedRequest, StepStats
-from vllm_mxext.outputs import RequestMetrics
+from vllm_mxext.outputs import FinishReasonName, RequestMetrics
 
 pytestmark = pytest.mark.promise("OPS-3")
 
@@ -106,6 +107,13 @@ def test_a_finished_request_fills_every_time_and_size(metrics):
     }  # fmt: skip
     assert {name: seen[f"vllm:{name}_sum"] for name in sums} == sums
     assert seen["vllm:request_generation_tokens_count"] == 2
+
+
+@pytest.mark.parametrize("reason", get_args(FinishReasonName))
+def test_every_way_to_end_is_counted(metrics, reason):
+    metrics.record_finished(FinishedRequest([reason], RequestMetrics(1.0, finished_s=2.0), 5, [0]))
+
+    assert figures(metrics)[f"vllm:request_success_total{{'finished_reason': '{reason}'}}"] == 1
 
 
 @pytest.mark.parametrize(
