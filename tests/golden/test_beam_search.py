@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from tests.golden.comparison import make_prompts
 from tests.golden.conftest import Checkpoint
 from tests.golden.engine import WHOLE, engine_config, kernel_sets
-from tests.golden.models import FAMILY_MODELS
+from tests.golden.models import FAMILY_MODELS, TinyModel
 from vllm_mxext import envs
 from vllm_mxext.beam_search_params import BeamSearchParams
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
@@ -104,11 +104,15 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-@pytest.mark.parametrize("model", FAMILY_MODELS, ids=lambda model: model.name)
-def test_hypotheses_are_those_of_transformers(model: Any, kernels: str, checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize(
+    ("model", "all_rules"), [(FAMILY_MODELS[0], RULES), *((model, RULES[:1]) for model in FAMILY_MODELS[1:])]
+)
+def test_hypotheses_are_those_of_transformers(
+    model: TinyModel, all_rules: Sequence[Rules], kernels: str, checkpoint: Checkpoint
+) -> None:
     searches = Searches(checkpoint(model, "float32"))
     num_stopped = 0
-    for rules in RULES:
+    for rules in all_rules:
         for width, has_eos in ((2, True), (3, True), (4, False)):
             params = BeamSearchParams(width, max_tokens=NUM_TOKENS, ignore_eos=not has_eos, **rules)
             for prompt, found in zip(PROMPTS, searches.ours(PROMPTS, params), strict=True):
@@ -117,4 +121,4 @@ def test_hypotheses_are_those_of_transformers(model: Any, kernels: str, checkpoi
                 logprobs = [sample.cumulative_logprob for sample in found]
                 assert logprobs == pytest.approx([logprob for _, logprob in wanted], abs=1e-3)
                 num_stopped += sum(sample.finish_reason == "stop" for sample in found)
-    assert num_stopped > 10, "the fixture's outputs must run into end-of-text"
+    assert num_stopped > len(all_rules), "the fixture's outputs must run into end-of-text"
