@@ -75,7 +75,8 @@ class Sampler:
 
     def _sample_mixed(self, rows: _F32, metadata: SamplingMetadata, states: dict[int, float]) -> _Ids:
         token_ids = np.empty(len(rows), dtype=np.int64)
-        noise = uniforms(metadata.seed, metadata.position)
+        is_drawn = metadata.temperature > 0
+        noise = uniforms(metadata.seed, metadata.position) if is_drawn.any() else np.zeros(len(rows))
         is_done = np.zeros(len(rows), dtype=np.bool_)
         for i, controls in metadata.controls.items():
             if controls.filters is not None:
