@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
-from vllm_mxext.config.engine import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from vllm_mxext.config.engine import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig, SpeculationConfig
 from vllm_mxext.config.model_spec import parse_model_spec
 from vllm_mxext.constraint_params import StructuredOutputsParams
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
 from vllm_mxext.native.core.scheduler import Scheduler
 from vllm_mxext.native.core_messages import CoreInfo
 from vllm_mxext.native.engine_core import EngineCore
-from vllm_mxext.native.protocol import EngineCoreOutput, EngineCoreRequest, FinishReason
+from vllm_mxext.native.protocol import EngineCoreOutput, EngineCoreRequest, FinishReason, TokenLogprobs
 from vllm_mxext.native.structured.builds import GrammarBuilds
 from vllm_mxext.native.structured.gate import GrammarGate
 from vllm_mxext.native.structured.grammar import grammar_text
 from vllm_mxext.native.structured.vocabulary import Vocabulary
+from vllm_mxext.native.worker.input_batch import InputBatch
 from vllm_mxext.native.worker.model_runner import ModelRunner
 from vllm_mxext.sampling_params import SamplingParams
 
@@ -47,12 +50,14 @@ SCHEMA = {
 }
 JSON = {"json": SCHEMA, "disable_any_whitespace": True}
 WORD = {"regex": "[a-f]{3,9}!"}
+PROMPT = b"a prompt of some length"
 CHOICE = {"choice": ["a long answer", "a short one"]}
 
 
 @dataclass
 class Answer:
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     num_outputs: int = 0
     last: EngineCoreOutput | None = None
 
@@ -64,18 +69,32 @@ class Answer:
 class Engine:
     """A core whose requests are served to their ends."""
 
-    def __init__(self, vocabulary: Vocabulary, num_blocks: int = 200, **limits: Any) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        num_blocks: int = 200,
+        *,
+        speculation: SpeculationConfig | None = None,
+        **limits: Any,
+    ) -> None:
         self.vocabulary = vocabulary
         model = ModelConfig(Path("noise"), Path("noise"), parse_model_spec(VALUES), "float32", 160, load_format="dummy")
-        config = EngineConfig(model, CacheConfig(num_blocks_override=num_blocks), SchedulerConfig(**limits))
+        cache = CacheConfig(num_blocks_override=num_blocks)
+        config = EngineConfig(model, cache, SchedulerConfig(**limits), speculation=speculation)
         builds = GrammarBuilds(lambda: vocabulary)
         runner = ModelRunner(config, builds)
         runner.load()
         scheduler = Scheduler(
-            config.scheduler, num_blocks=runner.num_blocks, block_size=16, enable_prefix_caching=True, max_model_len=160
+            config.scheduler,
+            num_blocks=runner.num_blocks,
+            block_size=16,
+            enable_prefix_caching=True,
+            max_model_len=160,
+            clock=itertools.count().__next__,  # steps that all take the same time, so that drafts always pay
         )
         self.core = EngineCore(scheduler, runner, CoreInfo(runner.num_blocks, 16), GrammarGate(builds))
         self.num_preemptions = 0
+        self.num_accepted = 0
 
     def add(self, name: str, constraint: dict[str, Any] | None, *, grammar: str | None = None, **params: Any) -> None:
         if constraint is not None:
@@ -85,7 +104,7 @@ class Engine:
         self.core.add_request(
             EngineCoreRequest(
                 name,
-                list(b"a prompt of some length"),
+                list(PROMPT),
                 SamplingParams(**values),
                 seed=sum(name.encode()),
                 eos_token_ids=[FakeTokenizer.EOS],
@@ -97,9 +116,13 @@ class Engine:
     def run(self) -> dict[str, Answer]:
         answers: dict[str, Answer] = {}
         while self.core.has_work:
-            for output in self.core.step().outputs:
+            outputs = self.core.step()
+            if outputs.stats is not None:
+                self.num_accepted += sum(outputs.stats.num_accepted_per_position)
+            for output in outputs.outputs:
                 answer = answers.setdefault(output.request_id, Answer())
                 answer.token_ids += output.new_token_ids
+                answer.logprobs += output.logprobs or []
                 answer.num_outputs += 1
                 if output.finish_reason is not None:
                     answer.last = output
@@ -230,3 +253,54 @@ def test_masks_behind_drafts_are_those_of_the_tokens_accepted(vocabulary: Vocabu
         one.accept([token_id])
     assert one.mask().tolist() == found[-1]
     assert len(masks(matcher(**CHOICE), list(b"a xyz"))) == 3
+
+
+class KnowingProposer:
+    """Drafts what the answers are going to be, with a mistake now and then."""
+
+    def __init__(self, answers: dict[str, Answer], prompt_len: int) -> None:
+        self.answers = answers
+        self.prompt_len = prompt_len
+
+    def propose(self, batch: InputBatch, num_drafts: Mapping[str, int]) -> dict[str, list[int]]:
+        drafts = {}
+        for name, limit in num_drafts.items():
+            first = len(batch.tokens(name)) - self.prompt_len
+            drafts[name] = self.answers[name].token_ids[first : first + limit]
+            if first % 5 == 4 and drafts[name]:
+                drafts[name][-1] ^= 1
+        return {name: token_ids for name, token_ids in drafts.items() if token_ids}
+
+
+@pytest.mark.promise("SPEC-1", "STRUCT-1")
+@pytest.mark.parametrize("num_draft_tokens", [1, 4, 9])
+def test_answers_with_drafts_are_those_without(vocabulary: Vocabulary, num_draft_tokens: int) -> None:
+    """Where the grammar forces tokens, where it ends the answer, and where a parameter does."""
+
+    def add_all(engine: Engine) -> None:
+        for index, constraint in enumerate((JSON, WORD, CHOICE, None)):
+            engine.add(f"greedy {index}", constraint, temperature=0.0)
+            engine.add(f"drawn {index}", constraint)
+            engine.add(f"asking {index}", constraint, logprobs=2)
+            engine.add(f"cut {index}", constraint, max_tokens=11)
+            engine.add(f"stopped {index}", constraint, stop_token_ids=[ord("e"), ord("s")], min_tokens=3)
+            engine.add(f"learning {index}", constraint, mirostat=1)
+
+    plain = Engine(vocabulary)
+    add_all(plain)
+    expected = plain.run()
+    proposer = KnowingProposer(expected, len(PROMPT))
+    with mock.patch.object(ModelRunner, "_make_proposer", return_value=proposer):
+        drafting = Engine(
+            vocabulary, speculation=SpeculationConfig("ngram"), num_draft_tokens=num_draft_tokens, max_num_seqs=6
+        )
+    add_all(drafting)
+    answers = drafting.run()
+    assert drafting.num_accepted > 40
+    for name, answer in expected.items():
+        assert (name, answers[name].token_ids) == (name, answer.token_ids)
+        assert answers[name].logprobs == answer.logprobs
+        assert answers[name].last is not None
+        assert answer.last is not None
+        ends = [(last.finish_reason, last.stop_reason, last.is_whole) for last in (answers[name].last, answer.last)]
+        assert ends[0] == ends[1], name
