@@ -113,7 +113,7 @@ async def run(server: ServerProcess, watch_file: Path, arguments: argparse.Names
     """Sends the load and returns what was seen."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     outcomes: Counter[str] = Counter()
-    async with httpx.AsyncClient(base_url=server.url, timeout=600.0, limits=limits, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=3600.0, limits=limits, trust_env=False) as client:
         model = (await client.get("/v1/models")).json()["data"][0]["id"]
         steady = SteadyStreams(client, model)
         await steady.answer(QUESTIONS[0])
