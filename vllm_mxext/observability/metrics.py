@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import Histogram as LabelledHistogram
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
 
+from vllm_mxext.observability.histogram import Histogram
 from vllm_mxext.observability.stats import FinishedRequest, StepStats
 from vllm_mxext.outputs import FinishReasonName
 
@@ -33,6 +33,11 @@ _ALIASES = {
     "vllm:inter_token_latency_seconds": "vllm:time_per_output_token_seconds",
 }
 """Names of today's vLLM and the names vLLM 0.6.6 had for the same figures; both are exported."""
+
+
+def _names(name: str) -> list[str]:
+    name = f"vllm:{name}"
+    return [name, _ALIASES[name]] if name in _ALIASES else [name]
 
 
 def token_count_buckets(largest: int) -> tuple[int, ...]:
@@ -59,15 +64,18 @@ class PrometheusMetrics:
         self._labels = (model_name, engine)
         self._token_buckets = token_count_buckets(max_model_len)
         self._cache_info: Gauge | None = None
+        self._last_step = StepStats()
         self._init_engine_state()
         self._init_request_figures()
         self._init_http()
         ProcessCollector(registry=self.registry)
 
     def _init_engine_state(self) -> None:
-        self._num_running = self._gauge("num_requests_running", "Requests with KV blocks.")
-        self._num_waiting = self._gauge("num_requests_waiting", "Queued requests.")
-        self._cache_usage = self._gauge("kv_cache_usage_perc", "Share of the KV cache in use; 1 is all of it.")
+        self._gauge("num_requests_running", "Requests with KV blocks.", lambda step: step.num_running)
+        self._gauge("num_requests_waiting", "Queued requests.", lambda step: step.num_waiting)
+        self._gauge(
+            "kv_cache_usage_perc", "Share of the KV cache in use; 1 is all of it.", lambda step: step.kv_cache_usage
+        )
         self._prefix_queries = self._counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
         self._prefix_hits = self._counter("prefix_cache_hits", "Prompt tokens found in the prefix cache.")
         self._preemptions = self._counter("num_preemptions", "Requests preempted by recompute.")
@@ -115,37 +123,33 @@ class PrometheusMetrics:
         self._http_requests = Counter(
             "http_requests", "HTTP requests.", ("handler", "method", "status"), registry=self.registry
         )
-        self._http_duration = Histogram(
+        self._http_duration = LabelledHistogram(
             "http_request_duration_seconds", "Request line to the response's last byte.", ("handler", "method"),
             buckets=HTTP_DURATION_BUCKETS_S, registry=self.registry,
         )  # fmt: skip
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        metric = Gauge(f"vllm:{name}", text, _LABELS, registry=None)
-        self._register(metric, f"vllm:{name}")
-        return metric.labels(*self._labels)
+    def _gauge(self, name: str, text: str, read: Callable[[StepStats], float]) -> None:
+        """Adds a figure that is read off the last step whenever it is asked for."""
+        for one in _names(name):
+            gauge = Gauge(one, text, _LABELS, registry=self.registry)
+            gauge.labels(*self._labels).set_function(lambda: read(self._last_step))
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"vllm:{name}", text, _LABELS, registry=self.registry).labels(*self._labels)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        metric = Histogram(f"vllm:{name}", text, _LABELS, buckets=buckets, registry=None)
-        self._register(metric, f"vllm:{name}")
-        return metric.labels(*self._labels)
-
-    def _register(self, metric: Gauge | Histogram, name: str) -> None:
-        self.registry.register(metric)
-        if name in _ALIASES:
-            self.registry.register(_Alias(metric, name, _ALIASES[name]))
+        histogram = Histogram(_names(name), text, dict(zip(_LABELS, self._labels, strict=True)), buckets)
+        self.registry.register(histogram)
+        return histogram
 
     def record_step(self, stats: StepStats) -> None:
         """Takes the figures of one engine step."""
-        self._num_running.set(stats.num_running)
-        self._num_waiting.set(stats.num_waiting)
-        self._cache_usage.set(stats.kv_cache_usage)
-        self._prefix_queries.inc(stats.prefix_cache_queries)
-        self._prefix_hits.inc(stats.prefix_cache_hits)
-        self._preemptions.inc(stats.num_preempted)
+        self._last_step = stats
+        if stats.prefix_cache_queries:
+            self._prefix_queries.inc(stats.prefix_cache_queries)
+            self._prefix_hits.inc(stats.prefix_cache_hits)
+        if stats.num_preempted:
+            self._preemptions.inc(stats.num_preempted)
         if stats.num_drafts:
             self._drafts.inc(stats.num_drafts)
             self._draft_tokens.inc(stats.num_draft_tokens)
@@ -161,10 +165,11 @@ class PrometheusMetrics:
         self._generation_tokens.inc()
         self._ttft.observe(ttft_s)
 
-    def record_next_tokens(self, num_tokens: int, since_previous_s: float) -> None:
-        """Takes further output tokens of a sample."""
+    def record_next_tokens(self, num_tokens: int, gaps_s: Sequence[float]) -> None:
+        """Takes the further output tokens of a step."""
         self._generation_tokens.inc(num_tokens)
-        self._itl.observe(since_previous_s)
+        for gap_s in gaps_s:
+            self._itl.observe(gap_s)
 
     def record_finished(self, request: FinishedRequest) -> None:
         """Takes a request at its end."""
@@ -227,19 +232,3 @@ class PrometheusMetrics:
         """Returns the figures as text and its content type, in the format that the `Accept` header asks for."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
-
-
-class _Alias(Collector):
-    """Exports a metric once more under another name."""
-
-    def __init__(self, source: Gauge | Histogram, name: str, alias: str) -> None:
-        self._source = source
-        self._name = name
-        self._alias = alias
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in self._source.collect():
-            copy = Metric(self._alias, metric.documentation, metric.type)
-            for sample in metric.samples:
-                copy.samples.append(sample._replace(name=sample.name.replace(self._name, self._alias, 1)))
-            yield copy

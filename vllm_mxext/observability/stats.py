@@ -68,8 +68,8 @@ class StatsRecorder(Protocol):
         """Takes the first output token of a request: its prompt is computed, `ttft_s` seconds after arrival."""
         ...
 
-    def record_next_tokens(self, num_tokens: int, since_previous_s: float) -> None:
-        """Takes further output tokens of a sample, that many seconds after its previous ones."""
+    def record_next_tokens(self, num_tokens: int, gaps_s: Sequence[float]) -> None:
+        """Takes the further output tokens of a step, and how long each of its samples had waited for them."""
         ...
 
     def record_finished(self, request: FinishedRequest) -> None:
@@ -94,7 +94,7 @@ class NullStatsRecorder:
     def record_first_token(self, num_prompt_tokens: int, ttft_s: float) -> None:
         """Does nothing."""
 
-    def record_next_tokens(self, num_tokens: int, since_previous_s: float) -> None:
+    def record_next_tokens(self, num_tokens: int, gaps_s: Sequence[float]) -> None:
         """Does nothing."""
 
     def record_finished(self, request: FinishedRequest) -> None:

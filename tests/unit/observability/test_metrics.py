@@ -80,7 +80,7 @@ def test_an_idle_report_is_no_iteration(metrics):
 
 def test_tokens_are_counted_and_their_gaps_observed_under_both_names(metrics):
     metrics.record_first_token(7, 0.03)
-    metrics.record_next_tokens(2, 0.02)
+    metrics.record_next_tokens(2, [0.02])
 
     seen = figures(metrics)
     assert (seen["vllm:prompt_tokens_total"], seen["vllm:generation_tokens_total"]) == (7, 3)

@@ -186,7 +186,7 @@ class BeamSearches:
         if sum(lengths):
             metrics.first_token_s = metrics.finished_s
             self._recorder.record_first_token(num_prompt_tokens, metrics.finished_s - metrics.arrival_s)
-            self._recorder.record_next_tokens(sum(lengths) - 1, 0.0)
+            self._recorder.record_next_tokens(sum(lengths) - 1, [0.0])
         reasons: list[FinishReasonName] = ["abort"] * search.request.params.num_returned
         if output is not None:
             reasons = [sample.finish_reason or "error" for sample in output.outputs]

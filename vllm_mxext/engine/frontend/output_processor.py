@@ -139,13 +139,20 @@ class OutputProcessor:
         step = ProcessedStep()
         changed: dict[str, RequestState] = {}
         now_s = self._clock()
+        num_next_tokens, gaps_s = 0, []
         for output in outputs.outputs:
             entry = self._samples.get(output.request_id)
             if entry is None:
                 continue
             state, sample = entry
             changed[state.request_id] = state
-            self._record_tokens(state, sample, output, now_s)
+            if not sample.has_output or output.num_preemptions:
+                _note_start(state, sample, output)
+            if output.new_token_ids and not state.processed.is_step:
+                gap_s = self._time_tokens(state, sample, now_s)
+                if gap_s is not None:
+                    num_next_tokens += len(output.new_token_ids)
+                    gaps_s.append(gap_s)
             if output.finish_reason is FinishReason.ERROR:
                 step.abort_ids += self._fail(state, GenerationError(output.error or "The engine gave no reason."))
                 continue
@@ -168,6 +175,8 @@ class OutputProcessor:
                 if output.finish_reason is None:
                     step.abort_ids.append(output.request_id)
                 self._close_sample(state, sample)
+        if gaps_s:
+            self._recorder.record_next_tokens(num_next_tokens, gaps_s)
         step.changed = list(changed.values())
         for state in step.changed:
             state.notify()
@@ -258,24 +267,25 @@ class OutputProcessor:
                 )
             )
 
-    def _record_tokens(self, state: RequestState, sample: SampleState, output: EngineCoreOutput, now_s: float) -> None:
-        metrics = state.metrics
-        metrics.num_preemptions = max(metrics.num_preemptions, output.num_preemptions)
-        if output.scheduled_after_s is not None and metrics.first_scheduled_s is None:
-            metrics.first_scheduled_s = metrics.arrival_s + output.scheduled_after_s
-        if sample.index == 0 and output.num_cached_tokens is not None and state.num_cached_tokens is None:
-            state.num_cached_tokens = output.num_cached_tokens
-        if not output.new_token_ids:
-            return
-        if state.processed.is_step:
-            return
+    def _time_tokens(self, state: RequestState, sample: SampleState, now_s: float) -> float | None:
+        """Notes when a sample's newest tokens came; returns the seconds since the ones before, None for a first one."""
+        metrics, previous_s = state.metrics, sample.last_token_s
+        sample.last_token_s = now_s
         if metrics.first_token_s is None:
             metrics.first_token_s = now_s
             self._recorder.record_first_token(len(state.processed.prompt_token_ids), now_s - metrics.arrival_s)
-        else:
-            previous_s = metrics.first_token_s if sample.last_token_s is None else sample.last_token_s
-            self._recorder.record_next_tokens(len(output.new_token_ids), now_s - previous_s)
-        sample.last_token_s = now_s
+            return None
+        return now_s - (metrics.first_token_s if previous_s is None else previous_s)
+
+
+def _note_start(state: RequestState, sample: SampleState, output: EngineCoreOutput) -> None:
+    """Takes over what a sample's first output tells of its start, and how often it was preempted."""
+    metrics = state.metrics
+    metrics.num_preemptions = max(metrics.num_preemptions, output.num_preemptions)
+    if output.scheduled_after_s is not None and metrics.first_scheduled_s is None:
+        metrics.first_scheduled_s = metrics.arrival_s + output.scheduled_after_s
+    if sample.index == 0 and output.num_cached_tokens is not None and state.num_cached_tokens is None:
+        state.num_cached_tokens = output.num_cached_tokens
 
 
 def _step_stats(stats: SchedulerStats) -> StepStats:

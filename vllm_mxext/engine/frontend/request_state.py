@@ -44,7 +44,9 @@ class RequestState:
         self._tokenizer = tokenizer
         self._prompt_logprobs: list[PositionLogprobs | None] = [None]
         self._is_prompt_told = False
-        self._stream_interval = processed.request.params.stream_interval or stream_interval
+        params = processed.request.params
+        self._stream_interval = params.stream_interval or stream_interval
+        self._output_kind = OutputKind.FINAL_ONLY if params.num_samples > params.n else params.output_kind
 
     @property
     def request_id(self) -> str:
@@ -93,8 +95,7 @@ class RequestState:
 
     def take_output(self) -> RequestOutput | None:
         """Returns what is new since the last call in the form the request asked for, or None."""
-        params = self.processed.request.params
-        kind = OutputKind.FINAL_ONLY if params.num_samples > params.n else params.output_kind
+        kind = self._output_kind
         if kind is OutputKind.FINAL_ONLY and not self.is_finished:
             return None
         due = [sample for sample in self.samples if sample.is_due(self._stream_interval)]

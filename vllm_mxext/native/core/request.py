@@ -143,10 +143,12 @@ class Request:
 
     def note(self, result: ModelRunnerOutput) -> bool:
         """Takes what a step brought besides tokens; returns whether there is something to tell of it."""
-        self.sampler_state = result.sampler_states.get(self.request_id)
-        self.new_prompt_logprobs = result.prompt_logprobs.get(self.request_id)
-        self.num_prompt_logprobs += len(self.new_prompt_logprobs or ())
-        return self.new_prompt_logprobs is not None
+        self.sampler_state = result.sampler_states.get(self.request_id) if result.sampler_states else None
+        self.new_prompt_logprobs = result.prompt_logprobs.get(self.request_id) if result.prompt_logprobs else None
+        if self.new_prompt_logprobs is None:
+            return False
+        self.num_prompt_logprobs += len(self.new_prompt_logprobs)
+        return True
 
     def report(self, new_token_ids: list[int], logprobs: list[TokenLogprobs] | None = None) -> EngineCoreOutput:
         """Returns an output with these tokens; the first one also says how the request came to run."""

@@ -319,13 +319,15 @@ class Scheduler:
             request.token_ids.append(token_ids[num_taken])
             num_taken += 1
             stop = self._find_stop(request)
-        num_accepted = min(result.num_accepted_tokens.get(request.request_id, 0), num_taken - 1)
-        if num_accepted > 0:  # they were computed as drafts
-            request.num_computed_tokens += num_accepted
-            self._kv.register_full_blocks(request, request.num_computed_tokens)
+        if result.num_accepted_tokens:
+            num_accepted = min(result.num_accepted_tokens.get(request.request_id, 0), num_taken - 1)
+            if num_accepted > 0:  # they were computed as drafts
+                request.num_computed_tokens += num_accepted
+                self._kv.register_full_blocks(request, request.num_computed_tokens)
         taken = list(token_ids[:num_taken])
-        logprobs = result.logprobs.get(request.request_id)
-        logprobs = logprobs[:num_taken] if logprobs else logprobs
+        logprobs = result.logprobs.get(request.request_id) if result.logprobs else None
+        if logprobs is not None:
+            logprobs = logprobs[:num_taken]
         if stop is None:
             return request.report(taken, logprobs)
         self._release(request)

@@ -106,6 +106,7 @@ class Decoder:
         self._buffers = buffers
         self._recording: Recording | None = None
         self._recorded_for: tuple[int, int] | None = None
+        self._recorded_logits = buffers.logits
 
     def forward(
         self, batch: ForwardBatch, caches: Sequence[LayerKVCache], side_rows: SideRows | None = None
@@ -133,8 +134,10 @@ class Decoder:
         if self._recording is None:
             return self._compute(batch, caches)
         self._kernels.enter_step(batch.attention)
+        if len(self._recorded_logits) != num_tokens:  # the same tensor again, as PyTorch is slow when caches are cold
+            self._recorded_logits = self._buffers.logits[:num_tokens]
         self._recording.replay(num_tokens)
-        return self._buffers.logits[:num_tokens]
+        return self._recorded_logits
 
     def _compute(
         self, batch: ForwardBatch, caches: Sequence[LayerKVCache], side_rows: SideRows | None = None

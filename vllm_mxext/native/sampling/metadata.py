@@ -12,7 +12,7 @@ Use by the model runner:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -66,6 +66,8 @@ class SamplingMetadata:
         suppressed: row -> ids that must not be sampled; only rows below their `min_tokens`.
         controls: row -> its rare parameters; only rows that have any.
         request_row: `[n]` rows of equal number belong to one request and follow each other in order of position.
+        logprob_rows: rows that report log probabilities.
+        is_greedy: whether no row is drawn: their temperatures are all 0.
         states: row -> what the sampler has learnt of its request (Mirostat); only the first row of a request.
         allowed_bitmask: row -> bits of the ids that may be sampled, 32 to a word; only rows with a grammar.
     """
@@ -81,6 +83,8 @@ class SamplingMetadata:
     position: npt.NDArray[np.int64]
     num_logprobs: npt.NDArray[np.int32]
     request_row: npt.NDArray[np.integer[Any]]
+    logprob_rows: Sequence[int]
+    is_greedy: bool
     tokens: dict[int, RowTokens] = field(default_factory=dict)
     suppressed: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
     controls: dict[int, RowControls] = field(default_factory=dict)
@@ -103,6 +107,23 @@ class SamplerOutput:
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     states: dict[int, float] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """What the rows of a step have in common with those of the next one, if they are the same: all but their lengths.
+
+    Attributes:
+        rows: the persistent rows.
+        metadata: of the step.
+        token_rows: indices into `rows` of those whose tokens matter.
+        has_min_tokens: whether any of them has `min_tokens`.
+    """
+
+    rows: npt.NDArray[np.integer[Any]]
+    metadata: SamplingMetadata
+    token_rows: Sequence[int]
+    has_min_tokens: bool
 
 
 class SamplingColumns:
@@ -129,6 +150,8 @@ class SamplingColumns:
         self._arrays: tuple[npt.NDArray[Any], ...] = tuple(
             value for value in vars(self).values() if isinstance(value, np.ndarray)
         )
+        self._selection: _Selection | None = None
+        """The last one, unless rows have changed since."""
 
     def set_row(
         self,
@@ -151,6 +174,7 @@ class SamplingColumns:
             state: what the sampler has learnt of the request before.
             processors: plug-ins that change its logits.
         """
+        self._selection = None
         self.temperature[row] = 0.0 if params.is_greedy else params.temperature
         self.top_k[row] = min(params.top_k, np.iinfo(np.int32).max)
         self.top_p[row] = params.top_p
@@ -173,6 +197,7 @@ class SamplingColumns:
 
     def move_row(self, source: int, target: int) -> None:
         """Copies a row over another one; `source` is free afterwards."""
+        self._selection = None
         for array in self._arrays:
             array[target] = array[source]
         self._stop_ids[target] = self._stop_ids[source]
@@ -187,29 +212,40 @@ class SamplingColumns:
         num_prompt_tokens: npt.NDArray[np.integer[Any]],
         token_ids: npt.NDArray[Any],
     ) -> SamplingMetadata:
-        """Gathers the rows that sample in this step.
+        """Gathers the rows that sample in this step; what is returned is valid until the next call.
 
         Args:
-            rows: `[n]` persistent rows in the order of the logits.
+            rows: `[n]` persistent rows in the order of the logits; passing the same array again says they are the same.
             num_tokens: `[n]` prompt + output tokens so far of each of these.
             num_prompt_tokens: `[n]` how many of these are prompt.
             token_ids: `[max_num_rows, max_model_len]` the runner's token buffer, indexed by persistent row.
         """
-        presence, frequency = self.presence_penalty[rows], self.frequency_penalty[rows]
-        repetition = self.repetition_penalty[rows]
-        controls = _select(self._controls, rows)
-        tokens: dict[int, RowTokens] = {}
-        looking = [i for i, control in controls.items() if control.needs_tokens]
-        penalised = np.flatnonzero((presence != 0) | (frequency != 0) | (repetition != 1)).tolist()
-        for i in {*penalised, *looking}:
-            tokens[i] = RowTokens(token_ids[rows[i], : num_tokens[i]], int(num_prompt_tokens[i]))
+        selection = self._selection
+        if selection is None or selection.rows is not rows:
+            selection = self._selection = self._gather(rows)
+        metadata = selection.metadata
+        metadata.position[:] = num_tokens
+        if not (selection.token_rows or selection.has_min_tokens or self._states):
+            return metadata
+        tokens = {
+            i: RowTokens(token_ids[rows[i], : num_tokens[i]], int(num_prompt_tokens[i])) for i in selection.token_rows
+        }
         suppressed: dict[int, npt.NDArray[np.int64]] = {}
         for i in np.flatnonzero(self.min_tokens[rows] > num_tokens - num_prompt_tokens).tolist():
             stop_ids = self._stop_ids[rows[i]]
             if stop_ids is not None:
                 suppressed[i] = stop_ids
-        return SamplingMetadata(
-            temperature=self.temperature[rows],
+        return replace(metadata, tokens=tokens, suppressed=suppressed, states=_select(self._states, rows))
+
+    def _gather(self, rows: npt.NDArray[np.integer[Any]]) -> _Selection:
+        temperature, num_logprobs = self.temperature[rows], self.num_logprobs[rows]
+        presence, frequency = self.presence_penalty[rows], self.frequency_penalty[rows]
+        repetition = self.repetition_penalty[rows]
+        controls = _select(self._controls, rows)
+        looking = [i for i, control in controls.items() if control.needs_tokens]
+        penalised = np.flatnonzero((presence != 0) | (frequency != 0) | (repetition != 1)).tolist()
+        metadata = SamplingMetadata(
+            temperature=temperature,
             top_k=self.top_k[rows],
             top_p=self.top_p[rows],
             min_p=self.min_p[rows],
@@ -217,14 +253,14 @@ class SamplingColumns:
             frequency_penalty=frequency,
             repetition_penalty=repetition,
             seed=self.seed[rows],
-            position=np.asarray(num_tokens, dtype=np.int64),
-            num_logprobs=self.num_logprobs[rows],
-            tokens=tokens,
-            suppressed=suppressed,
+            position=np.zeros(len(rows), dtype=np.int64),
+            num_logprobs=num_logprobs,
+            logprob_rows=np.flatnonzero(num_logprobs != NO_LOGPROBS).tolist(),
+            is_greedy=not temperature.any(),
             controls=controls,
             request_row=rows,
-            states=_select(self._states, rows),
         )
+        return _Selection(rows, metadata, sorted({*penalised, *looking}), bool(self.min_tokens[rows].any()))
 
 
 _Value = TypeVar("_Value")

@@ -17,7 +17,7 @@ from vllm_mxext.native.sampling import penalties
 from vllm_mxext.native.sampling.extra_filters import ExtraFilters
 from vllm_mxext.native.sampling.filters import filtered_weights, unnormalised
 from vllm_mxext.native.sampling.logprobs import token_logprobs
-from vllm_mxext.native.sampling.metadata import FAILED_TOKEN_ID, NO_LOGPROBS, SamplerOutput, SamplingMetadata
+from vllm_mxext.native.sampling.metadata import FAILED_TOKEN_ID, SamplerOutput, SamplingMetadata
 from vllm_mxext.native.sampling.noise import uniforms
 
 _BLOCK_SIZE = 512
@@ -50,6 +50,9 @@ class Sampler:
     def __init__(self, row_sampling: RowSampling | None = None) -> None:
         self._row_sampling = row_sampling
         self._scratch = np.zeros((0, 0), dtype=np.float32)
+        self._every_row = np.arange(0)
+        self._viewed: tuple[torch.Tensor, _F32] | None = None
+        """The last logits that lay on the host, and numpy's view of them."""
 
     def sample(self, logits: torch.Tensor, metadata: SamplingMetadata) -> SamplerOutput:
         """Samples every row.
@@ -59,52 +62,53 @@ class Sampler:
             metadata: one entry per row.
         """
         changed = penalties.changed_rows(metadata)
-        asked = np.flatnonzero(metadata.num_logprobs != NO_LOGPROBS).tolist()
-        is_greedy = metadata.temperature == 0
-        if logits.device.type != "cpu" and not changed and not asked and is_greedy.all():
+        asked = metadata.logprob_rows
+        if logits.device.type != "cpu" and metadata.is_greedy and not changed and not asked:
             return SamplerOutput(_argmax_on_device(logits))
-        rows: _F32 = logits.detach().to(device="cpu", dtype=torch.float32).numpy()
+        rows = self._on_host(logits)
         raw = {row: rows[row].copy() if row in changed else rows[row] for row in asked}
         errors = penalties.apply(rows, metadata)
         states: dict[int, float] = {}
-        if is_greedy.all() and self._row_sampling is None:
+        if metadata.is_greedy and self._row_sampling is None:
             token_ids = _argmax(rows)
         else:
             token_ids = self._sample_mixed(rows, metadata, states)
         return SamplerOutput(token_ids, _report(raw, token_ids, metadata), states, errors)
 
+    def _on_host(self, logits: torch.Tensor) -> _F32:
+        """The logits as numpy sees them: the same memory, if they lie on the host."""
+        if self._viewed is not None and logits is self._viewed[0]:
+            return self._viewed[1]
+        rows: _F32 = logits.to(device="cpu", dtype=torch.float32).numpy()
+        if logits.device.type == "cpu" and logits.dtype == torch.float32:
+            self._viewed = (logits, rows)
+        return rows
+
     def _sample_mixed(self, rows: _F32, metadata: SamplingMetadata, states: dict[int, float]) -> _Ids:
         token_ids = np.empty(len(rows), dtype=np.int64)
-        is_drawn = metadata.temperature > 0
-        noise = uniforms(metadata.seed, metadata.position) if is_drawn.any() else np.zeros(len(rows))
-        is_done = np.zeros(len(rows), dtype=np.bool_)
-        for i, controls in metadata.controls.items():
-            if controls.filters is not None:
-                is_done[i] = True
-                token_ids[i] = _sample_extra(rows[i], controls.filters, metadata, i, noise[i], states)
+        noise = np.zeros(len(rows)) if metadata.is_greedy else uniforms(metadata.seed, metadata.position)
+        special = {i: controls.filters for i, controls in metadata.controls.items() if controls.filters is not None}
+        for i, filters in special.items():
+            token_ids[i] = _sample_extra(rows[i], filters, metadata, i, noise[i], states)
+        if len(self._every_row) != len(rows):
+            self._every_row = np.arange(len(rows))
+        usual = np.delete(self._every_row, list(special)) if special else self._every_row
         if self._row_sampling is not None:
-            self._row_sampling(rows, np.flatnonzero(~is_done), metadata, noise, token_ids)
+            self._row_sampling(rows, usual, metadata, noise, token_ids)
         else:
-            self._sample_plain(rows, metadata, ~is_done, noise, token_ids)
+            self._sample_plain(rows, usual, metadata, noise, token_ids)
         return token_ids
 
-    def _sample_plain(
-        self,
-        rows: _F32,
-        metadata: SamplingMetadata,
-        is_wanted: npt.NDArray[np.bool_],
-        noise: _F64,
-        token_ids: _Ids,
-    ) -> None:
+    def _sample_plain(self, rows: _F32, usual: _Ids, metadata: SamplingMetadata, noise: _F64, token_ids: _Ids) -> None:
         """What `RowSampling` does, with numpy."""
-        is_greedy = metadata.temperature == 0
-        for i in np.flatnonzero(is_wanted & is_greedy).tolist():
+        is_greedy = metadata.temperature[usual] == 0
+        for i in usual[is_greedy].tolist():
             token_ids[i : i + 1] = _argmax(rows[i : i + 1])
-        is_drawn = is_wanted & ~is_greedy
-        is_filtered = (metadata.top_k > 0) | (metadata.top_p < 1)
-        for i in np.flatnonzero(is_drawn & is_filtered).tolist():
+        drawn = usual[~is_greedy]
+        is_filtered = (metadata.top_k[drawn] > 0) | (metadata.top_p[drawn] < 1)
+        for i in drawn[is_filtered].tolist():
             token_ids[i] = _sample_filtered(rows[i], metadata, i, noise[i])
-        dense = np.flatnonzero(is_drawn & ~is_filtered)
+        dense = drawn[~is_filtered]
         group_size = max(1, _MAX_GROUP_ELEMENTS // rows.shape[1])
         for start in range(0, len(dense), group_size):
             group = dense[start : start + group_size]

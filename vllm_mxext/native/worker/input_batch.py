@@ -11,11 +11,12 @@ Rows in use are always the first ones: dropping a request moves the last row int
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from vllm_mxext.native.kernels.interface import AttentionMetadata
 from vllm_mxext.native.models.decoder import ForwardBatch
@@ -96,6 +97,9 @@ class InputBatch:
         self._sampling = SamplingColumns(max_num_seqs)
         self._request_ids: list[str] = []
         self._row_of: dict[str, int] = {}
+        self._steady: StepInputs | None = None
+        """Of the last step if all of its requests computed their newest token: the next one may differ only in where
+        that stands. Forgotten when rows come or go or the buffers are written."""
 
     def __len__(self) -> int:
         return len(self._request_ids)
@@ -124,6 +128,7 @@ class InputBatch:
             row = self._row_of.pop(request_id, None)
             if row is None:
                 continue
+            self._steady = None
             last_request_id = self._request_ids.pop()
             if last_request_id != request_id:
                 self._move(len(self._request_ids), row)
@@ -133,10 +138,12 @@ class InputBatch:
     def add(self, new: NewRequestData) -> None:
         """Gives a request the next free row."""
         assert new.request_id not in self._row_of, f"Request {new.request_id} has a row already."
+        self._steady = None
         row = len(self._request_ids)
         num_tokens, num_blocks = len(new.token_ids), len(new.block_ids)
         self._token_ids[row, :num_tokens] = new.token_ids
         self._block_table[row, :num_blocks] = new.block_ids
+        self._block_table[row, num_blocks:] = 0
         self._num_tokens[row] = num_tokens
         self._num_prompt_tokens[row] = new.num_prompt_tokens
         self._num_computed[row] = new.num_computed_tokens
@@ -212,6 +219,11 @@ class InputBatch:
             drafts: request id -> draft tokens, at most as many as there is room for.
         """
         names = scheduled.num_scheduled_tokens
+        steady = self._steady
+        if steady is not None and not drafts and steady.sampled_request_ids == list(names) and max(names.values()) == 1:
+            inputs = self._repeat(steady)
+            if inputs is not None:
+                return inputs
         row_of, num_reqs = self._row_of, len(names)
         rows = np.fromiter((row_of[name] for name in names), dtype=np.int64, count=num_reqs)
         counts = np.fromiter(names.values(), dtype=np.int32, count=num_reqs)
@@ -232,7 +244,39 @@ class InputBatch:
         if drafts:
             sampled_rows = np.repeat(sampled_rows, num_positions)
             lengths = np.repeat(lengths, num_positions) + _ramps(num_positions)
-        return StepInputs(forward, request_ids, num_positions, sampled_rows, lengths)
+        inputs = StepInputs(forward, request_ids, num_positions, sampled_rows, lengths)
+        if len(forward.token_ids) == len(lengths) == num_reqs:
+            self._steady = inputs
+        return inputs
+
+    def _repeat(self, steady: StepInputs) -> StepInputs | None:
+        """Writes what changes if all requests of a step compute one token again; None if not all of them sample it."""
+        buffers, size, rows = self._buffers, self._block_size, steady.sampled_rows
+        num_reqs = len(rows)
+        lengths = self._num_tokens[rows]
+        positions = buffers.positions.array[:num_reqs]
+        positions[:] = self._num_computed[rows]
+        seq_lens = buffers.seq_lens.array[:num_reqs]
+        np.add(positions, 1, out=seq_lens)
+        if (seq_lens != lengths).any():
+            return None
+        buffers.token_ids.array[:num_reqs] = self._token_ids[rows, positions]
+        block_index, offset = np.divmod(positions, size)
+        slots = buffers.slot_mapping.array[:num_reqs]
+        np.multiply(self._block_table[rows, block_index], size, out=slots, casting="safe")
+        slots += offset
+        max_seq_len = int(lengths.max())
+        metadata = AttentionMetadata(
+            positions=buffers.positions.tensor(num_reqs),
+            slot_mapping=buffers.slot_mapping.tensor(num_reqs),
+            block_tables=self._gather_block_tables(rows, max_seq_len),
+            query_start_loc=steady.forward.attention.query_start_loc,
+            seq_lens=buffers.seq_lens.tensor(num_reqs),
+            max_query_len=1,
+            max_seq_len=max_seq_len,
+        )
+        forward = ForwardBatch(buffers.token_ids.tensor(num_reqs), metadata, steady.forward.sample_indices)
+        return replace(steady, forward=forward, sampled_lengths=lengths)
 
     def flatten(self, span: Span, samples: IntArray, num_positions: IntArray) -> ForwardBatch:
         """Writes tokens, positions and slots of spans of rows one behind the other.
@@ -242,6 +286,7 @@ class InputBatch:
             samples: `[s]` which of its rows sample.
             num_positions: `[s]` behind how many of their last tokens.
         """
+        self._steady = None
         buffers, size = self._buffers, self._block_size
         rows, counts = span.rows, span.counts
         num_reqs = len(rows)
@@ -265,12 +310,10 @@ class InputBatch:
             last = np.repeat(last - num_positions + 1, num_positions) + _ramps(num_positions)
         buffers.sample_indices.array[: len(last)] = last
         max_seq_len = int(seq_lens.max())
-        num_blocks = -(-max_seq_len // size)
-        self._gather_block_tables(rows, num_blocks)
         metadata = AttentionMetadata(
             positions=buffers.positions.tensor(num_tokens),
             slot_mapping=buffers.slot_mapping.tensor(num_tokens),
-            block_tables=buffers.block_tables.tensor(num_reqs * num_blocks).view(num_reqs, num_blocks),
+            block_tables=self._gather_block_tables(rows, max_seq_len),
             query_start_loc=buffers.query_start_loc.tensor(num_reqs + 1),
             seq_lens=buffers.seq_lens.tensor(num_reqs),
             max_query_len=int(counts.max()),
@@ -286,8 +329,10 @@ class InputBatch:
         """Takes from rows the blocks behind those that their tokens need, as the scheduler does after drafts."""
         for request_id in request_ids:
             row = self._row_of[request_id]
-            num_needed = -(-self._num_tokens[row] // self._block_size)
-            self._num_blocks[row] = min(self._num_blocks[row], num_needed)
+            num_blocks = self._num_blocks[row]
+            num_needed = min(num_blocks, -(-self._num_tokens[row] // self._block_size))
+            self._block_table[row, num_needed:num_blocks] = 0
+            self._num_blocks[row] = num_needed
 
     def sampling_metadata(self, rows: IntArray, num_tokens: IntArray) -> SamplingMetadata:
         """What the sampler needs to know to sample a position of each of these rows.
@@ -307,16 +352,17 @@ class InputBatch:
             self._block_table[row, first:last] = cached.new_block_ids
             self._num_blocks[row] = last
 
-    def _gather_block_tables(self, rows: IntArray, num_blocks: int) -> None:
-        """Writes `[len(rows), num_blocks]` without gaps; entries past a request's end become 0."""
+    def _gather_block_tables(self, rows: IntArray, max_seq_len: int) -> torch.Tensor:
+        """Writes the blocks of so many tokens of each row, without gaps; entries past a row's end are 0."""
+        num_blocks = -(-max_seq_len // self._block_size)
         table = self._buffers.block_tables.array[: len(rows) * num_blocks].reshape(len(rows), num_blocks)
-        np.take(self._block_table[:, :num_blocks], rows, axis=0, out=table)
-        table[np.arange(num_blocks) >= self._num_blocks[rows, None]] = 0
+        np.take(self._block_table[:, :num_blocks], rows, axis=0, out=table, mode="clip")
+        return self._buffers.block_tables.tensor(table.size).view(len(rows), num_blocks)
 
     def _move(self, source: int, target: int) -> None:
-        num_tokens, num_blocks = self._num_tokens[source], self._num_blocks[source]
+        num_tokens = self._num_tokens[source]
         self._token_ids[target, :num_tokens] = self._token_ids[source, :num_tokens]
-        self._block_table[target, :num_blocks] = self._block_table[source, :num_blocks]
+        self._block_table[target] = self._block_table[source]
         columns = (self._num_tokens, self._num_prompt_tokens, self._num_computed, self._num_blocks, self.draft_computed)
         for column in columns:
             column[target] = column[source]

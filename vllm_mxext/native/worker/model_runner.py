@@ -183,14 +183,14 @@ class ModelRunner:
         if self._grammars is not None:
             self._grammars.begin_masks(inputs.sampled_request_ids, drafts)
         logits = loaded.model.forward(inputs.forward, prompt_rows)
-        prompt_logprobs = prompt_rows.logprobs if prompt_rows else {}
-        if not inputs.sampled_request_ids:
+        if inputs.sampled_request_ids:
+            result = self._sample(loaded, inputs, logits)
+        else:
             self._wait_for_device()
-            return ModelRunnerOutput({}, prompt_logprobs=prompt_logprobs)
-        result = self._sample(loaded, inputs, logits)
+            result = ModelRunnerOutput({})
         result.num_draft_tokens.update((name, len(token_ids)) for name, token_ids in drafts.items())
         loaded.batch.trim(scheduled.num_draft_tokens)
-        return replace(result, prompt_logprobs=prompt_logprobs)
+        return replace(result, prompt_logprobs=prompt_rows.logprobs) if prompt_rows else result
 
     def _sample(self, loaded: _Loaded, inputs: StepInputs, logits: torch.Tensor) -> ModelRunnerOutput:
         """Samples every position, and keeps of each request what it would have sampled one by one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,6 +22,9 @@ class CompiledRowSampling:
 
     def __init__(self, library: KernelLibrary) -> None:
         self._sample = library.operation("mx_sample")
+        self._columns: tuple[npt.NDArray[Any], ...] = ()
+        self._addresses: list[int] = []
+        """Of the columns: the same arrays in every step, as long as the same rows sample."""
 
     def __call__(
         self,
@@ -38,15 +43,18 @@ class CompiledRowSampling:
             uniform: `[n]` in [0, 1).
             token_ids: `[n]`.
         """
-        arrays = (metadata.temperature, metadata.top_k, metadata.top_p, metadata.min_p, uniform)
-        kept = [np.ascontiguousarray(array) for array in arrays]
+        if not self._columns or self._columns[0] is not metadata.temperature:
+            self._columns = (metadata.temperature, metadata.top_k, metadata.top_p, metadata.min_p)
+            assert all(column.flags.c_contiguous for column in self._columns)
+            self._addresses = [column.ctypes.data for column in self._columns]
         self._sample(
             logits.ctypes.data,
             logits.strides[0] // logits.itemsize,
             logits.shape[1],
             rows.ctypes.data,
             len(rows),
-            *(array.ctypes.data for array in kept),
+            *self._addresses,
+            uniform.ctypes.data,
             token_ids.ctypes.data,
         )
 

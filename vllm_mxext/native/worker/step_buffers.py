@@ -15,27 +15,28 @@ class StepBuffer:
     On a CPU both are the same memory; elsewhere the host side is pinned and copied without waiting.
 
     Args:
-        shape: shape of both.
+        length: elements of both.
         dtype: element type of both.
         device: where the tensor is wanted.
     """
 
-    __slots__ = ("_host", "_tensor", "array")
+    __slots__ = ("_host", "_tensor", "_view", "array")
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
         is_host = device.type == "cpu"
-        self._host = torch.zeros(shape, dtype=dtype, pin_memory=not is_host)
-        self._tensor = self._host if is_host else torch.zeros(shape, dtype=dtype, device=device)
+        self._host = torch.zeros(length, dtype=dtype, pin_memory=not is_host)
+        self._tensor = self._host if is_host else torch.zeros(length, dtype=dtype, device=device)
+        self._view = self._tensor
         self.array: npt.NDArray[Any] = self._host.numpy()
         """The host side; what is written here is seen by the next `tensor()`."""
 
-    def tensor(self, *lengths: int) -> torch.Tensor:
-        """The leading part on the device, after copying it there if it is elsewhere."""
-        index = tuple(slice(length) for length in lengths)
-        view = self._tensor[index]
+    def tensor(self, length: int) -> torch.Tensor:
+        """The leading elements on the device, after copying them there if it is elsewhere."""
+        if len(self._view) != length:
+            self._view = self._tensor[:length]
         if self._tensor is not self._host:
-            view.copy_(self._host[index], non_blocking=True)
-        return view
+            self._view.copy_(self._host[:length], non_blocking=True)
+        return self._view
 
 
 class StepBuffers:
@@ -52,13 +53,13 @@ class StepBuffers:
     def __init__(
         self, max_num_tokens: int, max_num_seqs: int, max_num_samples: int, max_blocks: int, device: torch.device
     ) -> None:
-        self.token_ids = StepBuffer((max_num_tokens,), torch.int32, device)
-        self.positions = StepBuffer((max_num_tokens,), torch.int32, device)
-        self.slot_mapping = StepBuffer((max_num_tokens,), torch.int64, device)
-        self.query_start_loc = StepBuffer((max_num_seqs + 1,), torch.int32, device)
-        self.seq_lens = StepBuffer((max_num_seqs,), torch.int32, device)
-        self.sample_indices = StepBuffer((max_num_samples,), torch.int32, device)
-        self.block_tables = StepBuffer((max_num_seqs * max_blocks,), torch.int32, device)
+        self.token_ids = StepBuffer(max_num_tokens, torch.int32, device)
+        self.positions = StepBuffer(max_num_tokens, torch.int32, device)
+        self.slot_mapping = StepBuffer(max_num_tokens, torch.int64, device)
+        self.query_start_loc = StepBuffer(max_num_seqs + 1, torch.int32, device)
+        self.seq_lens = StepBuffer(max_num_seqs, torch.int32, device)
+        self.sample_indices = StepBuffer(max_num_samples, torch.int32, device)
+        self.block_tables = StepBuffer(max_num_seqs * max_blocks, torch.int32, device)
         self.token_range = np.arange(max_num_tokens, dtype=np.int32)
         """0, 1, 2, ... for cutting ranges out of."""
 

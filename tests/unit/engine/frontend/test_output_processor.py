@@ -38,8 +38,8 @@ class Recorder(NullStatsRecorder):
     def record_first_token(self, num_prompt_tokens: int, ttft_s: float) -> None:
         self.events.append(("first", num_prompt_tokens, ttft_s))
 
-    def record_next_tokens(self, num_tokens: int, since_previous_s: float) -> None:
-        self.events.append(("next", num_tokens, since_previous_s))
+    def record_next_tokens(self, num_tokens: int, gaps_s: Sequence[float]) -> None:
+        self.events.append(("next", num_tokens, *gaps_s))
 
     def record_finished(self, request: FinishedRequest) -> None:
         self.events.append(("finished", tuple(request.finish_reasons), tuple(request.num_generation_tokens)))
@@ -369,8 +369,8 @@ def test_the_recorder_hears_of_tokens_ends_and_steps(front: Front) -> None:
     assert front.recorder.events == [
         ("first", 3, 2.0),
         ("step", 1, 0.6),
-        ("next", 2, 0.5),
         ("finished", ("length",), (3,)),
+        ("next", 2, 0.5),
     ]
 
 

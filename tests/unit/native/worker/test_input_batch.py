@@ -53,19 +53,23 @@ class History:
         self._data = data
         self._next_id = 0
         self._next_block = 1
+        self._is_steady = False
         self.naive = NaiveBatch(BLOCK_SIZE)
 
     def step(self) -> SchedulerOutput:
         requests = self.naive.requests
-        finished = [request_id for request_id in requests if self._data.draw(st.booleans(), label="finishes")]
+        # Nobody comes or goes, everybody computes one token.
+        is_steady = self._is_steady = bool(requests) and self._data.draw(st.booleans(), label="steady")
+        finished = [name for name in requests if not is_steady and self._data.draw(st.booleans(), label="finishes")]
         full = [name for name, request in requests.items() if len(request.token_ids) >= MAX_MODEL_LEN]
         finished = [name for name in requests if name in finished or name in full]
         left = [name for name in requests if name not in finished]
         scheduled: dict[str, int] = {}
-        cached = [self._cached(name, scheduled) for name in left if self._data.draw(st.booleans(), label="runs")]
-        num_new = self._data.draw(st.integers(0, MAX_NUM_SEQS - len(left)), label="new requests")
+        running = [name for name in left if is_steady or self._data.draw(st.booleans(), label="runs")]
+        cached = [self._cached(name, scheduled) for name in running]
+        num_new = 0 if is_steady else self._data.draw(st.integers(0, MAX_NUM_SEQS - len(left)), label="new")
         new = [self._new(scheduled) for _ in range(num_new)]
-        order = self._data.draw(st.permutations(list(scheduled)), label="order")
+        order = list(scheduled) if is_steady else self._data.draw(st.permutations(list(scheduled)), label="order")
         room = {each.request_id: self._room(each, scheduled) for each in cached}
         return SchedulerOutput(
             new_requests=new,
@@ -87,7 +91,7 @@ class History:
         """Room for drafts of a request that samples, with blocks for them."""
         request = self.naive.requests[cached.request_id]
         end = cached.num_computed_tokens + scheduled[cached.request_id]
-        if end < len(request.token_ids):
+        if self._is_steady or end < len(request.token_ids):
             return 0
         limit = min(MAX_NUM_DRAFTS, MAX_MODEL_LEN - end - 1)
         room = self._data.draw(st.integers(0, max(limit, 0)), label="room for drafts")
@@ -119,7 +123,7 @@ class History:
         return new_request(request_id, token_ids, block_ids=blocks, num_computed=num_computed)
 
     def _draw_num_tokens(self, num_missing: int) -> int:
-        limit = min(num_missing, BUDGET // MAX_NUM_SEQS)
+        limit = 1 if self._is_steady else min(num_missing, BUDGET // MAX_NUM_SEQS)
         return self._data.draw(st.sampled_from([1, limit]) | st.integers(1, limit), label="scheduled tokens")
 
     def _blocks(self, count: int) -> list[int]:
@@ -202,6 +206,17 @@ def test_rows_move_with_their_sampling_parameters() -> None:
     assert metadata.temperature.tolist() == [0.75, 1.0]
     assert metadata.position.tolist() == [4, 4]
     assert inputs.forward.token_ids.tolist() == [1] * 4 + [2] * 4
+
+
+def test_a_request_that_has_got_two_tokens_does_not_sample_behind_the_first() -> None:
+    batch = make_batch()
+    batch.add(new_request("r", [1, 2], block_ids=[1], num_computed=1))
+    assert gather(batch, {"r": 1}).sampled_request_ids == ["r"]
+    batch.append_tokens("r", [3, 4])
+    batch.update(SchedulerOutput(cached_requests=[CachedRequestData("r", [], 2)]))
+    inputs = gather(batch, {"r": 1})
+    assert inputs.sampled_request_ids == []
+    assert inputs.forward.token_ids.tolist() == [3]
 
 
 def test_unknown_requests_can_be_dropped() -> None:
