@@ -84,3 +84,8 @@ def compare(
         max_logit=float(truth.abs().max()),
         min_margin=float((top[:, 0] - top[:, 1]).min()),
     )
+
+
+def relative_error(result: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference over the norm of what is expected."""
+    return float((result - expected).norm() / expected.norm())

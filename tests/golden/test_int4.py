@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.golden.comparison import DTYPES, make_prompts
+from tests.golden.comparison import DTYPES, make_prompts, relative_error
 from tests.golden.conftest import Checkpoint
 from tests.golden.engine import Schedule, kernel_sets, serve
 from tests.golden.models import TinyModel
 from tests.golden.reference import Reference
-from tests.golden.test_int8 import relative_error
 from tests.int4_checkpoints import FORMATS, Int4Format, save_exact, save_int4
 from vllm_mxext.config.engine import DType
 from vllm_mxext.native.kernels.library import TORCH_ISA

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
-from types import TracebackType
+from collections.abc import Callable, Iterable
 
 from vllm_mxext.engine.frontend.beam_search import BeamSearch
 from vllm_mxext.engine.frontend.input_processor import ProcessedRequest
 from vllm_mxext.engine.frontend.output_processor import TIMEOUT
-from vllm_mxext.engine.frontend.output_stream import OutputStream
+from vllm_mxext.engine.frontend.output_stream import OutputStream, RequestStream
 from vllm_mxext.errors import DeadlineExceededError
 from vllm_mxext.observability.stats import FinishedRequest, StatsRecorder
 from vllm_mxext.outputs import FinishReasonName, RequestOutput
 from vllm_mxext.tokenizer.interface import Tokenizer
 
 
-class BeamStream(AsyncGenerator[RequestOutput, None]):
+class BeamStream(RequestStream):
     """The one output of a beam search; leaving the stream, or being cancelled in it, ends the search.
 
     Args:
@@ -41,22 +40,6 @@ class BeamStream(AsyncGenerator[RequestOutput, None]):
             raise StopAsyncIteration
         self._is_open = False
         return await self._task
-
-    async def asend(self, value: None) -> RequestOutput:
-        """Returns the output; `value` is ignored."""
-        del value
-        return await self.__anext__()
-
-    async def athrow(
-        self,
-        typ: type[BaseException] | BaseException,
-        val: BaseException | object = None,
-        tb: TracebackType | None = None,
-    ) -> RequestOutput:
-        """Closes the stream and raises the given exception."""
-        await self.aclose()
-        error = typ if isinstance(typ, BaseException) else val if isinstance(val, BaseException) else typ()
-        raise error.with_traceback(tb)
 
     async def aclose(self) -> None:
         """Leaves the stream and ends the search if it goes on."""

@@ -10,7 +10,27 @@ from vllm_mxext.engine.frontend.request_state import RequestState
 from vllm_mxext.outputs import RequestOutput
 
 
-class OutputStream(AsyncGenerator[RequestOutput, None]):
+class RequestStream(AsyncGenerator[RequestOutput, None]):
+    """What asynchronous generators of outputs have in common; `__anext__` and `aclose` make them."""
+
+    async def asend(self, value: None) -> RequestOutput:
+        """Returns the next output; `value` is ignored."""
+        del value
+        return await self.__anext__()
+
+    async def athrow(
+        self,
+        typ: type[BaseException] | BaseException,
+        val: BaseException | object = None,
+        tb: TracebackType | None = None,
+    ) -> RequestOutput:
+        """Closes the stream and raises the given exception."""
+        await self.aclose()
+        error = typ if isinstance(typ, BaseException) else val if isinstance(val, BaseException) else typ()
+        raise error.with_traceback(tb)
+
+
+class OutputStream(RequestStream):
     """An asynchronous generator over the outputs of one request.
 
     Outputs are merged while nobody asks for them. Unlike a generator function it also releases its request when it is
@@ -45,22 +65,6 @@ class OutputStream(AsyncGenerator[RequestOutput, None]):
             raise
         self._is_open = not output.finished
         return output
-
-    async def asend(self, value: None) -> RequestOutput:
-        """Returns the next output; `value` is ignored."""
-        del value
-        return await self.__anext__()
-
-    async def athrow(
-        self,
-        typ: type[BaseException] | BaseException,
-        val: BaseException | object = None,
-        tb: TracebackType | None = None,
-    ) -> RequestOutput:
-        """Closes the stream and raises the given exception."""
-        self._close()
-        error = typ if isinstance(typ, BaseException) else val if isinstance(val, BaseException) else typ()
-        raise error.with_traceback(tb)
 
     async def aclose(self) -> None:
         """Leaves the stream; an unfinished request is aborted."""
