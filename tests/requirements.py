@@ -84,6 +84,7 @@ PROMISES = {
     "TOOL-2": "A streamed answer with tool calls and reasoning joins to the whole one.",
     "TOOL-3": "Reasoning is told from the answer, comes and is taken under both names, and is counted.",
     "TOOL-4": "Forced calls and strict tools fit their schemas in every format; reasoning before them is free.",
+    "TOOL-5": "Reasoning that has spent its budget is closed, whatever else is on; one that cannot be kept is a 400.",
     # Structured output
     "STRUCT-1": "JSON schema, regex, choice, grammar and structural tag let through what fits, and nothing else.",
     "STRUCT-2": "Every JSON Schema keyword is enforced, an annotation, or refused with the reason; none is ignored.",

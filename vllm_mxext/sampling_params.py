@@ -119,7 +119,8 @@ class SamplingParams:
         truncation_side: which end of a long prompt is cut off.
         structured_outputs: form that the output must have.
         repetition_detection: end the output, with finish reason `repetition`, when it repeats itself.
-        thinking_token_budget: tokens of reasoning at most, for models that reason.
+        thinking_token_budget: tokens of reasoning at most, after which it is closed and the answer begins; -1 and None
+            set no limit. Needs an engine that knows how the model marks its reasoning.
         skip_reading_prefix_cache: compute the whole prompt, whatever is cached.
         stream_interval: tokens per streamed output; None is the server's default.
         extra_args: arguments of logits processors that the server has loaded.
@@ -281,6 +282,8 @@ class SamplingParams:
             self._take_guided_decoding(self.guided_decoding)
         if self.seed == -1:
             object.__setattr__(self, "seed", None)
+        if self.thinking_token_budget == -1:
+            object.__setattr__(self, "thinking_token_budget", None)
         if self.top_k == -1:
             object.__setattr__(self, "top_k", 0)
         if GREEDY_TEMPERATURE <= self.temperature < MIN_TEMPERATURE:
@@ -323,9 +326,9 @@ class SamplingParams:
             value = self.truncate_prompt_tokens
             _require(value >= -1 and value != 0, "truncate_prompt_tokens", "at least 1, or -1", value)
         _require(self.truncation_side in ("left", "right"), "truncation_side", "left or right", self.truncation_side)
-        for field, least in (("stream_interval", 1), ("thinking_token_budget", 0)):
-            value = getattr(self, field)
-            _require(value is None or value >= least, field, f"at least {least}", value)
+        interval, budget = self.stream_interval, self.thinking_token_budget
+        _require(interval is None or interval >= 1, "stream_interval", "at least 1", interval)
+        _require(budget is None or budget >= 0, "thinking_token_budget", "at least 0, or -1 for no limit", budget)
         if self.seed is not None:
             _require(-(2**63) <= self.seed < 2**63, "seed", "a 64-bit integer", self.seed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 ContentFormatName = Literal["auto", "string", "openai"]
@@ -60,6 +61,8 @@ class FrontendConfig:
         templates: how conversations are rendered.
         stream_interval: tokens per streamed output, for requests that do not say.
         structured_outputs: rules for structured JSON.
+        reasoning_parser: name of the reasoning parser, which knows the marks that limits of reasoning need, or `auto`.
+        parser_plugin: Python file with further parsers.
     """
 
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
@@ -67,3 +70,5 @@ class FrontendConfig:
     templates: ChatTemplateConfig = field(default_factory=ChatTemplateConfig)
     stream_interval: int = 1
     structured_outputs: StructuredOutputsConfig = field(default_factory=StructuredOutputsConfig)
+    reasoning_parser: str | None = None
+    parser_plugin: Path | None = None

@@ -110,12 +110,13 @@ class ServerOptions:
         None, values.text("NAME"),
         "Parser of tool calls; auto is what the chat template suggests, the default with --enable-auto-tool-choice.",
     )  # fmt: skip
-    tool_parser_plugin: Path | None = _server_flag(
+    tool_parser_plugin: Path | None = _flag(
         None, values.path(), "Python file with further parsers, in TOOL_PARSERS and REASONING_PARSERS."
     )
-    reasoning_parser: str | None = _server_flag(
-        None, values.text("NAME"), "Parser of reasoning; auto is what the chat template suggests."
-    )
+    reasoning_parser: str | None = _flag(
+        None, values.text("NAME"),
+        "Parser of reasoning; auto is what the chat template suggests. `thinking_token_budget` needs one.",
+    )  # fmt: skip
     exclude_tools_when_tool_choice_none: bool = _server_flag(
         False, values.switch(), "Do not show the tools to the model when tool_choice is none."
     )

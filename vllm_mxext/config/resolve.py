@@ -154,6 +154,8 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
         ),
         app.server.stream_interval,
         structured_outputs(app.model.structured_outputs_config),
+        app.server.reasoning_parser,
+        app.server.tool_parser_plugin,
     )
     return ResolvedConfig(app, engine, _server(app.server), frontend, decisions)
 

@@ -14,12 +14,14 @@ from vllm_mxext.engine.frontend.beam_search import BeamSearch
 from vllm_mxext.engine.frontend.grammars import local_check, make_grammar_admission
 from vllm_mxext.engine.frontend.input_processor import InputProcessor, ProcessedRequest
 from vllm_mxext.engine.frontend.output_processor import OutputProcessor, ProcessedStep
+from vllm_mxext.engine.frontend.thinking_rules import find_reasoning_format
 from vllm_mxext.engine.prompts import PromptLike, parse_prompt
 from vllm_mxext.errors import EngineDeadError, InvalidRequestError
 from vllm_mxext.native.core_client import InprocCoreClient
 from vllm_mxext.native.protocol import EngineCoreOutputs, EngineCoreRequest
 from vllm_mxext.observability.stats import StatsRecorder
 from vllm_mxext.outputs import RequestOutput
+from vllm_mxext.parsing.reasoning import ReasoningFormat
 from vllm_mxext.requests import BeamSearchRequest, GenerateRequest
 from vllm_mxext.sampling_params import SamplingParams
 from vllm_mxext.tokenizer.interface import Tokenizer
@@ -62,6 +64,7 @@ class LLMEngine:
         tokenizer: the model's tokenizer; loaded by default.
         structured_outputs: rules for structured JSON.
         recorder: told about steps, tokens and ends.
+        reasoning: how the model marks its reasoning, for `thinking_token_budget`.
 
     Raises:
         ConfigError: the engine cannot be loaded as configured.
@@ -75,6 +78,7 @@ class LLMEngine:
         tokenizer: Tokenizer | None = None,
         structured_outputs: StructuredOutputsConfig | None = None,
         recorder: StatsRecorder | None = None,
+        reasoning: ReasoningFormat | None = None,
     ) -> None:
         self._tokenizer = tokenizer or load_tokenizer(config.model.tokenizer_path)
         seeds = random.Random(config.model.seed)
@@ -84,7 +88,7 @@ class LLMEngine:
             structured_outputs or StructuredOutputsConfig(),
             local_check(config, self._tokenizer),
         )
-        self._input = InputProcessor(config, self._tokenizer, lambda: seeds.getrandbits(64), self._grammars)
+        self._input = InputProcessor(config, self._tokenizer, lambda: seeds.getrandbits(64), self._grammars, reasoning)
         self._outputs = OutputProcessor(self._tokenizer, recorder=recorder)
         self._core: SteppedCore | None = core or InprocCoreClient(config)
 
@@ -97,11 +101,12 @@ class LLMEngine:
         """
         given = {} if engine_args is None else engine_args.arguments
         resolved = EngineArgs(**{**given, **arguments}).resolve()
-        model = resolved.engine.model
+        tokenizer = load_tokenizer(resolved.engine.model.tokenizer_path, resolved.frontend.templates)
         return cls(
             resolved.engine,
-            tokenizer=load_tokenizer(model.tokenizer_path, resolved.frontend.templates),
+            tokenizer=tokenizer,
             structured_outputs=resolved.frontend.structured_outputs,
+            reasoning=find_reasoning_format(resolved.frontend, tokenizer),
         )
 
     @property

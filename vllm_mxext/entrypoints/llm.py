@@ -15,6 +15,7 @@ from vllm_mxext.config.frontend import ContentFormatName
 from vllm_mxext.engine.beam_searching import run_beam_searches
 from vllm_mxext.engine.client import ModelInfo
 from vllm_mxext.engine.engine_args import EngineArgs
+from vllm_mxext.engine.frontend.thinking_rules import find_reasoning_format
 from vllm_mxext.engine.interrupts import DeferredInterrupt
 from vllm_mxext.engine.llm_engine import LLMEngine
 from vllm_mxext.engine.model_info import model_info
@@ -57,6 +58,7 @@ class LLM:
             tokenizer=tokenizer,
             structured_outputs=config.frontend.structured_outputs,
             recorder=self._metrics,
+            reasoning=find_reasoning_format(config.frontend, tokenizer),
         )
         self._model = model_info(config.engine, config.frontend)
         self._num_requests = 0

@@ -23,16 +23,36 @@ class FinishReason(IntEnum):
     REPETITION = 4
 
 
+class ThinkingRule(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How reasoning is marked in an output, for a request that limits it; made by the front, which has the tokenizer.
+
+    Attributes:
+        starts: texts with which reasoning begins; the output may have white space before.
+        closings: tokens that end reasoning, of each of `starts`; the first ones where it began without.
+        ends: texts that end it.
+        pieces: bytes of the tokens that can be part of these texts, and of white space; all others cannot.
+        is_open: the output begins within reasoning, whether it has a start or not.
+    """
+
+    starts: list[bytes]
+    closings: list[list[int]]
+    ends: list[bytes]
+    pieces: dict[int, bytes]
+    is_open: bool = False
+
+
 class TokenRules(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What texts among the sampling parameters are as tokens; made by the front, which has the tokenizer.
 
     Attributes:
         bad_words: sequences that the output must not contain.
         dry_breakers: sequences that end a repetition.
+        thinking: how reasoning is marked, if `thinking_token_budget` limits it.
     """
 
     bad_words: list[list[int]] = msgspec.field(default_factory=list)
     dry_breakers: list[list[int]] = msgspec.field(default_factory=list)
+    thinking: ThinkingRule | None = None
 
 
 class EngineCoreRequest(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):

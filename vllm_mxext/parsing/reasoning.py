@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from vllm_mxext.parsing.events import ContentDelta, ParserContext, ReasoningDelta
 from vllm_mxext.parsing.scanner import Markers, SpaceHolder, Steps
 from vllm_mxext.parsing.stream_parser import StreamParser
+
+PROMPT_END_CHARS = 512
+"""Characters at the end of a prompt in which a template opens or closes reasoning."""
 
 _TURN_MARKS = ("<|", "<｜", "[/INST]", "_of_turn>", "</s>")
 """Parts of what templates write between turns: a reasoning marker before one is not open any more."""
@@ -18,7 +22,7 @@ class ReasoningFormat:
 
     Attributes:
         starts: markers with which reasoning begins.
-        ends: markers with which it ends.
+        ends: markers with which it ends; the first one of `starts` goes with the first one of these, and so on.
         stops: markers that end it too, and belong to the answer.
         is_first: the text begins with reasoning even without a marker, unless the prompt has closed it.
         answer: markers around the answer, which are dropped.
@@ -29,6 +33,11 @@ class ReasoningFormat:
     stops: tuple[str, ...] = ()
     is_first: bool = False
     answer: tuple[str, str] | None = None
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Each start with the end that goes with it; the first end for starts beyond the last one."""
+        return list(itertools.zip_longest(self.starts, self.ends[: len(self.starts)], fillvalue=self.ends[0]))
 
 
 THINK = ReasoningFormat()

@@ -22,6 +22,7 @@ from vllm_mxext.engine.frontend.input_processor import InputProcessor, Processed
 from vllm_mxext.engine.frontend.output_processor import OutputProcessor, ProcessedStep
 from vllm_mxext.engine.frontend.output_stream import OutputStream
 from vllm_mxext.engine.frontend.request_state import RequestState
+from vllm_mxext.engine.frontend.thinking_rules import find_reasoning_format
 from vllm_mxext.engine.model_info import model_info
 from vllm_mxext.engine.supervisor import CoreSupervisor, RestartPolicy
 from vllm_mxext.errors import EngineDeadError, EngineNotReadyError, GenerationError, InvalidRequestError, QueueFullError
@@ -88,7 +89,8 @@ class NativeEngineClient:
         self._tokenizer = tokenizer
         self._model = model_info(config, frontend)
         self._grammars = make_grammar_admission(config, tokenizer, frontend.structured_outputs, compile_check)
-        self._input = InputProcessor(config, tokenizer, lambda: secrets.randbits(64), self._grammars)
+        reasoning = find_reasoning_format(frontend, tokenizer)
+        self._input = InputProcessor(config, tokenizer, lambda: secrets.randbits(64), self._grammars, reasoning)
         self._outputs = OutputProcessor(tokenizer, time.monotonic, self._recorder, frontend.stream_interval)
         self._admission = Admission(frontend.admission, config.scheduler.max_num_seqs)
         self._supervisor = CoreSupervisor(

@@ -13,17 +13,13 @@ from vllm_mxext.logits_processors import check_params, load_logits_processors
 from vllm_mxext.native.protocol import EngineCoreRequest
 from vllm_mxext.native.structured.admission import GrammarAdmission
 from vllm_mxext.native.structured.vocabulary import end_token_ids
+from vllm_mxext.parsing.reasoning import ReasoningFormat
 from vllm_mxext.requests import GenerateRequest, Prompt, TextPrompt
 from vllm_mxext.sampling_params import SamplingParams
 from vllm_mxext.tokenizer.interface import Tokenizer
 from vllm_mxext.tokenizer.prompt_tokens import encode_prompt
 
 MAX_CACHE_SALT_LENGTH = 128
-_NOT_SERVED_YET = (
-    "thinking_token_budget",
-)  # fmt: skip
-"""Sampling parameters that are being built; refused, for ignoring one would change the answer."""
-_DEFAULTS = SamplingParams()
 _CACHE_SALT_FORBIDDEN = "@/\\\0"
 _MAX_PRIORITY = 2**31
 _MASK_64 = 2**64 - 1
@@ -65,6 +61,7 @@ class InputProcessor:
         tokenizer: the model's tokenizer.
         draw_seed: called for requests without a seed; any integer.
         grammars: checks structured output; without it, requests that ask for some are refused.
+        reasoning: how the model marks its reasoning; without it, requests that limit it are refused.
     """
 
     def __init__(
@@ -73,6 +70,7 @@ class InputProcessor:
         tokenizer: Tokenizer,
         draw_seed: Callable[[], int],
         grammars: GrammarAdmission | None = None,
+        reasoning: ReasoningFormat | None = None,
     ) -> None:
         model = config.model
         self._grammars = grammars
@@ -83,7 +81,7 @@ class InputProcessor:
         self._max_model_len = model.max_model_len
         self._max_logprobs = model.max_logprobs
         self._vocab_size = model.spec.vocab_size
-        self._sampling = SamplingInputs(tokenizer, self._vocab_size, self._max_model_len)
+        self._sampling = SamplingInputs(tokenizer, self._vocab_size, self._max_model_len, reasoning)
         self._processors = load_logits_processors(config.logits_processors)
         self._eos_token_ids = end_token_ids(model.spec, tokenizer)
 
@@ -98,7 +96,7 @@ class InputProcessor:
         self._check_priority(request.priority)
         text, token_ids = self._tokenize(request.prompt, request.params)
         params = self._check_params(request.params, len(token_ids))
-        rules = self._sampling.rules(params)
+        rules = self._sampling.rules(params, token_ids)
         check_params(self._processors, params)
         params, grammar = self._take_grammar(params)
         seed = self._draw_seed() if params.seed is None else params.seed
@@ -157,10 +155,6 @@ class InputProcessor:
                 )
 
     def _check_params(self, params: SamplingParams, num_prompt_tokens: int) -> SamplingParams:
-        for field in _NOT_SERVED_YET:
-            if getattr(params, field) != getattr(_DEFAULTS, field):
-                message = f"{field} is not supported yet; leave it out."
-                raise UnsupportedFeatureError(message, param=field)
         self._check_logprobs("logprobs", params.logprobs)
         self._check_logprobs("prompt_logprobs", params.prompt_logprobs)
         self._check_token_ids(params.stop_token_ids, "stop_token_ids")

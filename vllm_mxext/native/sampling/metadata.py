@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from vllm_mxext.native.protocol import TokenLogprobs, TokenRules
 from vllm_mxext.native.sampling.controls import Processors, RowControls, row_controls
+from vllm_mxext.native.sampling.thinking import ThinkingBudget
 from vllm_mxext.sampling_params import SamplingParams
 
 FAILED_TOKEN_ID = -1
@@ -70,6 +71,7 @@ class SamplingMetadata:
         is_greedy: whether no row is drawn: their temperatures are all 0.
         states: row -> what the sampler has learnt of its request (Mirostat); only the first row of a request.
         allowed_bitmask: row -> bits of the ids that may be sampled, 32 to a word; only rows with a grammar.
+        forced: row -> the id to sample; only rows that close a reasoning whose budget is spent.
     """
 
     temperature: npt.NDArray[np.float32]
@@ -90,6 +92,7 @@ class SamplingMetadata:
     controls: dict[int, RowControls] = field(default_factory=dict)
     states: dict[int, float] = field(default_factory=dict)
     allowed_bitmask: dict[int, npt.NDArray[np.int32]] = field(default_factory=dict)
+    forced: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +121,14 @@ class _Selection:
         metadata: of the step.
         token_rows: indices into `rows` of those whose tokens matter.
         has_min_tokens: whether any of them has `min_tokens`.
+        budgets: index into `rows` -> limit of its reasoning; only rows that have one.
     """
 
     rows: npt.NDArray[np.integer[Any]]
     metadata: SamplingMetadata
     token_rows: Sequence[int]
     has_min_tokens: bool
+    budgets: dict[int, ThinkingBudget]
 
 
 class SamplingColumns:
@@ -147,6 +152,7 @@ class SamplingColumns:
         self._stop_ids: list[npt.NDArray[np.int64] | None] = [None] * max_num_rows
         self._controls: dict[int, RowControls] = {}
         self._states: dict[int, float] = {}
+        self._budgets: dict[int, ThinkingBudget] = {}
         self._arrays: tuple[npt.NDArray[Any], ...] = tuple(
             value for value in vars(self).values() if isinstance(value, np.ndarray)
         )
@@ -190,6 +196,8 @@ class SamplingColumns:
         self._stop_ids[row] = np.array(stop_ids, dtype=np.int64) if stop_ids else None
         _assign(self._controls, row, row_controls(params, rules, processors))
         _assign(self._states, row, state)
+        thinking, limit = rules.thinking if rules else None, params.thinking_token_budget
+        _assign(self._budgets, row, None if thinking is None or limit is None else ThinkingBudget(limit, thinking))
 
     def set_state(self, row: int, state: float) -> None:
         """Keeps what the sampler has learnt of a row's request, with its newest token that is kept."""
@@ -204,6 +212,7 @@ class SamplingColumns:
         self._stop_ids[source] = None
         _assign(self._controls, target, self._controls.pop(source, None))
         _assign(self._states, target, self._states.pop(source, None))
+        _assign(self._budgets, target, self._budgets.pop(source, None))
 
     def select(
         self,
@@ -211,6 +220,7 @@ class SamplingColumns:
         num_tokens: npt.NDArray[np.integer[Any]],
         num_prompt_tokens: npt.NDArray[np.integer[Any]],
         token_ids: npt.NDArray[Any],
+        num_settled: npt.NDArray[np.integer[Any]] | None = None,
     ) -> SamplingMetadata:
         """Gathers the rows that sample in this step; what is returned is valid until the next call.
 
@@ -219,13 +229,14 @@ class SamplingColumns:
             num_tokens: `[n]` prompt + output tokens so far of each of these.
             num_prompt_tokens: `[n]` how many of these are prompt.
             token_ids: `[max_num_rows, max_model_len]` the runner's token buffer, indexed by persistent row.
+            num_settled: `[n]` how many of `num_tokens` are no drafts; None is all.
         """
         selection = self._selection
         if selection is None or selection.rows is not rows:
             selection = self._selection = self._gather(rows)
         metadata = selection.metadata
         metadata.position[:] = num_tokens
-        if not (selection.token_rows or selection.has_min_tokens or self._states):
+        if not (selection.token_rows or selection.has_min_tokens or selection.budgets or self._states):
             return metadata
         tokens = {
             i: RowTokens(token_ids[rows[i], : num_tokens[i]], int(num_prompt_tokens[i])) for i in selection.token_rows
@@ -235,7 +246,15 @@ class SamplingColumns:
             stop_ids = self._stop_ids[rows[i]]
             if stop_ids is not None:
                 suppressed[i] = stop_ids
-        return replace(metadata, tokens=tokens, suppressed=suppressed, states=_select(self._states, rows))
+        forced: dict[int, int] = {}
+        settled = num_tokens if num_settled is None else num_settled
+        for i, budget in selection.budgets.items():
+            first = num_prompt_tokens[i]
+            token_id = budget.forced(token_ids[rows[i], first : num_tokens[i]], int(settled[i] - first))
+            if token_id is not None:
+                forced[i] = token_id
+        states = _select(self._states, rows)
+        return replace(metadata, tokens=tokens, suppressed=suppressed, states=states, forced=forced)
 
     def _gather(self, rows: npt.NDArray[np.integer[Any]]) -> _Selection:
         temperature, num_logprobs = self.temperature[rows], self.num_logprobs[rows]
@@ -260,7 +279,13 @@ class SamplingColumns:
             controls=controls,
             request_row=rows,
         )
-        return _Selection(rows, metadata, sorted({*penalised, *looking}), bool(self.min_tokens[rows].any()))
+        return _Selection(
+            rows,
+            metadata,
+            sorted({*penalised, *looking}),
+            bool(self.min_tokens[rows].any()),
+            _select(self._budgets, rows),
+        )
 
 
 _Value = TypeVar("_Value")

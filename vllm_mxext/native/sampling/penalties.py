@@ -17,11 +17,14 @@ _NO_TOKENS = RowTokens(np.empty(0, dtype=np.int32), 0)
 def changed_rows(metadata: SamplingMetadata) -> set[int]:
     """Rows whose logits `apply` changes."""
     controlled = {row for row, controls in metadata.controls.items() if controls.changes_logits}
-    return controlled | metadata.tokens.keys() | metadata.suppressed.keys() | metadata.allowed_bitmask.keys()
+    masked = metadata.suppressed.keys() | metadata.allowed_bitmask.keys() | metadata.forced.keys()
+    return controlled | metadata.tokens.keys() | masked
 
 
 def apply(logits: npt.NDArray[np.float32], metadata: SamplingMetadata) -> dict[int, str]:
     """Applies controls and masks, suppresses stop ids below `min_tokens`, runs plug-ins and penalises, in place.
+
+    A forced token is then left as the only one, whatever these say of it, unless a mask forbids it.
 
     Args:
         logits: `[n, vocab_size]`; rows on which a plug-in failed become NaN.
@@ -49,7 +52,17 @@ def apply(logits: npt.NDArray[np.float32], metadata: SamplingMetadata) -> dict[i
         dry = metadata.controls[row].dry if row in metadata.controls else None
         if dry is not None:
             dry.penalize(logits[row], tokens.token_ids)
+    for row, token_id in metadata.forced.items():
+        _force(logits[row], token_id, metadata.allowed_bitmask.get(row))
     return errors
+
+
+def _force(row: npt.NDArray[np.float32], token_id: int, words: npt.NDArray[np.int32] | None) -> None:
+    if words is not None and not (int(words[token_id >> 5]) >> (token_id & 31)) & 1:
+        return
+    if not np.isnan(row).any() and row.max() < np.inf:  # unusable logits must not be hidden
+        row.fill(-np.inf)
+        row[token_id] = 0
 
 
 def _process(logits: npt.NDArray[np.float32], metadata: SamplingMetadata) -> dict[int, str]:

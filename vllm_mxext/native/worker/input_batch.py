@@ -341,7 +341,9 @@ class InputBatch:
             rows: `[n]`, a row may come several times.
             num_tokens: `[n]` tokens before the position.
         """
-        return self._sampling.select(rows, num_tokens, self._num_prompt_tokens[rows], self._token_ids)
+        return self._sampling.select(
+            rows, num_tokens, self._num_prompt_tokens[rows], self._token_ids, self._num_tokens[rows]
+        )
 
     def _extend(self, cached: CachedRequestData) -> None:
         row = self._row_of[cached.request_id]

@@ -8,7 +8,7 @@ from typing import Any
 
 from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.parsing.events import OutputParser, ParserContext
-from vllm_mxext.parsing.reasoning import ReasoningFormat
+from vllm_mxext.parsing.reasoning import PROMPT_END_CHARS, ReasoningFormat
 from vllm_mxext.parsing.registry import CallIdForm, ParserRegistry
 from vllm_mxext.parsing.tool_format import GENERIC, ToolFormat
 from vllm_mxext.server.openai.protocol import ChatCompletionRequest
@@ -16,8 +16,6 @@ from vllm_mxext.server.openai.tool_protocol import AllowedToolChoice, NamedToolC
 
 GENERIC_PARSER = "json"
 """Reads forced calls where the server has no tool parser, or one whose format cannot be forced."""
-
-_PROMPT_END_CHARS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,7 @@ class OutputPlan:
             tool.function.name: {"name": tool.function.name, "parameters": tool.function.schema_of_arguments}
             for tool in self.callable_tools
         }
-        context = ParserContext(functions, prompt[-_PROMPT_END_CHARS:])
+        context = ParserContext(functions, prompt[-PROMPT_END_CHARS:])
         return self.setup.registry.output_parser(self.tool_parser, self.setup.reasoning_parser, context)
 
 

@@ -156,6 +156,7 @@ class GenerationRequest(ModelRequest, LlamaCppSampling):
     spaces_between_special_tokens: bool | None = None
     echo: bool | None = None
     repetition_detection: RepetitionDetectionFields | None = None
+    thinking_token_budget: int | None = None
     logprob_token_ids: TokenIds = None
     prompt_logprobs: int | None = None
     # the form it must have: one of these

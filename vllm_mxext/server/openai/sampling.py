@@ -48,6 +48,7 @@ _FIELDS = (
     "truncate_prompt_tokens",
     "truncation_side",
     "stream_interval",
+    "thinking_token_budget",
     "typical_p",
     "top_n_sigma",
     "xtc_probability",

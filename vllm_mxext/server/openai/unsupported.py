@@ -22,7 +22,6 @@ _off = _any_of(False)
 GENERATION_FIELDS: dict[str, Callable[[Any], bool]] = {
     # constraints on the output
     "logits_processors": _never,
-    "thinking_token_budget": _never,
     # other ways to sample
     "samplers": _never,
     # the prompt

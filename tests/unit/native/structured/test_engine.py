@@ -99,7 +99,7 @@ class Engine:
     def add(self, name: str, constraint: dict[str, Any] | None, *, grammar: str | None = None, **params: Any) -> None:
         if constraint is not None:
             grammar = grammar_text(StructuredOutputsParams(**constraint), self.vocabulary.special_tokens)
-        output_token_ids = params.pop("output_token_ids", [])
+        output_token_ids, rules = params.pop("output_token_ids", []), params.pop("rules", None)
         values = {"temperature": 1.0, "max_tokens": 120, **params}
         self.core.add_request(
             EngineCoreRequest(
@@ -110,6 +110,7 @@ class Engine:
                 eos_token_ids=[FakeTokenizer.EOS],
                 output_token_ids=list(output_token_ids),
                 grammar=grammar,
+                rules=rules,
             )
         )
 
