@@ -122,6 +122,7 @@ PROMISES = {
     "API-8": "Known fields that this version does not offer are refused, not ignored.",
     "API-9": "No request that the OpenAPI description allows brings a server error or an undescribed status.",
     "API-10": "Malformed and absurd requests get 4xx, disturb no stream and leave nothing behind.",
+    "API-11": "A server that is told to puts the times of a request into its response, as vLLM does.",
     "API-11": "Prompts can be rendered to text and token ids without generating anything.",
     "STREAM-1": "Streams carry real tokens and end with a finish reason, usage when asked for, and [DONE].",
     "STREAM-2": "Deltas never split a character and never show a part of a stop string.",

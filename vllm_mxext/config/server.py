@@ -83,6 +83,7 @@ class ServerConfig:
         parsers: how tool calls and reasoning are found.
         always_includes_usage: every stream ends with its usage, asked for or not.
         returns_tokens_as_ids: log probabilities name tokens by id, asked for or not.
+        reports_metrics: responses carry the times of their request.
         http_log_level: least severe level that the HTTP library logs.
         log_requests: log each request's id and parameters at INFO.
         log_outputs: log each request's output at INFO.
@@ -109,6 +110,7 @@ class ServerConfig:
     parsers: ParserConfig = field(default_factory=ParserConfig)
     always_includes_usage: bool = False
     returns_tokens_as_ids: bool = False
+    reports_metrics: bool = False
     http_log_level: str = "warning"
     log_requests: bool = False
     log_outputs: bool = False

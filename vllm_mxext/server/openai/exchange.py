@@ -101,6 +101,13 @@ class Exchange:
             )
             self.usage.set_reasoning(sum(counts))
 
+    def metrics(self) -> dict[str, Any]:
+        """Returns the field with the request's times, if the server reports them."""
+        if not self.context.config.reports_metrics:
+            return {}
+        is_search = isinstance(self.params, BeamSearchParams)
+        return {"metrics": None if is_search else self.usage.timings(self.params.num_samples)}
+
     def log_output(self, output: RequestOutput) -> None:
         """Logs what came, if the server logs outputs; a stream's text comes in pieces."""
         if self.context.config.log_outputs:
@@ -170,6 +177,7 @@ async def respond(
         **parts,
         "service_tier": None,
         "usage": exchange.usage.report(),
+        **exchange.metrics(),
     }
     return Response(orjson.dumps(body), media_type="application/json")
 
@@ -193,7 +201,7 @@ async def _events(
                 yield b"".join(parts)
     if includes_usage:
         await exchange.count_reasoning(writer)
-        yield event(head | {"choices": [], "usage": usage.report()})
+        yield event(head | {"choices": [], "usage": usage.report(), **exchange.metrics()})
 
 
 def names_tokens_by_id(context: ServerContext, request: GenerationRequest) -> bool:

@@ -1,10 +1,11 @@
-"""Counts the tokens of one HTTP exchange."""
+"""Counts the tokens of one HTTP exchange, and keeps its times."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from vllm_mxext.outputs import RequestOutput
+from vllm_mxext.outputs import RequestMetrics, RequestOutput
+from vllm_mxext.server.openai.request_metrics import timing_report
 
 
 class UsageCounter:
@@ -15,6 +16,7 @@ class UsageCounter:
         self._num_cached_tokens: dict[str, int] = {}
         self._num_completion_tokens = 0
         self._num_reasoning_tokens: int | None = None
+        self._metrics: RequestMetrics | None = None
 
     def set_reasoning(self, num_tokens: int) -> None:
         """Takes the number of output tokens that were reasoning."""
@@ -26,6 +28,17 @@ class UsageCounter:
         if output.num_cached_tokens is not None:
             self._num_cached_tokens[output.request_id] = output.num_cached_tokens
         self._num_completion_tokens += sum(len(sample.token_ids) for sample in output.outputs)
+        self._metrics = output.metrics
+
+    def timings(self, num_samples: int) -> dict[str, float | None] | None:
+        """Returns the times of the exchange's request; None if it has several samples or requests, as in vLLM.
+
+        Args:
+            num_samples: that each request generates.
+        """
+        if num_samples > 1 or len(self._num_prompt_tokens) > 1:
+            return None
+        return timing_report(self._metrics, self._num_completion_tokens)
 
     def report(self) -> dict[str, Any]:
         """Returns the `usage` object for everything counted so far."""
