@@ -12,7 +12,7 @@ from vllm_mxext.config.server import ServerConfig
 from vllm_mxext.outputs import RequestMetrics
 from vllm_mxext.server.openai.request_metrics import timing_report
 
-pytestmark = pytest.mark.promise("API-11")
+pytestmark = pytest.mark.promise("API-12")
 
 NAMES = {"time_to_first_token_ms", "generation_time_ms", "queue_time_ms", "mean_itl_ms", "tokens_per_second"}
 REQUESTS = {"/v1/chat/completions": CHAT, "/v1/completions": {"prompt": "hello"}}

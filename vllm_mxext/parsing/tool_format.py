@@ -12,6 +12,8 @@ class ToolFormat:
     Calls are written as `opening`, one or more calls with `separator` between, `closing`. A call is `begin(name)`, then
     digits if `has_number`, then `before_arguments`, the arguments (JSON that fits the function's schema), `end`.
 
+    Where an output is made of messages, thoughts may come before the calls, and an answer in place of them.
+
     Attributes:
         trigger: text with which calls begin, for a model that may also answer without; empty if nothing tells calls
             from answers, so that only calls that must come can be forced.
@@ -23,6 +25,8 @@ class ToolFormat:
         closing: text behind the last call.
         has_number: the call's number, decimal digits, stands behind `begin(name)`.
         before_arguments: text between that number and the arguments.
+        thoughts: beginning and end of messages that are neither call nor answer.
+        answer: beginning of a message that answers without a call; empty if an output is not made of messages.
     """
 
     trigger: str
@@ -34,6 +38,8 @@ class ToolFormat:
     closing: str = ""
     has_number: bool = False
     before_arguments: str = ""
+    thoughts: tuple[tuple[str, str], ...] = ()
+    answer: str = ""
 
     def begin(self, name: str) -> str:
         """The text from the beginning of a call up to its arguments, or up to its number."""
@@ -104,5 +110,9 @@ HARMONY = ToolFormat(
     " <|constrain|>json<|message|>",
     "<|call|>",
     separator="<|start|>assistant",
+    thoughts=tuple(
+        (f"<|channel|>{channel}<|message|>", "<|end|><|start|>assistant") for channel in ("analysis", "commentary")
+    ),
+    answer="<|channel|>final<|message|>",
 )
 """gpt-oss."""

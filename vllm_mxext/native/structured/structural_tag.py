@@ -159,10 +159,14 @@ class TagGrammar:
         return self._rule(f"{_ANY_TEXT} {self._literal(end)}")
 
     def _literal(self, text: str) -> str:
-        """Returns the expression of a text, in which special tokens stand for themselves."""
+        """Returns the expression of a text, in which special tokens stand for themselves.
+
+        Tokens that end an output are left out: they may come where the grammar can end, and nothing follows them.
+        """
         parts, position = [], 0
         for match in self._special.finditer(text) if self._special else ():
-            parts += [_quoted(text[position : match.start()]), f"<[{self._special_tokens[match.group()]}]>"]
+            token_id = self._special_tokens[match.group()]
+            parts += [_quoted(text[position : match.start()]), "" if token_id in self._end_ids else f"<[{token_id}]>"]
             position = match.end()
         parts.append(_quoted(text[position:]))
         return " ".join(part for part in parts if part)

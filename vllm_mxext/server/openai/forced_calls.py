@@ -68,11 +68,11 @@ def _planned_sampling(
 
 
 def forced_calls(tools: Sequence[Tool], tool_format: ToolFormat, max_calls: int | None) -> StructuredOutputsParams:
-    """Returns the constraint under which an output is one or more calls of some tools and nothing else."""
+    """Returns the constraint under which an output is one or more calls of some tools, and no answer."""
     tags = [_call(tool, tool_format, tool.function.schema_of_arguments) for tool in tools]
     calls = _calls(tags, tool_format, max_calls)
     opening, closing = _literal(tool_format.opening), _literal(tool_format.closing)
-    return tag_params({"type": "sequence", "elements": [*opening, calls, *closing]})
+    return tag_params({"type": "sequence", "elements": [*_thoughts(tool_format), *opening, calls, *closing]})
 
 
 def strict_calls(tools: Sequence[Tool], tool_format: ToolFormat) -> StructuredOutputsParams | None:
@@ -86,10 +86,22 @@ def strict_calls(tools: Sequence[Tool], tool_format: ToolFormat) -> StructuredOu
         _call(tool, tool_format, tool.function.schema_of_arguments if tool.function.strict else _ANY_OBJECT)
         for tool in tools
     ]
+    if tool_format.answer:
+        answer = {"type": "tag", "begin": tool_format.answer, "content": {"type": "any_text"}, "end": ""}
+        ending = {"type": "or", "elements": [answer, _calls(tags, tool_format, None)]}
+        return tag_params({"type": "sequence", "elements": [*_thoughts(tool_format), ending]})
     if tool_format.opening:
         content = _calls(tags, tool_format, None)
         tags = [{"type": "tag", "begin": tool_format.opening, "content": content, "end": tool_format.closing}]
     return tag_params({"type": "triggered_tags", "triggers": [tool_format.trigger], "tags": tags})
+
+
+def _thoughts(tool_format: ToolFormat) -> list[dict[str, Any]]:
+    tags = [
+        {"type": "tag", "begin": begin, "content": {"type": "any_text"}, "end": end}
+        for begin, end in tool_format.thoughts
+    ]
+    return [{"type": "tags_with_separator", "tags": tags, "separator": ""}] if tags else []
 
 
 def _calls(tags: list[dict[str, Any]], tool_format: ToolFormat, max_calls: int | None) -> dict[str, Any]:

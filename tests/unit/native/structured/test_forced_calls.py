@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.unit.native.structured.conftest import Fits
 from vllm_mxext.constraint_params import StructuredOutputsParams
+from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
+from vllm_mxext.native.structured.compilation import compile_grammar
+from vllm_mxext.native.structured.grammar import grammar_text
+from vllm_mxext.native.structured.vocabulary import make_vocabulary
 from vllm_mxext.parsing.chain import parse
 from vllm_mxext.parsing.events import ParserContext
+from vllm_mxext.parsing.harmony import HarmonyParser
 from vllm_mxext.parsing.reasoning import DEEPSEEK_R1, THINK
 from vllm_mxext.parsing.registry import TOOL_PARSERS, ToolParserEntry
-from vllm_mxext.parsing.tool_format import ToolFormat
+from vllm_mxext.parsing.tool_format import HARMONY, ToolFormat
 from vllm_mxext.server.openai.forced_calls import forced_calls, strict_calls
 from vllm_mxext.server.openai.reasoned_output import after_reasoning
 from vllm_mxext.server.openai.tool_protocol import Tool
@@ -26,7 +32,7 @@ LOOSE = Tool.model_validate({"function": {"name": "clock", "parameters": SCHEMA}
 TOOLS = [STRICT, LOOSE]
 CONTEXT = ParserContext({tool.function.name: {"name": tool.function.name, "parameters": SCHEMA} for tool in TOOLS})
 FORCIBLE = [entry for entry in TOOL_PARSERS if entry.format is not None]
-TRIGGERED = [entry for entry in FORCIBLE if entry.format is not None and entry.format.trigger]
+TRIGGERED = [entry for entry in FORCIBLE if entry.format and entry.format.trigger and not entry.format.answer]
 
 
 def written(form: ToolFormat, *calls: tuple[str, dict[str, Any]]) -> str:
@@ -87,6 +93,69 @@ def test_calls_by_choice_fit_the_schemas_of_strict_tools(fits: Fits, entry: Tool
 
 def test_calls_without_a_marker_cannot_be_told_from_text() -> None:
     assert strict_calls(TOOLS, form_of(next(entry for entry in FORCIBLE if entry.name == "json"))) is None
+
+
+THOUGHTS = (
+    "<|channel|>analysis<|message|>Which city? 1 < 2.<|end|><|start|>assistant"
+    "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant"
+)
+HELLO = "<|channel|>final<|message|>Hello {you}!"
+
+
+class HarmonyTokenizer(FakeTokenizer):
+    """Bytes and the marks of gpt-oss, of which two end outputs."""
+
+    SPECIALS = (
+        "<s>", "</s>", "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>", "<|call|>", "<|return|>"
+    )  # fmt: skip
+    SIZE = FakeTokenizer.FIRST_SPECIAL + len(SPECIALS)
+    ENDS = (FakeTokenizer.EOS, 256 + SPECIALS.index("<|call|>"), 256 + SPECIALS.index("<|return|>"))
+
+
+def whole_in_harmony(text: str, constraint: Any) -> bool:
+    """Whether the tokens of gpt-oss let a text through and may end behind it, and each of them when it came."""
+    tokenizer = HarmonyTokenizer()
+    vocabulary = make_vocabulary(tokenizer, tokenizer.SIZE, tokenizer.ENDS)
+    params = StructuredOutputsParams(structural_tag=constraint)
+    matcher = compile_grammar(grammar_text(params, vocabulary.special_tokens, tokenizer.ENDS), vocabulary)
+    for token_id in tokenizer.encode(text, add_special_tokens=False):
+        allowed = np.unpackbits(matcher.mask().view(np.uint8), bitorder="little")
+        if not allowed[token_id]:
+            return False
+        if token_id in tokenizer.ENDS:
+            return True
+        matcher.accept([token_id])
+    return False
+
+
+def test_gpt_oss_may_think_then_answer_or_call_and_its_calls_fit_their_schemas(fits: Fits) -> None:
+    constraint = tag(strict_calls(TOOLS, HARMONY))
+    call = written(HARMONY, WEATHER)
+    for text in (HELLO, call, THOUGHTS + HELLO, THOUGHTS + call, THOUGHTS + written(HARMONY, ("clock", {"any": 1}))):
+        assert fits(text, structural_tag=constraint), text
+        end = "" if text.endswith("<|call|>") else "<|return|>"
+        assert whole_in_harmony(text + end, constraint), text
+        read = parse(HarmonyParser(CONTEXT), text)
+        assert bool(read.calls) == text.endswith("<|call|>")
+        assert bool(read.reasoning) == text.startswith(THOUGHTS)
+    for wrong in (
+        THOUGHTS,
+        "hello",
+        written(HARMONY, ("nothing", {})),
+        written(HARMONY, ("weather", {"city": 1})),
+        THOUGHTS + written(HARMONY, ("weather", {})),
+        call.replace("commentary", "analysis").replace('"Bern"', "1"),
+        ' to=functions.weather<|channel|>commentary json<|message|>{"city": 1}<|call|>',
+    ):
+        assert not fits(wrong, structural_tag=constraint), wrong
+        assert not whole_in_harmony(f"{wrong}<|return|>", constraint), wrong
+
+
+def test_gpt_oss_may_think_before_a_call_that_it_must_make(fits: Fits) -> None:
+    constraint = tag(forced_calls(TOOLS, HARMONY, 1))
+    assert whole_in_harmony(THOUGHTS + written(HARMONY, WEATHER), constraint)
+    assert not fits(THOUGHTS + HELLO, structural_tag=constraint)
+    assert not whole_in_harmony(f"{THOUGHTS + HELLO}<|return|>", constraint)
 
 
 INTEGER = StructuredOutputsParams(json={"type": "integer"})
