@@ -25,6 +25,8 @@ _TOOL_FINGERPRINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qwen3_coder", ("<function=", "<parameter=")),
     ("glm45", ("<arg_key>",)),
     ("gemma", ("<start_function_call>",)),
+    ("gemma4", ("<|tool_call>", "call:")),
+    ("deepseek_v32", ("｜DSML｜", "function_calls>")),
     ("kimi_k2", ("<|tool_calls_section_begin|>",)),
     ("deepseek_v3", ("<｜tool▁calls▁begin｜>", "```json")),
     ("deepseek_v31", ("<｜tool▁calls▁begin｜>",)),
@@ -47,6 +49,7 @@ _TOOL_FINGERPRINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 _REASONING_FINGERPRINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("openai_gptoss", ("<|channel|>", "analysis")),
     ("mistral", ("[THINK]",)),
+    ("gemma4", ("<|channel>thought",)),
     ("granite", ("thought process",)),
     ("granite", ("<|start_of_role|>", "think>")),
     ("minimax_m2", ("minimax", "think>")),

@@ -1,8 +1,10 @@
-"""Tool calls of FunctionGemma."""
+"""Tool calls of FunctionGemma and Gemma 4."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import ClassVar
 
 from vllm_mxext.parsing.literals import PYTHON, Dialect, escape, read_value
 from vllm_mxext.parsing.scanner import SPACE, MalformedError, Markers, Scanner, Sink, Steps
@@ -11,28 +13,31 @@ from vllm_mxext.parsing.stream_parser import ToolParser
 _NAME = re.compile(r"[\w.:-]+")
 _KEY = re.compile(r"[^\s:{}\[\],<>]+")
 _WORD = re.compile(r"[^{}\[\],<>]+")
-_ESCAPE = "<escape>"
-_ESCAPE_MARKER = Markers(_ESCAPE)
 
 
-def _read_string(scanner: Scanner, sink: Sink) -> Steps[bool]:
-    if (yield from scanner.peek()) != "<":
-        return False
-    yield from scanner.expect(_ESCAPE)
-    sink('"')
-    if (yield from scanner.until(_ESCAPE_MARKER, lambda text: sink(escape(text)))) is None:
-        raise MalformedError
-    sink('"')
-    return True
+def _between(delimiter: str) -> Dialect:
+    """Returns the dialect with bare keys, and strings between two of a delimiter."""
+    marker = Markers(delimiter)
 
+    def read_string(scanner: Scanner, sink: Sink) -> Steps[bool]:
+        if (yield from scanner.peek()) != delimiter[0]:
+            return False
+        yield from scanner.expect(delimiter)
+        sink('"')
+        if (yield from scanner.until(marker, lambda text: sink(escape(text)))) is None:
+            raise MalformedError
+        sink('"')
+        return True
 
-def _read_key(scanner: Scanner, sink: Sink) -> Steps[None]:
-    if (yield from _read_string(scanner, sink)):
-        return
-    key = yield from scanner.word(_KEY)
-    if not key:
-        raise MalformedError
-    sink(f'"{escape(key)}"')
+    def read_key(scanner: Scanner, sink: Sink) -> Steps[None]:
+        if (yield from read_string(scanner, sink)):
+            return
+        key = yield from scanner.word(_KEY)
+        if not key:
+            raise MalformedError
+        sink(f'"{escape(key)}"')
+
+    return Dialect(read_string, read_key, _read_scalar)
 
 
 def _read_scalar(scanner: Scanner, sink: Sink) -> Steps[None]:
@@ -52,8 +57,19 @@ def _read_scalar(scanner: Scanner, sink: Sink) -> Steps[None]:
     sink(f'"{escape(word)}"' if part.remaining() else "".join(pieces))
 
 
-GEMMA = Dialect(_read_string, _read_key, _read_scalar)
-"""Bare keys, strings between `<escape>` markers."""
+@dataclass(frozen=True, slots=True)
+class GemmaFormat:
+    """The marks of a format.
+
+    Attributes:
+        begin: before a call.
+        end: behind it.
+        dialect: of its arguments.
+    """
+
+    begin: str
+    end: str
+    dialect: Dialect
 
 
 class GemmaParser(ToolParser):
@@ -63,11 +79,12 @@ class GemmaParser(ToolParser):
     template writes them.
     """
 
-    _BEGIN = Markers("<start_function_call>")
+    format: ClassVar = GemmaFormat("<start_function_call>", "<end_function_call>", _between("<escape>"))
 
     def run(self) -> Steps[None]:
         """Reads content and calls in turn."""
-        while (begin := (yield from self.scanner.until(self._BEGIN, self.content))) is not None:
+        begins = Markers(self.format.begin)
+        while (begin := (yield from self.scanner.until(begins, self.content))) is not None:
             yield from self.attempt(begin, self._read_call())
         self.end_content()
 
@@ -78,7 +95,13 @@ class GemmaParser(ToolParser):
         if not name or (yield from self.scanner.peek()) != "{":
             raise MalformedError
         self.start_call(name)
-        yield from read_value(self.scanner, GEMMA, self.arguments)
+        yield from read_value(self.scanner, self.format.dialect, self.arguments)
         self.scanner.hold()
         yield from self.scanner.space()
-        yield from self.scanner.expect("<end_function_call>")
+        yield from self.scanner.expect(self.format.end)
+
+
+class Gemma4Parser(GemmaParser):
+    """Gemma 4: `<|tool_call>call:NAME{key:<|"|>text<|"|>,other:1}<tool_call|>`, several one behind the other."""
+
+    format: ClassVar = GemmaFormat("<|tool_call>", "<tool_call|>", _between('<|"|>'))

@@ -63,6 +63,10 @@ HUNYUAN = ReasoningFormat(answer=("<answer>", "</answer>"))
 """Hunyuan A13B: `<think>...</think><answer>...</answer>`."""
 
 
+GEMMA4 = ReasoningFormat(("<|channel>thought", "<|channel>"), ("<channel|>",))
+"""Gemma 4: a channel named `thought`."""
+
+
 class ReasoningParser(StreamParser):
     """Tells reasoning from the answer.
 

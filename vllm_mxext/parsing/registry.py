@@ -98,6 +98,7 @@ TOOL_PARSERS: tuple[ToolParserEntry, ...] = (
     ToolParserEntry("qwen3_coder", tagged_parameters.Qwen3CoderParser, ("qwen3_xml",)),
     ToolParserEntry("deepseek_v3", marked_calls.DeepSeekV3Parser, ("deepseekv3",), tool_format.DEEPSEEK_V3),
     ToolParserEntry("deepseek_v31", marked_calls.DeepSeekV31Parser, ("deepseekv31",), tool_format.DEEPSEEK_V31),
+    ToolParserEntry("deepseek_v32", tagged_parameters.DeepSeekV32Parser, ("deepseekv32",), tool_format.DEEPSEEK_V32),
     ToolParserEntry("kimi_k2", marked_calls.KimiK2Parser, (), tool_format.KIMI_K2, call_id_form=CallIdForm.NUMBERED),
     ToolParserEntry("glm45", tagged_parameters.Glm45Parser, ("glm47", "glm")),
     ToolParserEntry("granite", json_calls.GraniteParser, ("granite4",), tool_format.GRANITE),
@@ -107,6 +108,7 @@ TOOL_PARSERS: tuple[ToolParserEntry, ...] = (
     ToolParserEntry("xlam", json_calls.XlamParser, (), tool_format.XLAM),
     ToolParserEntry("minimax_m2", tagged_parameters.MinimaxM2Parser),
     ToolParserEntry("gemma", gemma_calls.GemmaParser, ("functiongemma",)),
+    ToolParserEntry("gemma4", gemma_calls.Gemma4Parser),
     ToolParserEntry("openai", harmony.HarmonyParser, ("gpt-oss",), tool_format.HARMONY, reads_reasoning=True),
     ToolParserEntry("json", json_calls.GenericJsonParser, ("generic",), tool_format.GENERIC, is_special=False),
 )
@@ -119,6 +121,7 @@ REASONING_PARSERS: tuple[ReasoningParserEntry, ...] = (
     _reasoning("glm45", reasoning.THINK, "glm47"),
     _reasoning("granite", reasoning.GRANITE),
     _reasoning("mistral", reasoning.MISTRAL),
+    _reasoning("gemma4", reasoning.GEMMA4),
     _reasoning("kimi_k2", reasoning.KIMI_K2),
     _reasoning("hunyuan", reasoning.HUNYUAN, "hunyuan_a13b"),
     _reasoning("minimax_m2", reasoning.DEEPSEEK_R1),

@@ -91,12 +91,13 @@ class TaggedParameterParser(ToolParser):
         self.start_call(name)
         self.arguments("{")
 
-    def read_parameter(self, key: str, ends: Ends) -> Steps[str]:
+    def read_parameter(self, key: str, ends: Ends, types: frozenset[str] | None = None) -> Steps[str]:
         """Reads a value, and passes on key and value.
 
         Args:
             key: name of the parameter.
             ends: what ends the value.
+            types: JSON types that it may have; None = those of the function's schema.
 
         Returns:
             The end.
@@ -106,7 +107,7 @@ class TaggedParameterParser(ToolParser):
         """
         self.arguments(f'{", " if self._num_parameters else ""}"{escape(key)}": ')
         self._num_parameters += 1
-        value = _Value(self, parameter_types(self.context, self._function, key))
+        value = _Value(self, parameter_types(self.context, self._function, key) if types is None else types)
         while (end := (yield from self.scanner.until(ends.markers, value.add))) is not None:
             space: list[str] = []
             followers = ends.followers[end]
@@ -250,4 +251,55 @@ class Glm45Parser(TaggedParameterParser):
             yield from self.read_parameter(key, self._ENDS)
             yield from self.scanner.space()
             following = yield from self.scanner.expect("<arg_key>", "</tool_call>")
+        self.end_function()
+
+
+class DeepSeekV32Parser(TaggedParameterParser):
+    """DeepSeek V3.2: `<｜DSML｜function_calls>`, then calls with parameters that say whether they are strings.
+
+    A call is `<｜DSML｜invoke name="NAME">` and one JSON object with all arguments, or for each parameter
+    `<｜DSML｜parameter name="KEY" string="true">VALUE</｜DSML｜parameter>`.
+    """
+
+    guesses_types = True
+
+    _BEGIN = Markers("<｜DSML｜function_calls>")
+    _CALL, _CALL_END = '<｜DSML｜invoke name="', "</｜DSML｜invoke>"
+    _PARAMETER = '<｜DSML｜parameter name="'
+    _ENDS = Ends({"</｜DSML｜parameter>": (_PARAMETER, _CALL_END)})
+    _JSON_ENDS = Markers(_CALL_END)
+
+    def run(self) -> Steps[None]:
+        """Reads content and calls in turn."""
+        while (begin := (yield from self.scanner.until(self._BEGIN, self.content))) is not None:
+            yield from self.attempt(begin, self._read_calls())
+        self.end_content()
+
+    def _read_calls(self) -> Steps[None]:
+        yield from self.scanner.space()
+        following = yield from self.scanner.expect(self._CALL)
+        while following == self._CALL:
+            yield from self._read_function()
+            self.scanner.hold()
+            yield from self.scanner.space()
+            following = yield from self.scanner.expect(self._CALL, "</｜DSML｜function_calls>")
+
+    def _read_function(self) -> Steps[None]:
+        name = yield from self.scanner.word(_NAME)
+        yield from self.scanner.expect('">')
+        yield from self.scanner.space()
+        if name and (yield from self.scanner.peek()) == "{":
+            yield from self.read_arguments(name, self._JSON_ENDS)
+            self.scanner.hold()
+            yield from self.scanner.space()
+            yield from self.scanner.expect(self._CALL_END)
+            return
+        following = yield from self.scanner.expect(self._PARAMETER, self._CALL_END)
+        self.begin_function(name)
+        while following != self._CALL_END:
+            key = yield from self.scanner.word(_KEY)
+            kind = yield from self.scanner.expect('" string="true">', '" string="false">', '">')
+            yield from self.read_parameter(key, self._ENDS, frozenset({"string"}) if "true" in kind else None)
+            yield from self.scanner.space()
+            following = yield from self.scanner.expect(self._PARAMETER, self._CALL_END)
         self.end_function()

@@ -93,6 +93,16 @@ DEEPSEEK_V31 = ToolFormat(
     closing="<｜tool▁calls▁end｜>",
 )
 
+DEEPSEEK_V32 = ToolFormat(
+    "<｜DSML｜function_calls>",
+    '<｜DSML｜invoke name="',
+    '">\n',
+    "\n</｜DSML｜invoke>\n",
+    opening="<｜DSML｜function_calls>\n",
+    closing="</｜DSML｜function_calls>",
+)
+"""All arguments as one object, which SGLang reads too, instead of parameters one by one."""
+
 KIMI_K2 = ToolFormat(
     "<|tool_calls_section_begin|>",
     "<|tool_call_begin|>functions.",

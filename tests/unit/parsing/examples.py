@@ -97,6 +97,9 @@ MARKED_EXAMPLES = (
     Example("gemma", "<start_function_call>call:get_weather{city:<escape>{x}, <b> \"é\"<escape>,days:3,metric:true,limits:{low:-1.5,names:[<escape>a<escape>,null]}}<end_function_call>", (call(city='{x}, <b> "é"', days=3, metric=True, limits={"low": -1.5, "names": ["a", None]}),)),
     Example("gemma", "Ok.<start_function_call>call:get_time{}<end_function_call><start_function_call>call:get_weather{city:Paris}<end_function_call>", (_C3, call(city="Paris")), "Ok."),
     Example("gemma", "<start_function_call>get_time<end_function_call>", content="<start_function_call>get_time<end_function_call>"),
+    Example("gemma4", "Let me look. <|tool_call>call:get_weather{city:<|\"|>{x}, <b> \"é\"<|\"|>,days:3,metric:true,limits:{low:-1.5,<|\"|>3<|\"|>:[<|\"|>a]b<|\"|>,null]}}<tool_call|><|tool_call>call:get_time{}<tool_call|>", (call(city='{x}, <b> "é"', days=3, metric=True, limits={"low": -1.5, "3": ["a]b", None]}), _C3), "Let me look."),
+    Example("gemma4", "<|tool_call>call:get-weather.v2{city:Paris , share:3.14,hours:[[1],2]}<tool_call|>", (call("get-weather.v2", city="Paris", share=3.14, hours=[[1], 2]),)),
+    Example("gemma4", "<|tool_call>get_time<tool_call|> <|tool", content="<|tool_call>get_time<tool_call|> <|tool"),
     Example("pythonic", "[get_weather(city='San \\'José\\'', days=2, limits={'a': [1, None], \"b\": False}, share=.5), get_time()]", (call(city="San 'José'", days=2, limits={"a": [1, None], "b": False}, share=0.5), _C3)),
     Example("pythonic", "[get_weather(city=\"a\\nb \\u00e9 \\U0001f600 \\x41 \\d\",\n  hours=[1, 2,],)]", (call(city="a\nb é 😀 A \\d", hours=[1, 2]),)),
     Example("pythonic", "[1] says: [get_time()]", content="[1] says: [get_time()]"),
@@ -148,6 +151,10 @@ TAGGED_EXAMPLES = (
     Example("glm45", "<tool_call>get_weather<arg_key>city</arg_key><arg_value>x</arg_value></tool_call>", (call(city="x"),)),
     Example("glm45", "<tool_call>two words</tool_call>", content="<tool_call>two words</tool_call>"),
     Example("minimax_m2", "<minimax:tool_call>\n<invoke name=\"get_weather\">\n<parameter name=\"city\">San José</parameter>\n<parameter name=\"days\">3</parameter>\n<parameter name=\"note\">None</parameter>\n<parameter name='limits'>{\"a\": [1]}</parameter>\n</invoke>\n<invoke name=\"get_time\">\n</invoke>\n</minimax:tool_call>", (call(city="San José", days=3, note=None, limits={"a": [1]}), _C3)),
+    Example("deepseek_v32", 'I look.\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">杭州 "<b>"\n1</｜DSML｜parameter>\n<｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>\n<｜DSML｜parameter name="limits" string="false">{"low": [1, {"x": null}]}</｜DSML｜parameter>\n<｜DSML｜parameter name="other" string="true">7</｜DSML｜parameter>\n<｜DSML｜parameter name="more" string="false">[true]</｜DSML｜parameter>\n</｜DSML｜invoke>\n<｜DSML｜invoke name="get_time">\n\n</｜DSML｜invoke>\n</｜DSML｜function_calls>', (call(city='杭州 "<b>"\n1', days=3, limits={"low": [1, {"x": None}]}, other="7", more=[True]), _C3), "I look."),
+    Example("deepseek_v32", '<｜DSML｜function_calls><｜DSML｜invoke name="get_weather">\n{"city": "x", "days": 2}\n</｜DSML｜invoke></｜DSML｜function_calls>', (call(city="x", days=2),)),
+    Example("deepseek_v32", '<｜DSML｜function_calls><｜DSML｜invoke name="get_weather"><｜DSML｜parameter name="city">in </｜DSML｜parameter> tags</｜DSML｜parameter></｜DSML｜invoke></｜DSML｜function_calls>', (call(city="in </｜DSML｜parameter> tags"),)),
+    Example("deepseek_v32", "<｜DSML｜function_calls> <function_calls>", content="<｜DSML｜function_calls> <function_calls>"),
     Example("minimax_m2", "Hi <minimax:tool_call>\nno", content="Hi <minimax:tool_call>\nno"),
 )  # fmt: skip
 
@@ -182,6 +189,8 @@ FRAGMENTS = {
     "xlam": ("```json", "```", "[TOOL_CALLS]", "<tool_call>", "</tool_call>"),
     "minimax_m2": ("<minimax:tool_call>", "</minimax:tool_call>", '<invoke name="get_weather">', "</invoke>", '<parameter name="days">', "</parameter>", "3"),
     "gemma": ("<start_function_call>", "call:get_weather{", "<escape>", "city:", "days:3", "<end_function_call>", "<start_"),
+    "gemma4": ("<|tool_call>", "call:get_weather{", '<|"|>', "city:", "days:3", "<tool_call|>", "<|tool"),
+    "deepseek_v32": ("<｜DSML｜function_calls>", '<｜DSML｜invoke name="get_weather">', '<｜DSML｜parameter name="days" string="false">', '<｜DSML｜parameter name="city" string="true">', "3", "</｜DSML｜parameter>", "</｜DSML｜invoke>", "</｜DSML｜function_calls>", "<｜DSML"),
     "openai": ("<|channel|>", "analysis", "final", "commentary to=functions.get_time", "<|message|>", "<|end|>", "<|call|>", "<|start|>assistant", "<|return|>"),
     "json": ("```json", "```", '"parameters": ', '{"name": "get_time"'),
 }  # fmt: skip

@@ -32,6 +32,8 @@ TEMPLATES = {
     "xlam": ("[{\"name\": \"tool_call_name\", \"arguments\": {\"arg1\"", "xlam", None),
     "minimax m2": ("]~b]ai ... <minimax:tool_call> ... <think>", "minimax_m2", "minimax_m2"),
     "functiongemma": ("<start_of_turn> ... <start_function_call>call:", "gemma", None),
+    "gemma 4": ("<|turn>model ... '<|channel>thought\\n' ... '<|tool_call>call:' + name", "gemma4", "gemma4"),
+    "deepseek v3.2": ("<｜Assistant｜><think> ... <｜DSML｜function_calls>", "deepseek_v32", "deepseek_r1"),
     "gpt-oss": ("<|start|>assistant<|channel|>analysis<|message|>", "openai", "openai_gptoss"),
     "chatml": ("<|im_start|>{{ role }}", None, None),
     "smollm3": ("<|im_start|> ... <think>", None, "qwen3"),

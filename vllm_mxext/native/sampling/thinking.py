@@ -97,10 +97,12 @@ class ThinkingBudget:
 
     def _look_for_start(self, place: _Place) -> None:
         text = place.tail.lstrip(_SPACE)
-        for start, closing in zip(self._rule.starts, self._rule.closings, strict=True):
-            if text.startswith(start):
-                place.phase, place.num_thought, place.num_closed = _Phase.INSIDE, 0, 0
-                place.tail, place.closing = text[len(start) :], closing
-                return
-        if not any(start.startswith(text) for start in self._rule.starts):
+        if any(len(start) > len(text) and start.startswith(text) for start in self._rule.starts):
+            return
+        pairs = zip(self._rule.starts, self._rule.closings, strict=True)
+        start, closing = max((pair for pair in pairs if text.startswith(pair[0])), default=(b"", place.closing))
+        if start:
+            place.phase, place.num_thought, place.num_closed = _Phase.INSIDE, 0, 0
+            place.tail, place.closing = text[len(start) :], closing
+        else:
             place.phase = _Phase.INSIDE if self._rule.is_open else _Phase.OVER

@@ -79,7 +79,14 @@ def test_a_closing_that_was_not_let_through_begins_again() -> None:
 def test_each_start_has_an_end_of_its_own() -> None:
     used = ThinkingRule([b"<think>", b"<"], [[2], [6]], [b"</think>"], WORDS)
     assert forced(0, [1], used) == 2
-    assert forced(0, [3], used) == 6
+    assert forced(0, [3, TEXT], used) == 6
+
+
+def test_the_longest_start_counts() -> None:
+    used = ThinkingRule([b"<think", b"<think>"], [[6], [2]], [b"</think>"], WORDS)
+    assert forced(0, [3, 4], used) is None
+    assert forced(0, [3, 4, 5], used) == 2
+    assert forced(0, [3, 4, TEXT], used) == 6
 
 
 def test_drafts_are_looked_at_and_not_remembered() -> None:
