@@ -15,7 +15,8 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
-from vllm_mxext.config.server import ServerConfig
+from tests.api.talking import PARSERS, saying
+from vllm_mxext.config.server import ParserConfig, ServerConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
 from vllm_mxext.server.app import create_app
 from vllm_mxext.server.lifecycle import ServerProcess
@@ -170,3 +171,14 @@ async def shared_server() -> AsyncIterator[RunningServer]:
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
+
+
+@pytest.fixture
+def talk(serve):
+    """`await talk(text, parsers)`: a server whose model says `text`."""
+
+    async def start(text: str, parsers: ParserConfig = PARSERS, **config: Any) -> Any:
+        engine = FakeEngineClient(saying(text), max_model_len=8192)
+        return await serve(engine, ServerConfig(parsers=parsers, **config))
+
+    return start
