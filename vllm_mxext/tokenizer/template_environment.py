@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import threading
@@ -20,18 +21,22 @@ import jinja2.utils
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-MAX_RENDERED_CHARS = 32 * 1024 * 1024
-"""Longest text a template may make, in characters."""
+from vllm_mxext.tokenizer.template_limits import (
+    TemplateLimitError,
+    check_format,
+    check_length,
+    check_operator,
+    check_text,
+    checked_arguments,
+    guarded_filters,
+)
 
 RENDER_TIME_LIMIT_S = 10.0
 """Computing time of one rendering; a clock that stands still while the machine does something else."""
 
-_MAX_INTEGER_BITS = 4096
-_WIDE_FORMAT = re.compile(r"%[^%a-zA-Z(]*(\*|[0-9]{6,})")
-
-
-class TemplateLimitError(jinja2.exceptions.SecurityError):
-    """A template takes too long or makes something too large."""
+_WIDE_TIME = re.compile(r"%[^%a-zA-Z]*[0-9]{3,}")
+_LONGEST_TIME = 32
+"""Characters that `strftime` makes of two, about."""
 
 
 class _GenerationTag(jinja2.ext.Extension):
@@ -68,9 +73,8 @@ class _Watch(jinja2.ext.Extension):
 
     def join(self, *parts: Any) -> str:
         """The `~` operator."""
-        texts = [str(part) for part in parts]
-        _check_length(sum(map(len, texts)))
-        return "".join(texts)
+        check_text(parts)
+        return "".join(map(str, parts))
 
 
 class _Guard(NodeTransformer):
@@ -107,13 +111,17 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols, _Watch]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            finalize=_checked_output,
+            extensions=[_GenerationTag, jinja2.ext.loopcontrols, _Watch],
         )
-        self.filters["tojson"] = _to_json
+        self.filters = guarded_filters({**self.filters, "tojson": _to_json})
         self.globals["raise_exception"] = _raise_exception
         self.globals["dict"] = _TemplateDict()
         self.globals["namespace"] = _TemplateNamespace
-        self.globals["strftime_now"] = lambda time_format: now().strftime(time_format)
+        self.globals["strftime_now"] = lambda time_format: now().strftime(_checked_time(time_format))
+        del self.globals["lipsum"]  # as long as it is told to
         watch = self.extensions[_Watch.identifier]
         assert isinstance(watch, _Watch)
         self._watch = watch
@@ -136,36 +144,37 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         for piece in template.generate(variables):
             pieces.append(piece)
             num_chars += len(piece)
-            _check_length(num_chars)
+            check_length(num_chars)
         return "".join(pieces)
+
+    @staticmethod
+    def concat(pieces: Iterable[str]) -> str:
+        """Joins what blocks and macros have written."""
+        texts = list(pieces)
+        check_length(sum(map(len, texts)))
+        return "".join(texts)
+
+    def call(self, context: jinja2.runtime.Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Calls a function after a look at how large its result will be."""
+        return super().call(context, function, *checked_arguments(function, args, kwargs), **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Returns what stands for a `str.format` method, or None for anything else."""
+        method = super().wrap_str_format(value)
+        if method is None:
+            return None
+
+        @functools.wraps(method)
+        def checked(*args: Any, **kwargs: Any) -> str:
+            check_format(value.__self__, args, kwargs)
+            return method(*args, **kwargs)
+
+        return checked
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
         """Computes an operator after a look at how large the result will be."""
-        if operator == "+":
-            if isinstance(left, (str, list, tuple)) and isinstance(right, (str, list, tuple)):
-                _check_length(len(left) + len(right))
-        elif operator == "%":
-            if isinstance(left, str) and _WIDE_FORMAT.search(left):
-                raise TemplateLimitError("it formats a text that is too wide")
-        else:
-            _check_product(operator, left, right)
+        check_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
-
-
-def _check_product(operator: str, left: Any, right: Any) -> None:
-    for repeated, count in ((left, right), (right, left)):
-        if isinstance(repeated, (str, list, tuple)) and isinstance(count, int):
-            _check_length(len(repeated) * max(count, 0))
-    if isinstance(left, int) and isinstance(right, int):
-        factor = max(right, 0) if operator == "**" else 1
-        num_bits = left.bit_length() * factor + (right.bit_length() if operator == "*" else 0)
-        if num_bits > _MAX_INTEGER_BITS:
-            raise TemplateLimitError("it computes with a number that is too large")
-
-
-def _check_length(num_items: int) -> None:
-    if num_items > MAX_RENDERED_CHARS:
-        raise TemplateLimitError(f"it makes more than {MAX_RENDERED_CHARS} characters; shorten the messages")
 
 
 class _TemplateDict:
@@ -195,6 +204,20 @@ class _TemplateNamespace(jinja2.utils.Namespace):
 def _refuse_private(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise jinja2.exceptions.SecurityError(f"a namespace must not have the attribute {name!r}")
+
+
+def _checked_output(value: Any) -> Any:
+    """Looks at what is about to be written as text."""
+    if not isinstance(value, str):
+        check_text(value)
+    return value
+
+
+def _checked_time(time_format: str) -> str:
+    if _WIDE_TIME.search(time_format):
+        raise TemplateLimitError("it formats a text that is too wide")
+    check_length(len(time_format) * _LONGEST_TIME)
+    return time_format
 
 
 def _raise_exception(message: str) -> NoReturn:
