@@ -167,3 +167,14 @@ def test_after_closing_nothing_is_served(checkpoint: Path) -> None:
 def test_an_unknown_argument_is_refused_with_a_suggestion(checkpoint: Path) -> None:
     with pytest.raises(ConfigError, match="max_model_len"):
         load(checkpoint, max_modl_len=10)
+
+
+@pytest.mark.promise("TOOL-5")
+def test_reasoning_can_be_limited_where_its_parser_is_named(llm: LLM, checkpoint: Path) -> None:
+    params = GREEDY.clone(thinking_token_budget=2, max_tokens=40)
+    with load(checkpoint, reasoning_parser="qwen3") as thinking:
+        closing = thinking.get_tokenizer().encode("</think>", add_special_tokens=False)
+        [output] = thinking.generate("Hm. <think>", params, use_tqdm=False)
+    assert output.outputs[0].token_ids[2 : 2 + len(closing)] == closing
+    with pytest.raises(InvalidRequestError, match="--reasoning-parser"):
+        llm.generate("Hm. <think>", params, use_tqdm=False)
