@@ -25,7 +25,7 @@ from vllm_mxext.config.machine import usable_cores
 from vllm_mxext.config.resolve import resolve_engine_args
 from vllm_mxext.native.core.drafting import Drafting
 from vllm_mxext.native.core.request import Request
-from vllm_mxext.native.protocol import ModelRunnerOutput
+from vllm_mxext.native.protocol import EngineCoreOutput, ModelRunnerOutput
 from vllm_mxext.requests import TokensPrompt
 from vllm_mxext.sampling_params import SamplingParams
 
@@ -67,10 +67,10 @@ def count_drafts(counts: Counts) -> None:
     """Adds every request's drafts to `counts` from now on."""
     record = Drafting.record
 
-    def counting(self: Drafting, request: Request, result: ModelRunnerOutput) -> None:
+    def counting(self: Drafting, request: Request, result: ModelRunnerOutput, output: EngineCoreOutput) -> None:
         counts.drafted += result.num_draft_tokens.get(request.request_id, 0)
         counts.accepted += result.num_accepted_tokens.get(request.request_id, 0)
-        record(self, request, result)
+        record(self, request, result, output)
 
     Drafting.record = counting  # type: ignore[method-assign]
 

@@ -99,6 +99,7 @@ class RequestMetrics:
         finished_s: when it ended.
         num_preemptions: how often it was preempted.
         num_restarts: how often it was resubmitted after the engine process died.
+        drafts: (draft tokens of a step, how many of them were accepted) -> in how many steps that was so.
     """
 
     arrival_s: float
@@ -107,6 +108,7 @@ class RequestMetrics:
     finished_s: float | None = None
     num_preemptions: int = 0
     num_restarts: int = 0
+    drafts: dict[tuple[int, int], int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

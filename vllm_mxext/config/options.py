@@ -127,7 +127,7 @@ class ServerOptions:
         False, values.switch(), "Name tokens in log probabilities by id, `token_id:123`, asked for or not."
     )
     enable_per_request_metrics: bool = _server_flag(
-        False, values.switch(), "Report the times of each request in `metrics` of its response."
+        False, values.switch(), "Report times and drafts of each request in `metrics` of its response."
     )
     disable_fastapi_docs: bool = _server_flag(False, values.switch(), "Switch off /docs, /redoc and /openapi.json.")
     enable_log_requests: bool = _server_flag(False, values.switch(), "Log each request's id and parameters.")

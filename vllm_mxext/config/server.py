@@ -83,7 +83,7 @@ class ServerConfig:
         parsers: how tool calls and reasoning are found.
         always_includes_usage: every stream ends with its usage, asked for or not.
         returns_tokens_as_ids: log probabilities name tokens by id, asked for or not.
-        reports_metrics: responses carry the times of their request.
+        reports_metrics: responses carry times and drafts of their request.
         http_log_level: least severe level that the HTTP library logs.
         log_requests: log each request's id and parameters at INFO.
         log_outputs: log each request's output at INFO.

@@ -60,6 +60,7 @@ class ModelInfo:
         default_sampling: defaults from `generation_config.json` for fields the user leaves open.
         created_s: Unix time at which serving began.
         max_open_samples: samples that running and waiting requests may have together; None = no limit.
+        num_draft_tokens: draft tokens of a request per step at most; 0 without speculation.
     """
 
     served_names: tuple[str, ...]
@@ -70,6 +71,7 @@ class ModelInfo:
     default_sampling: dict[str, float | int]
     created_s: int
     max_open_samples: int | None = None
+    num_draft_tokens: int = 0
 
 
 class EngineClient(Protocol):

@@ -22,4 +22,5 @@ def model_info(config: EngineConfig, frontend: FrontendConfig) -> ModelInfo:
         default_sampling=dict(frontend.default_sampling),
         created_s=int(time.time()),
         max_open_samples=None if max_queued is None else config.scheduler.max_num_seqs + max_queued,
+        num_draft_tokens=config.scheduler.num_draft_tokens,
     )

@@ -127,6 +127,8 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
         sampler_state: what the sampler has learnt with the last new token (Mirostat).
         is_whole: it ended because its grammar lets nothing follow; the last token is text, not an end.
         prompt_logprobs: log probabilities of the next prompt tokens, from the second one on, when asked for.
+        num_draft_tokens: draft tokens that were computed for it.
+        num_accepted_tokens: of these, accepted.
     """
 
     request_id: str
@@ -141,6 +143,8 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
     sampler_state: float | None = None
     is_whole: bool = False
     prompt_logprobs: list[TokenLogprobs] | None = None
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 class SchedulerStats(msgspec.Struct, array_like=True, gc=False):

@@ -146,8 +146,8 @@ class OutputProcessor:
                 continue
             state, sample = entry
             changed[state.request_id] = state
-            if not sample.has_output or output.num_preemptions:
-                _note_start(state, sample, output)
+            if not sample.has_output or output.num_preemptions or output.num_draft_tokens:
+                _note_work(state, sample, output)
             if output.new_token_ids and not state.processed.is_step:
                 gap_s = self._time_tokens(state, sample, now_s)
                 if gap_s is not None:
@@ -278,9 +278,12 @@ class OutputProcessor:
         return now_s - (metrics.first_token_s if previous_s is None else previous_s)
 
 
-def _note_start(state: RequestState, sample: SampleState, output: EngineCoreOutput) -> None:
-    """Takes over what a sample's first output tells of its start, and how often it was preempted."""
+def _note_work(state: RequestState, sample: SampleState, output: EngineCoreOutput) -> None:
+    """Takes over what a sample's first output tells of its start, how often it was preempted, how drafts fared."""
     metrics = state.metrics
+    if output.num_draft_tokens:
+        fared = (output.num_draft_tokens, output.num_accepted_tokens)
+        metrics.drafts[fared] = metrics.drafts.get(fared, 0) + 1
     metrics.num_preemptions = max(metrics.num_preemptions, output.num_preemptions)
     if output.scheduled_after_s is not None and metrics.first_scheduled_s is None:
         metrics.first_scheduled_s = metrics.arrival_s + output.scheduled_after_s

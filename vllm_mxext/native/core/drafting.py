@@ -8,7 +8,7 @@ from vllm_mxext.config.engine import SchedulerConfig
 from vllm_mxext.native.core.kv_cache_manager import KVCacheManager
 from vllm_mxext.native.core.request import Request
 from vllm_mxext.native.core.step import Step
-from vllm_mxext.native.protocol import ModelRunnerOutput, SchedulerOutput, SchedulerStats
+from vllm_mxext.native.protocol import EngineCoreOutput, ModelRunnerOutput, SchedulerOutput, SchedulerStats
 from vllm_mxext.native.speculation.costs import RowCosts
 
 
@@ -62,13 +62,14 @@ class Drafting:
             self._costs.record(num_requests + sum(drafted.values()), seconds)
         self._recent = frozenset(drafted)
 
-    def record(self, request: Request, result: ModelRunnerOutput) -> None:
-        """Takes in how a request's drafts fared, if it had any."""
+    def record(self, request: Request, result: ModelRunnerOutput, output: EngineCoreOutput) -> None:
+        """Takes in how a request's drafts fared, if it had any, and notes it in its output."""
         num_drafts = result.num_draft_tokens.get(request.request_id, 0)
         if not num_drafts:
             return
         num_accepted = result.num_accepted_tokens.get(request.request_id, 0)
         request.acceptance.record(num_drafts, num_accepted)
+        output.num_draft_tokens, output.num_accepted_tokens = num_drafts, num_accepted
         self._num_drafts += 1
         self._num_draft_tokens += num_drafts
         for position in range(num_accepted):

@@ -187,7 +187,7 @@ class Scheduler:
                 outputs.append(self._append_tokens(request, token_ids or (), result))
                 if self._drafting and request_id in scheduled.num_draft_tokens:
                     self._kv.trim(request)
-                    self._drafting.record(request, result)
+                    self._drafting.record(request, result, outputs[-1])
                 has_ended = has_ended or request.is_finished
         if has_ended:
             self._running = [request for request in self._running if not request.is_finished]

@@ -105,8 +105,10 @@ class Exchange:
         """Returns the field with the request's times, if the server reports them."""
         if not self.context.config.reports_metrics:
             return {}
-        is_search = isinstance(self.params, BeamSearchParams)
-        return {"metrics": None if is_search else self.usage.timings(self.params.num_samples)}
+        if isinstance(self.params, BeamSearchParams):
+            return {"metrics": None}
+        max_drafts = self.context.client.model.num_draft_tokens
+        return {"metrics": self.usage.metrics(self.params.num_samples, max_drafts)}
 
     def log_output(self, output: RequestOutput) -> None:
         """Logs what came, if the server logs outputs; a stream's text comes in pieces."""

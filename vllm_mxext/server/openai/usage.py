@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_mxext.outputs import RequestMetrics, RequestOutput
-from vllm_mxext.server.openai.request_metrics import timing_report
+from vllm_mxext.server.openai.request_metrics import metrics_report
 
 
 class UsageCounter:
@@ -30,15 +30,16 @@ class UsageCounter:
         self._num_completion_tokens += sum(len(sample.token_ids) for sample in output.outputs)
         self._metrics = output.metrics
 
-    def timings(self, num_samples: int) -> dict[str, float | None] | None:
-        """Returns the times of the exchange's request; None if it has several samples or requests, as in vLLM.
+    def metrics(self, num_samples: int, max_drafts: int) -> dict[str, Any] | None:
+        """Returns times and drafts of the exchange's request; None if it has several samples or requests, as in vLLM.
 
         Args:
             num_samples: that each request generates.
+            max_drafts: draft tokens per step at most.
         """
         if num_samples > 1 or len(self._num_prompt_tokens) > 1:
             return None
-        return timing_report(self._metrics, self._num_completion_tokens)
+        return metrics_report(self._metrics, self._num_completion_tokens, max_drafts)
 
     def report(self) -> dict[str, Any]:
         """Returns the `usage` object for everything counted so far."""

@@ -388,3 +388,12 @@ def test_consumers_are_told_of_every_change(front: Front) -> None:
     front.feed(b"a")
     front.outputs.abort(["r"])
     assert calls == ["changed", "changed"]
+
+
+def test_how_drafts_fared_is_counted_by_step(front: Front) -> None:
+    state = front.open()
+    front.feed(b"a")
+    for num_accepted in (2, 0, 2):
+        front.feed(b"abc"[: num_accepted + 1], num_draft_tokens=3, num_accepted_tokens=num_accepted)
+    assert take(state).metrics is not None
+    assert state.metrics.drafts == {(3, 2): 2, (3, 0): 1}

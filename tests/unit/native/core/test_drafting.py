@@ -131,7 +131,9 @@ def test_positions_sampled_in_a_step_are_bounded() -> None:
 def test_drafts_are_counted() -> None:
     engine = decoding("a")
     engine.num_right = 1
-    stats = engine.step()[1].stats
+    outputs = engine.step()[1]
+    assert (only(outputs).num_draft_tokens, only(outputs).num_accepted_tokens) == (3, 1)
+    stats = outputs.stats
     assert stats is not None
     assert (stats.num_drafts, stats.num_accepted_per_position) == (1, [1, 0, 0, 0])
     assert stats.num_scheduled_tokens == 1 + stats.num_draft_tokens
