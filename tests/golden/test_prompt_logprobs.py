@@ -21,6 +21,7 @@ from vllm_mxext.sampling_params import SamplingParams
 pytestmark = pytest.mark.promise("SAMP-8")
 
 MODEL = FAMILY_MODELS[0]
+KERNELS = kernel_sets()[-1]
 ASKING = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True, prompt_logprobs=3)
 SCHEDULES = [
     Schedule("whole"),
@@ -63,6 +64,21 @@ def test_asking_for_them_changes_no_token(checkpoint: Checkpoint, kernels: str) 
     told = serve(folder, "float32", asking((5, 31, 40)), SCHEDULES[1], kernels=kernels).answers
     untold = serve(folder, "float32", plain, kernels=kernels).answers
     assert [answer.token_ids for answer in told] == [answer.token_ids for answer in untold]
+
+
+def test_few_requests_at_once_do_not_mean_few_rows_at_once(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    take = prompt_logprobs.PromptRows.take
+
+    def counting(self: prompt_logprobs.PromptRows, logits: torch.Tensor) -> None:
+        counts.append(len(logits))
+        take(self, logits)
+
+    monkeypatch.setattr(prompt_logprobs.PromptRows, "take", counting)
+    serve(checkpoint(MODEL, "float32"), "float32", asking((45,)), Schedule("one", max_num_seqs=1), kernels=KERNELS)
+    assert counts == [32, 12]
 
 
 PROGRAM = """
