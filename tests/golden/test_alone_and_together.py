@@ -13,14 +13,14 @@ from tests.golden.engine import kernel_sets
 from vllm_mxext import LLM, SamplingParams, envs
 from vllm_mxext.outputs import RequestOutput
 
-PLAIN = SamplingParams(max_tokens=16, ignore_eos=True, logprobs=2)
+PLAIN = SamplingParams(max_tokens=10, ignore_eos=True, logprobs=2)
 KINDS = [
     PLAIN.clone(temperature=0),
     PLAIN.clone(seed=3),
     PLAIN.clone(seed=4, temperature=0.7, top_p=0.9, top_k=50),
     PLAIN.clone(seed=5, n=2, presence_penalty=0.5),
 ]
-PROMPTS = [[random.Random(i).randrange(250) for _ in range(1 + 7 * i)] for i in range(12)]
+PROMPTS = [[random.Random(i).randrange(250) for _ in range(1 + 7 * i)] for i in range(8)]
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +36,8 @@ def llm(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.Monkey
 
 
 def load(folder: Path) -> LLM:
-    return LLM(
-        folder, load_format="dummy", dtype="bfloat16", deterministic=True, max_num_batched_tokens=64, max_num_seqs=16
-    )
+    limits = {"max_num_batched_tokens": 64, "max_num_seqs": 16, "num_threads": 1}
+    return LLM(folder, load_format="dummy", dtype="bfloat16", deterministic=True, **limits)
 
 
 def answers(outputs: list[RequestOutput]) -> list[list[tuple[list[int], object]]]:
