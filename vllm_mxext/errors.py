@@ -40,8 +40,8 @@ class RequestError(MxError):
         self.param = param
 
 
-class InvalidRequestError(RequestError):
-    """A field's value is missing, malformed or out of range."""
+class InvalidRequestError(RequestError, ValueError):
+    """A field's value is missing, malformed or out of range; a `ValueError`, as in vLLM."""
 
 
 class ContextLengthExceededError(InvalidRequestError):

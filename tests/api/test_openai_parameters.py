@@ -17,7 +17,7 @@ from vllm_mxext.config.server import ParserConfig, ServerConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.promise("API-1", "PAIN-21")]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.promise("API-1")]
 
 TEXT = '<think>hm</think>{"a": 1}'
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
@@ -122,8 +122,9 @@ async def test_the_tables_name_every_parameter_of_the_package() -> None:
     assert completion - COMPLETION.keys() - REFUSED_COMPLETION.keys() == set()
 
 
+@pytest.mark.promise("PAIN-21")
 @pytest.mark.parametrize(("name", "value"), cases(CHAT))
-async def test_a_chat_parameter_is_taken_by_every_client(server: RunningServer, name: str, value: Any) -> None:
+async def test_pain_21_a_chat_parameter_is_taken_by_every_client(server: RunningServer, name: str, value: Any) -> None:
     request: Any = {"model": "fake-model", "messages": HELLO, **NEEDED.get(name, {}), name: value}
 
     answer = await server.openai().chat.completions.create(**request)
@@ -140,8 +141,11 @@ async def test_a_chat_parameter_is_taken_by_every_client(server: RunningServer, 
     assert await asyncio.to_thread(_ask, server, "chat", request) == len(answer.choices)
 
 
+@pytest.mark.promise("PAIN-21")
 @pytest.mark.parametrize(("name", "value"), cases(COMPLETION))
-async def test_a_completion_parameter_is_taken_by_every_client(server: RunningServer, name: str, value: Any) -> None:
+async def test_pain_21_a_completion_parameter_is_taken_by_every_client(
+    server: RunningServer, name: str, value: Any
+) -> None:
     request: Any = {"model": "fake-model", "prompt": "ab", **NEEDED.get(name, {}), name: value}
 
     answer = await server.openai().completions.create(**request)

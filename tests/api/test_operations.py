@@ -21,7 +21,8 @@ async def test_a_ready_server_says_so(server):
     assert (await server.http.get("/v1/health/live")).json() == {"status": "live", "phase": "ready"}
 
 
-async def test_health_tells_how_long_start_up_took(server):
+@pytest.mark.promise("PAIN-1")
+async def test_pain_1_health_tells_how_long_start_up_took(server):
     seconds = (("loading", 0.5), ("warming up", 0.25))
     server.engine.set_status(EngineStatus(EnginePhase.READY, 1.0, phase_seconds=seconds))
 
@@ -56,7 +57,8 @@ async def test_until_the_model_is_loaded_everything_but_live_and_metrics_is_503(
             }  # fmt: skip
 
 
-async def test_requests_are_served_as_soon_as_the_model_is_loaded(serve):
+@pytest.mark.promise("PAIN-1")
+async def test_pain_1_requests_are_served_as_soon_as_the_model_is_loaded(serve):
     server = await serve(FakeEngineClient(ready_on_start=False))
     assert (await server.http.get("/health")).status_code == 503
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.requirements import PROMISES, references
@@ -10,6 +11,14 @@ from tests.requirements import PROMISES, references
 def test_every_promise_has_a_test() -> None:
     missing = sorted(set(PROMISES) - set(references()))
     assert not missing, "mark a test with @pytest.mark.promise(...); python -m tests.requirements lists them"
+
+
+def test_every_pain_has_a_test_named_after_it() -> None:
+    pains = {promise: tests for promise, tests in references().items() if promise.startswith("PAIN-")}
+    assert pains
+    for pain, tests in pains.items():
+        number = pain.removeprefix("PAIN-")
+        assert any(re.search(rf":test_pains?_(\d+_and_)*{number}_", test) for test in tests), pain
 
 
 def test_no_test_names_an_unknown_promise() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.engine_fakes import write_tiny_checkpoint
 from tests.golden.comparison import make_prompts
 from tests.golden.conftest import Checkpoint
 from tests.golden.engine import Prompt, Schedule, kernel_sets, serve
@@ -18,6 +21,7 @@ from vllm_mxext.sampling_params import SamplingParams
 pytestmark = pytest.mark.promise("SAMP-8")
 
 MODEL = FAMILY_MODELS[0]
+KERNELS = kernel_sets()[-1]
 ASKING = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True, prompt_logprobs=3)
 SCHEDULES = [
     Schedule("whole"),
@@ -60,3 +64,51 @@ def test_asking_for_them_changes_no_token(checkpoint: Checkpoint, kernels: str) 
     told = serve(folder, "float32", asking((5, 31, 40)), SCHEDULES[1], kernels=kernels).answers
     untold = serve(folder, "float32", plain, kernels=kernels).answers
     assert [answer.token_ids for answer in told] == [answer.token_ids for answer in untold]
+
+
+def test_few_requests_at_once_do_not_mean_few_rows_at_once(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    take = prompt_logprobs.PromptRows.take
+
+    def counting(self: prompt_logprobs.PromptRows, logits: torch.Tensor) -> None:
+        counts.append(len(logits))
+        take(self, logits)
+
+    monkeypatch.setattr(prompt_logprobs.PromptRows, "take", counting)
+    serve(checkpoint(MODEL, "float32"), "float32", asking((45,)), Schedule("one", max_num_seqs=1), kernels=KERNELS)
+    assert counts == [32, 12]
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from vllm_mxext import LLM, SamplingParams
+
+def memory(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+llm = LLM(sys.argv[1], load_format="dummy", max_num_batched_tokens=2048, max_num_seqs=2048, num_threads=1)
+prompt = {"prompt_token_ids": [i % 250 for i in range(1500)]}
+plain = SamplingParams(temperature=0, max_tokens=1)
+llm.generate(prompt, plain, use_tqdm=False)
+llm.reset_prefix_cache()
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = memory("VmRSS")
+(output,) = llm.generate(prompt, plain.clone(prompt_logprobs=1), use_tqdm=False)
+print(len(output.prompt_logprobs), memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.promise("PAIN-13")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads peak memory from Linux's /proc")
+def test_pain_13_a_long_prompt_in_one_step_takes_bounded_memory(tmp_path: Path) -> None:
+    vocab_size = 2**16
+    folder = write_tiny_checkpoint(tmp_path, vocab_size=vocab_size, hidden_size=32, max_position_embeddings=2048)
+    command = [sys.executable, "-c", PROGRAM, str(folder)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    num_positions, growth_bytes = (int(word) for word in output.split())
+    assert num_positions == 1500
+    assert growth_bytes < 80 * 2**20 < num_positions * vocab_size * 4 / 4  # of all logits

@@ -12,22 +12,27 @@ import pytest
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("aarch64-linux-gnu-g++") or shutil.which("aarch64-linux-gnu-g++-12")
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
-FLAGS = ("-std=gnu++17", "-O2", "-march=armv8.2-a+bf16+i8mm", "-ffp-contract=off", "-Wno-psabi", "-static", "-pthread")
+FLAGS = ("-std=gnu++17", "-O1", "-ffp-contract=off", "-Wno-psabi", "-static", "-pthread")
+MACHINES = {"arm64_bf16": "-march=armv8.2-a+bf16+i8mm", "generic": "-march=armv8-a"}
 LIMITS = {"linear-0": 1e-6, "linear-1": 1e-2, "attention-0": 5e-3, "attention-1": 1.5e-2}
-"""Largest error per operation and format."""
+"""Largest error per operation and format; sampled tokens must all be equal."""
 
 
 @pytest.mark.slow
 @pytest.mark.optional
 @pytest.mark.skipif(not (COMPILER and EMULATOR), reason="needs aarch64-linux-gnu-g++ and qemu-aarch64-static")
 @pytest.mark.promise("KERN-1")
-def test_kernels_for_arm_agree_with_plain_loops(tmp_path: Path) -> None:
+@pytest.mark.parametrize("machine", MACHINES)
+def test_kernels_for_arm_agree_with_plain_loops(machine: str, tmp_path: Path) -> None:
     program = tmp_path / "check"
     sources = [str(path) for path in sorted((ROOT / "csrc").glob("*.cpp"))]
     check = str(Path(__file__).parent / "arm64" / "check.cpp")
-    subprocess.run([str(COMPILER), *FLAGS, "-I", str(ROOT / "csrc"), check, *sources, "-o", str(program)], check=True)
-    run = subprocess.run([str(EMULATOR), "-cpu", "max", str(program)], check=True, capture_output=True, text=True)
+    command = [str(COMPILER), *FLAGS, MACHINES[machine], "-I", str(ROOT / "csrc"), check, *sources, "-o", str(program)]
+    subprocess.run(command, check=True)
+    run = subprocess.run(
+        [str(EMULATOR), "-cpu", "max", str(program), machine], check=True, capture_output=True, text=True
+    )
     errors = {match[1]: float(match[2]) for match in re.finditer(r"(\S+) (\S+)\n", run.stdout)}
-    assert len(errors) == 10
+    assert len(errors) == 24
     for name, error in errors.items():
-        assert error < LIMITS[name.rsplit("-", 1)[0]], name
+        assert error <= LIMITS.get(name.rsplit("-", 1)[0], 0), name

@@ -15,6 +15,9 @@ Quantization = Literal["none", "int8"]
 KVCacheDType = Literal["auto", "int8"]
 SpeculationMethod = Literal["ngram", "draft_model"]
 
+_MIN_LOGITS_ROWS = 32
+"""With fewer, reading the weights of the output head takes longer than computing with them."""
+
 _MAX_DRAFTS_PER_STEP = 32
 
 
@@ -110,6 +113,11 @@ class SchedulerConfig:
         """
         num_drafts = min(self.max_num_seqs * self.num_draft_tokens, max(self.num_draft_tokens, _MAX_DRAFTS_PER_STEP))
         return min(self.max_num_seqs + num_drafts, self.max_num_batched_tokens)
+
+    @property
+    def num_logits_rows(self) -> int:
+        """Rows of the model's buffer of logits: enough for prompt log probabilities not to go row by row."""
+        return min(max(self.max_num_samples, _MIN_LOGITS_ROWS), self.max_num_batched_tokens)
 
     @property
     def max_num_drafting(self) -> int:

@@ -174,18 +174,18 @@ def activation_bytes(config: EngineConfig) -> int:
     # Token ids of every row, block tables of the rows and of the step; a step's requests, samples and tokens.
     batch = max_num_seqs * 4 * (config.model.max_model_len + 2 * max_blocks) + (max_num_seqs * 2 + 1) * 4
     batch += limits.max_num_samples * 4 + max_num_tokens * (3 * 4 + 8)
-    forward = _forward_bytes(config, limits.max_num_samples)
+    forward = _forward_bytes(config, limits.num_logits_rows)
     return batch + forward + (0 if draft is None else _forward_bytes(draft, limits.max_num_drafting))
 
 
-def _forward_bytes(config: EngineConfig, max_num_samples: int) -> int:
+def _forward_bytes(config: EngineConfig, num_logits_rows: int) -> int:
     """Bytes of the buffers of one model's forward pass."""
     spec, itemsize = config.model.spec, _DTYPE_BYTES[config.model.dtype]
     max_num_tokens = config.scheduler.max_num_batched_tokens
     q_width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     per_token = 3 * spec.hidden_size + 2 * q_width + 2 * kv_width + 3 * spec.intermediate_size
     per_sample = (spec.hidden_size + q_width) * itemsize + spec.vocab_size * 4
-    return max_num_tokens * per_token * itemsize + min(max_num_samples, max_num_tokens) * per_sample
+    return max_num_tokens * per_token * itemsize + min(num_logits_rows, max_num_tokens) * per_sample
 
 
 def kv_block_bytes(config: EngineConfig) -> int:

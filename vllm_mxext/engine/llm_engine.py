@@ -11,7 +11,7 @@ from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.config.frontend import StructuredOutputsConfig
 from vllm_mxext.engine.engine_args import EngineArgs
 from vllm_mxext.engine.frontend.beam_search import BeamSearch
-from vllm_mxext.engine.frontend.grammars import local_check, make_grammar_admission
+from vllm_mxext.engine.frontend.grammars import make_grammar_admission
 from vllm_mxext.engine.frontend.input_processor import InputProcessor, ProcessedRequest
 from vllm_mxext.engine.frontend.output_processor import OutputProcessor, ProcessedStep
 from vllm_mxext.engine.frontend.thinking_rules import find_reasoning_format
@@ -82,12 +82,8 @@ class LLMEngine:
     ) -> None:
         self._tokenizer = tokenizer or load_tokenizer(config.model.tokenizer_path)
         seeds = random.Random(config.model.seed)
-        self._grammars = make_grammar_admission(
-            config,
-            self._tokenizer,
-            structured_outputs or StructuredOutputsConfig(),
-            local_check(config, self._tokenizer),
-        )
+        rules = structured_outputs or StructuredOutputsConfig()
+        self._grammars = make_grammar_admission(config, self._tokenizer, rules)
         self._input = InputProcessor(config, self._tokenizer, lambda: seeds.getrandbits(64), self._grammars, reasoning)
         self._outputs = OutputProcessor(self._tokenizer, recorder=recorder)
         self._core: SteppedCore | None = core or InprocCoreClient(config)
@@ -200,6 +196,7 @@ class LLMEngine:
         if self._core is not None:
             self.abort_request(self._outputs.request_ids)
             self._core = None
+        self._grammars.close()
 
     def _add(self, processed: Iterable[ProcessedRequest]) -> None:
         core = self._require_core()

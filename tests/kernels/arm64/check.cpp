@@ -1,10 +1,14 @@
 // Holds the kernels to plain loops, for instruction sets that this machine can only emulate (test_arm64.py).
 //
-// Prints `name error` per operation: the norm of the difference over the norm of the reference.
+// Prints `name error` per operation: the norm of the difference over the norm of the reference; of the sampler, the share
+// of wrong tokens. The only argument is the name of the library.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <limits>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -136,14 +140,81 @@ void check_attention(int kv_format, int tokens) {
     error.print("attention", kv_format, tokens);
 }
 
+struct Sampling {
+    const char* name;
+    float temperature;
+    int32_t top_k;
+    float top_p;
+    float min_p;
+};
+
+constexpr Sampling kSamplings[] = {{"greedy", 0, 0, 1, 0},     {"plain", 1, 0, 1, 0},    {"hot", 2, 0, 1, 0},
+                                   {"top_k", 1, 40, 1, 0},     {"top_p", 1, 0, 0.8f, 0}, {"min_p", 1, 0, 1, 0.02f},
+                                   {"all", 0.7f, 50, 0.95f, 0.001f}};
+
+/// The token of one row: all tokens sorted by weight, cut off, and drawn from in order of their ids.
+int64_t expected_token(const std::vector<float>& logits, const Sampling& sampling, double uniform) {
+    std::vector<int> ids(logits.size());
+    std::iota(ids.begin(), ids.end(), 0);
+    std::stable_sort(ids.begin(), ids.end(), [&](int a, int b) { return logits[a] > logits[b]; });
+    const double largest = logits[ids[0]];
+    if (sampling.temperature == 0) return ids[0];
+    const auto weight = [&](int id) { return std::exp((logits[id] - largest) / sampling.temperature); };
+    if (sampling.top_k) ids.resize(std::min<size_t>(ids.size(), sampling.top_k));
+    while (weight(ids.back()) < sampling.min_p) ids.pop_back();
+    double total = 0, reached = 0;
+    for (const int id : ids) total += weight(id);
+    size_t kept = 0;
+    while (kept < ids.size() && (kept == 0 || reached < sampling.top_p * total)) reached += weight(ids[kept++]);
+    ids.resize(kept);
+    std::sort(ids.begin(), ids.end());
+    double end = 0;
+    for (const int id : ids) {
+        end += weight(id);
+        if (end > uniform * reached) return id;
+    }
+    return ids.back();
+}
+
+/// Prints the share of rows with another token; the last row has a NaN and must fail.
+void check_sample(const Sampling& sampling, int vocab_size) {
+    constexpr int kRows = 24;
+    std::normal_distribution<float> normal(0, 3);
+    std::uniform_real_distribution<double> uniform;
+    std::vector<float> logits(kRows * vocab_size);
+    for (float& value : logits) value = normal(generator);
+    for (int i = 0; i < kRows / 2 * vocab_size; ++i) logits[i] = std::round(logits[i]);  // many are equally likely
+    logits.back() = std::numeric_limits<float>::quiet_NaN();
+    std::vector<int64_t> rows(kRows), tokens(kRows);
+    std::iota(rows.begin(), rows.end(), 0);
+    const std::vector<float> temperature(kRows, sampling.temperature), top_p(kRows, sampling.top_p),
+        min_p(kRows, sampling.min_p);
+    const std::vector<int32_t> top_k(kRows, sampling.top_k);
+    std::vector<double> uniforms(kRows);
+    for (double& value : uniforms) value = uniform(generator);
+    const MxSampleCall call{logits.data(),      vocab_size,   vocab_size,   rows.data(),  kRows,
+                            temperature.data(), top_k.data(), top_p.data(), min_p.data(), uniforms.data(),
+                            tokens.data()};
+    mx_sample(&call);
+    int wrong = tokens[kRows - 1] != -1;
+    for (int row = 0; row < kRows - 1; ++row) {
+        const float* first = &logits[row * vocab_size];
+        wrong += tokens[row] != expected_token({first, first + vocab_size}, sampling, uniforms[row]);
+    }
+    std::printf("sample-%s-%d %.3e\n", sampling.name, vocab_size, static_cast<double>(wrong) / kRows);
+}
+
 }  // namespace
 
-int main() {
+int main(int, char** arguments) {
     mx_set_num_threads(2);
-    if (!mx_cpu_supports("arm64_bf16")) return 1;
+    if (!mx_cpu_supports(arguments[1])) return 1;
     for (const int format : {MX_PLAIN, MX_INT8}) {
         for (const int rows : {1, 5, 8, 40}) check_linear(format, rows);
     }
     for (const int format : {MX_KV_PLAIN, MX_KV_INT8}) check_attention(format, 100);
+    for (const Sampling& sampling : kSamplings) {
+        for (const int vocab_size : {37, 5003}) check_sample(sampling, vocab_size);
+    }
     return 0;
 }

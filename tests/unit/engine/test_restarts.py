@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -230,7 +232,11 @@ async def test_only_the_second_fruitless_death_in_a_row_has_to_wait(start: Start
     assert harness.client.supervisor._restart.when() > asyncio.get_running_loop().time() + 900
 
 
-async def test_start_up_is_reported_with_phases_and_their_times(start: Start) -> None:
+@pytest.mark.promise("PAIN-1")
+async def test_pain_1_start_up_is_reported_with_phases_and_their_times(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="vllm_mxext")
     harness = await start(is_ready=False)
     assert harness.client.status.phase is EnginePhase.STARTING
     await harness.until(lambda: harness.client.status.phase is EnginePhase.LOADING)
@@ -239,6 +245,7 @@ async def test_start_up_is_reported_with_phases_and_their_times(start: Start) ->
     status = harness.client.status
     assert (status.phase, status.progress) == (EnginePhase.READY, 1.0)
     assert [name for name, _ in status.phase_seconds] == ["starting", "loading"]
+    assert re.search(r"The engine is ready after \d+\.\d+ s starting, \d+\.\d+ s loading\.", caplog.text)
 
 
 async def test_a_silent_core_is_reported_and_recovers_with_its_work(start: Start) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.engine_fakes import write_tiny_checkpoint
+from vllm_mxext.constraint_params import StructuredOutputsParams
 from vllm_mxext.entrypoints.llm import LLM
 from vllm_mxext.errors import ConfigError, EngineDeadError, InvalidRequestError
 from vllm_mxext.outputs import RequestOutput
@@ -161,6 +164,34 @@ def test_after_closing_nothing_is_served(checkpoint: Path) -> None:
         pass
     with pytest.raises(EngineDeadError, match="closed"):
         llm.generate("a", GREEDY)
+
+
+def constrained(**constraint: Any) -> SamplingParams:
+    return SamplingParams(max_tokens=40, seed=1, structured_outputs=StructuredOutputsParams(**constraint))
+
+
+@pytest.mark.promise("PAIN-2", "STRUCT-3")
+def test_pain_2_a_grammar_that_would_crash_the_program_is_a_value_error(llm: LLM) -> None:
+    chain = {f"d{i}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(3_000)}
+    absurd = {"$defs": {**chain, "d3000": {}}, "$ref": "#/$defs/d0"}
+    with pytest.raises(ValueError, match=r"^The structured output cannot be enforced: it is too deep or too large"):
+        llm.generate("x", constrained(json=absurd), use_tqdm=False)
+    with pytest.raises(ValueError, match="unclosed group"):
+        llm.generate("x", constrained(regex="(a"), use_tqdm=False)
+    (output,) = llm.generate("x", constrained(regex="[ab]{3}c"), use_tqdm=False)
+    assert re.fullmatch("[ab]{3}c", output.outputs[0].text)
+
+
+def test_grammars_are_checked_in_a_process_that_lives_from_the_first_one_to_the_end(checkpoint: Path) -> None:
+    this = psutil.Process()
+    others = set(this.children())
+    with load(checkpoint) as llm:
+        llm.generate("x", GREEDY, use_tqdm=False)
+        assert set(this.children()) == others
+        for pattern in ("a+", "b+"):
+            llm.generate("x", constrained(regex=pattern), use_tqdm=False)
+            (checker,) = set(this.children()) - others
+    assert not checker.is_running()
 
 
 @pytest.mark.promise("CONF-3")

@@ -64,7 +64,7 @@ _NAMED = [pytest.param(example, id=f"{example.parser}-{index}") for index, examp
 
 
 @pytest.mark.parametrize("example", _NAMED)
-@pytest.mark.promise("PARSE-1", "PARSE-2")
+@pytest.mark.promise("PARSE-1", "PARSE-2", "PAIN-5")
 def test_pain_5_reasoning_never_leaks_into_the_answer_wherever_the_text_is_cut(example: Example) -> None:
     context = ParserContext(TOOLS, example.prompt_end)
     for pieces in ([example.text], *every_cut(example.text)):

@@ -36,7 +36,7 @@ def test_an_example_becomes_the_message_that_it_stands_for(example: Example) -> 
 
 
 @pytest.mark.parametrize("example", _NAMED)
-@pytest.mark.promise("PARSE-2")
+@pytest.mark.promise("PARSE-2", "PAIN-4")
 def test_pain_4_streaming_loses_no_text_wherever_an_example_is_cut(example: Example) -> None:
     whole = parsed([example.text], example.parser)
     for pieces in every_cut(example.text):

@@ -25,6 +25,7 @@ def read(**body: Any) -> StructuredOutputsParams | None:
     return read_constraint(CompletionRequest.model_validate({"prompt": "x", **body}))
 
 
+@pytest.mark.promise("PAIN-22")
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -63,6 +64,7 @@ def test_what_asks_for_nothing_is_no_constraint(body: dict[str, Any]) -> None:
     assert read(**body) is None
 
 
+@pytest.mark.promise("PAIN-22")
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -93,7 +95,7 @@ def test_what_asks_for_nothing_is_no_constraint(body: dict[str, Any]) -> None:
     ],
     ids=lambda value: str(value)[:60],
 )  # fmt: skip
-def test_what_cannot_be_meant_is_refused_by_name(body: dict[str, Any], param: str) -> None:
+def test_pain_22_what_cannot_be_meant_is_refused_by_name(body: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read(**body)
     assert caught.value.param == param

@@ -30,7 +30,6 @@ from vllm_mxext.logger import init_logger
 from vllm_mxext.native.core_client import AsyncCoreClient, ProcessCoreClient
 from vllm_mxext.native.core_messages import CoreInfo
 from vllm_mxext.native.protocol import EngineCoreOutputs, EngineCoreRequest
-from vllm_mxext.native.structured.checker import CompileCheck
 from vllm_mxext.observability.stats import NullStatsRecorder, StatsRecorder
 from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, TextPrompt
 from vllm_mxext.tokenizer.interface import Tokenizer
@@ -70,7 +69,6 @@ class NativeEngineClient:
         options: threads, watchdog and restarts.
         recorder: told about steps, tokens, ends and rejections.
         spawn: makes a client for a new core; by default one with a process of its own.
-        compile_check: tries grammars; by default in a process of its own.
     """
 
     def __init__(
@@ -82,13 +80,12 @@ class NativeEngineClient:
         options: NativeClientOptions | None = None,
         recorder: StatsRecorder | None = None,
         spawn: Callable[[], AsyncCoreClient] | None = None,
-        compile_check: CompileCheck | None = None,
     ) -> None:
         self._options = options or NativeClientOptions()
         self._recorder = recorder or NullStatsRecorder()
         self._tokenizer = tokenizer
         self._model = model_info(config, frontend)
-        self._grammars = make_grammar_admission(config, tokenizer, frontend.structured_outputs, compile_check)
+        self._grammars = make_grammar_admission(config, tokenizer, frontend.structured_outputs)
         reasoning = find_reasoning_format(frontend, tokenizer)
         self._input = InputProcessor(config, tokenizer, lambda: secrets.randbits(64), self._grammars, reasoning)
         self._outputs = OutputProcessor(tokenizer, time.monotonic, self._recorder, frontend.stream_interval)

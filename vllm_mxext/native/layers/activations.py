@@ -13,16 +13,16 @@ class Activations:
     Args:
         spec: sizes of the model.
         max_num_tokens: rows of the per-token buffers (the token budget).
-        max_num_samples: rows that can sample in one step.
+        num_logits_rows: rows whose logits are computed at once at most.
         dtype: element type of activations; logits are float32.
         device: where they live.
     """
 
     def __init__(
-        self, spec: ModelSpec, max_num_tokens: int, max_num_samples: int, dtype: torch.dtype, device: torch.device
+        self, spec: ModelSpec, max_num_tokens: int, num_logits_rows: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        def rows(num_rows: int, width: int, kind: torch.dtype = dtype) -> torch.Tensor:
-            return torch.empty(num_rows, width, dtype=kind, device=device)
+        def rows(count: int, width: int, kind: torch.dtype = dtype) -> torch.Tensor:
+            return torch.empty(count, width, dtype=kind, device=device)
 
         qkv_width = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
         self.residual = rows(max_num_tokens, spec.hidden_size)
@@ -32,10 +32,10 @@ class Activations:
         self.attended = rows(max_num_tokens, spec.num_heads * spec.head_dim)
         self.gate_up = rows(max_num_tokens, 2 * spec.intermediate_size)
         self.activated = rows(max_num_tokens, spec.intermediate_size)
-        num_samples = min(max_num_samples, max_num_tokens)
-        self.sampled_residual = rows(num_samples, spec.hidden_size)
-        self.sampled_attended = rows(num_samples, spec.num_heads * spec.head_dim)
-        self.logits = rows(num_samples, spec.vocab_size, torch.float32)
+        num_rows = min(num_logits_rows, max_num_tokens)
+        self.sampled_residual = rows(num_rows, spec.hidden_size)
+        self.sampled_attended = rows(num_rows, spec.num_heads * spec.head_dim)
+        self.logits = rows(num_rows, spec.vocab_size, torch.float32)
 
     @property
     def num_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy.typing as npt
 
 from vllm_mxext.native.protocol import TokenLogprobs
 from vllm_mxext.native.sampling.filters import top_k_ids
+
+_BLOCK = 16_384
+"""Logits per pass: the system maps memory anew for every array as large as a row, which costs more than the rest."""
 
 
 def token_logprobs(
@@ -25,7 +29,9 @@ def token_logprobs(
         other_ids: further ids to report.
     """
     maximum = row.max()
-    log_sum = float(maximum) + float(np.log(np.exp(row - maximum).sum(dtype=np.float64)))
+    blocks = (row[first : first + _BLOCK] for first in range(0, len(row), _BLOCK))
+    total = sum(float(np.exp(block - maximum).sum(dtype=np.float64)) for block in blocks)
+    log_sum = float(maximum) + math.log(total)
     count = len(row) if num_logprobs < 0 else min(num_logprobs, len(row))
     top = np.empty(0, dtype=np.int64)
     if count:

@@ -79,9 +79,17 @@ class GrammarChecker:
         """
         with self._lock:
             process = self._running()
-            reason = self._ask(process, grammar)
+            try:
+                reason = self._ask(process, grammar)
+            except BaseException:  # as by Ctrl-C: the answer must not be taken for that of the next grammar
+                self._process = None
+                process.kill()
+                process.wait()
+                raise
         if reason:
-            raise refusal(reason)
+            raise InvalidRequestError(
+                f"The structured output cannot be enforced: {reason}.", param="structured_outputs"
+            )
 
     def close(self) -> None:
         """Ends the child; may be called again."""
@@ -94,13 +102,19 @@ class GrammarChecker:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._is_closed:
             raise EngineNotReadyError("The engine has been shut down.")
-        if self._process is None:
+        if self._process is None or self._process.poll() is not None:
             environ = {
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(dict.fromkeys(map(os.path.abspath, sys.path))),
                 "PYTHONSAFEPATH": "1",
             }
-            process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ)
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environ,
+                start_new_session=True,  # Ctrl-C in a terminal is for the program alone
+            )
             if _receive(process) is None:
                 raise EngineNotReadyError("The process that checks grammars cannot be started; the log says why.")
             self._process = process
@@ -121,11 +135,6 @@ class GrammarChecker:
         code = process.wait()
         logger.warning("A grammar ended the process that checks grammars (exit code %d); it is refused.", code)
         return _TOO_SLOW if code == -signal.SIGXCPU else _TOO_DEEP
-
-
-def refusal(reason: str) -> InvalidRequestError:
-    """Returns the error of a grammar that does not compile."""
-    return InvalidRequestError(f"The structured output cannot be enforced: {reason}.", param="structured_outputs")
 
 
 def _receive(process: subprocess.Popen[bytes]) -> str | None:

@@ -1,11 +1,8 @@
-"""Compiling grammars: a trial whose result is a reason, and `LocalCheck`, which makes it in this process."""
+"""Compiling grammars, and a trial whose result is a reason."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from vllm_mxext.errors import GenerationError
-from vllm_mxext.native.structured.checker import refusal
 from vllm_mxext.native.structured.matcher import GrammarMatcher
 from vllm_mxext.native.structured.vocabulary import Vocabulary
 
@@ -38,31 +35,3 @@ def trial_error(grammar: str, vocabulary: Vocabulary) -> str:
     except GenerationError as error:
         return str(error)
     return ""
-
-
-class LocalCheck:
-    """Compiles grammars in this process, for callers who bring their own.
-
-    Args:
-        load: makes the vocabulary when it is first needed.
-    """
-
-    def __init__(self, load: Callable[[], Vocabulary]) -> None:
-        self._load = load
-        self._vocabulary: Vocabulary | None = None
-
-    def check(self, grammar: str) -> None:
-        """Returns if the grammar compiles.
-
-        Raises:
-            InvalidRequestError: it does not; the text is the reason.
-        """
-        if self._vocabulary is None:
-            self._vocabulary = self._load()
-        reason = trial_error(grammar, self._vocabulary)
-        if reason:
-            raise refusal(reason)
-
-    def close(self) -> None:
-        """Forgets the vocabulary."""
-        self._vocabulary = None

@@ -44,7 +44,7 @@ class LoadedModel:
 
 
 def load_model(
-    config: EngineConfig, kernels: Kernels, *, num_blocks: int, max_num_samples: int, progress: LoadProgress
+    config: EngineConfig, kernels: Kernels, *, num_blocks: int, num_logits_rows: int, progress: LoadProgress
 ) -> LoadedModel:
     """Allocates the KV cache, loads weights and makes the buffers.
 
@@ -52,7 +52,7 @@ def load_model(
         config: the engine; its model is the one to load.
         kernels: what it runs on.
         num_blocks: blocks of the KV cache, the null block included.
-        max_num_samples: positions sampled in one step at most.
+        num_logits_rows: rows whose logits are computed at once at most.
         progress: called with the share done, from 0 to 1.
 
     Raises:
@@ -64,5 +64,5 @@ def load_model(
     prepared = find_prepared_weights(config, kernels)
     parts = prepared.open() if prepared else None
     weights = load_weights(model, kernels, dtype, device, progress, parts)
-    buffers = Activations(model.spec, config.scheduler.max_num_batched_tokens, max_num_samples, dtype, device)
+    buffers = Activations(model.spec, config.scheduler.max_num_batched_tokens, num_logits_rows, dtype, device)
     return LoadedModel(Decoder(kernels, weights, buffers), buffers, cache, weights.num_bytes, prepared)

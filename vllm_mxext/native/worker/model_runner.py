@@ -125,7 +125,7 @@ class ModelRunner:
             config,
             kernels,
             num_blocks=plan.num_blocks,
-            max_num_samples=config.scheduler.max_num_samples,
+            num_logits_rows=config.scheduler.num_logits_rows,
             progress=lambda fraction: progress(share * fraction),
         )
         draft = self._load_draft(kernels, plan, lambda fraction: progress(share + (1 - share) * fraction))
@@ -274,7 +274,7 @@ class ModelRunner:
             config,
             kernels,
             num_blocks=plan.num_blocks,
-            max_num_samples=config.scheduler.max_num_drafting,
+            num_logits_rows=config.scheduler.max_num_drafting,
             progress=progress,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from vllm_mxext import builtin
@@ -59,6 +60,28 @@ def test_one_that_takes_too_long_is_refused_and_the_next_one_served(checker: Gra
     with pytest.raises(InvalidRequestError, match="takes too long"):
         checker.check(grammar(**SLOW))
     checker.check(grammar(regex="a+"))
+
+
+def test_an_answer_that_nobody_waited_for_is_not_that_of_the_next_grammar(
+    checker: GrammarChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(process: object) -> None:
+        raise KeyboardInterrupt
+
+    checker.check(grammar(regex="a+"))
+    with monkeypatch.context() as patch:
+        patch.setattr("vllm_mxext.native.structured.checker._receive", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            checker.check(grammar(regex="(a"))
+    checker.check(grammar(regex="a+"))
+
+
+def test_a_process_that_died_between_two_grammars_is_no_verdict(checker: GrammarChecker) -> None:
+    checker.check(grammar(regex="a+"))
+    (process,) = [child for child in psutil.Process().children() if "check_process" in " ".join(child.cmdline())]
+    process.kill()
+    psutil.wait_procs([process])
+    checker.check(grammar(regex="b+"))
 
 
 def test_after_closing_nothing_is_started() -> None:
