@@ -14,7 +14,7 @@ class Activations:
         spec: sizes of the model.
         max_num_tokens: rows of the per-token buffers (the token budget).
         max_num_samples: rows that can sample in one step.
-        dtype: element type of activations; logits are float32.
+        dtype: element type of activations; the residual stream and logits are float32.
         device: where they live.
     """
 
@@ -25,7 +25,7 @@ class Activations:
             return torch.empty(num_rows, width, dtype=kind, device=device)
 
         qkv_width = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
-        self.residual = rows(max_num_tokens, spec.hidden_size)
+        self.residual = rows(max_num_tokens, spec.hidden_size, torch.float32)
         self.normed = rows(max_num_tokens, spec.hidden_size)
         self.projected = rows(max_num_tokens, spec.hidden_size)
         self.qkv = rows(max_num_tokens, qkv_width)
@@ -33,7 +33,7 @@ class Activations:
         self.gate_up = rows(max_num_tokens, 2 * spec.intermediate_size)
         self.activated = rows(max_num_tokens, spec.intermediate_size)
         num_samples = min(max_num_samples, max_num_tokens)
-        self.sampled_residual = rows(num_samples, spec.hidden_size)
+        self.sampled_residual = rows(num_samples, spec.hidden_size, torch.float32)
         self.sampled_attended = rows(num_samples, spec.num_heads * spec.head_dim)
         self.logits = rows(num_samples, spec.vocab_size, torch.float32)
 
