@@ -1,9 +1,10 @@
 // Gathers embedding rows, from a table or from the packed output head that a model shares with its embedding.
 //
-//   token_ids [M]: 7 2 7      weight [V, H]      out [M, H]: row 7, row 2, row 7
+//   token_ids [M]: 7 2 7      weight [V, H]      out [M, H]: row 7, row 2, row 7, as they are or as float32
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "dispatch.h"
 #include "int8.h"
@@ -13,49 +14,57 @@
 namespace mx {
 namespace {
 
-template <class T>
+template <class T, class Out>
 void embedding(const MxEmbeddingCall& call) {
-    const size_t row_bytes = static_cast<size_t>(call.hidden) * sizeof(T);
     parallel_for(call.rows, call.hidden, [&](int64_t row) {
         const T* from = static_cast<const T*>(call.weight) + call.token_ids[row] * call.weight_stride;
-        std::memcpy(static_cast<T*>(call.out) + row * call.out_stride, from, row_bytes);
+        Out* out = static_cast<Out*>(call.out) + row * call.out_stride;
+        if constexpr (std::is_same_v<T, Out>) {
+            std::memcpy(out, from, static_cast<size_t>(call.hidden) * sizeof(T));
+        } else {
+            for_each_vector(call.hidden, [&](int64_t i, auto lanes) { store(out + i, load(from + i, lanes), lanes); });
+        }
     });
 }
 
 /// Column `column` of the panels of panels.h.
 template <class T>
-void unpack_plain(const MxLinear& layer, int64_t column, T* out) {
+void unpack_plain(const MxLinear& layer, int64_t column, float* out) {
     constexpr int kDepth = kPackDepth<T>;
+    constexpr int kRun = 32;
     const T* from = static_cast<const T*>(layer.weights) +
                     column / kPanelColumns * panel_elements<T>(layer.in_features) + column % kPanelColumns * kDepth;
-    for (int64_t k = 0; k < layer.in_features; ++k) out[k] = from[k / kDepth * kPanelColumns * kDepth + k % kDepth];
+    for (int64_t first = 0; first < layer.in_features; first += kRun) {
+        const int64_t count = std::min<int64_t>(kRun, layer.in_features - first);
+        T values[kRun] = {};
+        for (int64_t i = 0; i < count; ++i) {
+            values[i] = from[(first + i) / kDepth * kPanelColumns * kDepth + (first + i) % kDepth];
+        }
+        for_each_vector(count, [&](int64_t i, auto lanes) { store(out + first + i, load(values + i), lanes); });
+    }
 }
 
 /// Column `column` of the blocks of int8.h, as the numbers they stand for.
-template <class T>
-void unpack_int8(const MxLinear& layer, int64_t column, T* out) {
+void unpack_int8(const MxLinear& layer, int64_t column, float* out) {
     const int64_t groups = divide_up(layer.in_features, kInt8Group);
     const char* block = static_cast<const char*>(layer.weights) + column / kInt8Columns * groups * kInt8BlockBytes;
     const int64_t place = column % kInt8Columns;
     for (int64_t first = 0; first < layer.in_features; first += kInt8Group, block += kInt8BlockBytes) {
         const float scale = bf16_to_float(reinterpret_cast<const Bf16*>(block + kInt8ScaleOffset)[place]);
-        float values[kInt8Group];
-        for (int i = 0; i < kInt8Group; ++i) {
+        const int64_t count = std::min<int64_t>(kInt8Group, layer.in_features - first);
+        for (int64_t i = 0; i < count; ++i) {
             const uint8_t weight = static_cast<uint8_t>(block[i / 4 * kInt8QuadBytes + place * 4 + i % 4]);
-            values[i] = static_cast<float>(weight - kInt8Offset) * scale;
+            out[first + i] = static_cast<float>(weight - kInt8Offset) * scale;
         }
-        for_each_vector(std::min<int64_t>(kInt8Group, layer.in_features - first), [&](int64_t i, auto lanes) {
-            store(out + first + i, load(values + i), lanes);
-        });
     }
 }
 
 template <class T>
 void tied_embedding(const MxTiedEmbeddingCall& call) {
     const MxLinear& head = *call.head;
-    const auto unpack = head.format == MX_INT8 ? unpack_int8<T> : unpack_plain<T>;
+    const auto unpack = head.format == MX_INT8 ? unpack_int8 : unpack_plain<T>;
     parallel_for(call.rows, head.in_features, [&](int64_t row) {
-        unpack(head, call.token_ids[row], static_cast<T*>(call.out) + row * call.out_stride);
+        unpack(head, call.token_ids[row], call.out + row * call.out_stride);
     });
 }
 
@@ -63,7 +72,9 @@ void tied_embedding(const MxTiedEmbeddingCall& call) {
 }  // namespace mx
 
 void mx_embedding(const MxEmbeddingCall* call) {
-    mx::dispatch(call->dtype, [&](auto element) { mx::embedding<decltype(element)>(*call); });
+    mx::dispatch_output(call->dtype, call->is_fp32, [&](auto element, auto output) {
+        mx::embedding<decltype(element), decltype(output)>(*call);
+    });
 }
 
 void mx_tied_embedding(const MxTiedEmbeddingCall* call) {

@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#define MX_ABI_VERSION 7
+#define MX_ABI_VERSION 8
 #define MX_API extern "C" __attribute__((visibility("default")))
 
 enum MxDtype { MX_BF16 = 0, MX_FP16 = 1, MX_FP32 = 2 };
@@ -110,22 +110,23 @@ struct MxEmbeddingCall {
     int64_t hidden;
     void* out;
     int64_t out_stride;
-    int32_t dtype;
+    int32_t dtype;   // of the weight
+    int32_t is_fp32; // of the output, which is like the weight otherwise
 };
 
 struct MxTiedEmbeddingCall {
     const MxLinear* head;  // of the same model: its weight [V, H] is the embedding
     const int32_t* token_ids;
     int64_t rows;
-    void* out;
+    float* out;
     int64_t out_stride;
     int32_t dtype;
 };
 
 struct MxRmsNormCall {
-    const void* x;
+    const void* x;  // added to the residual stream first; or null
     int64_t x_stride;
-    void* residual;  // x is added to it, and it is what is normalised; or null
+    float* residual;  // what is normalised
     int64_t residual_stride;
     int64_t rows;
     int64_t hidden;

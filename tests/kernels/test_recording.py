@@ -18,7 +18,8 @@ class Pass:
         self.norm = torch.randn(HIDDEN, generator=random).to(dtype)
         self.up = kernels.pack_linear(weight, torch.randn(2 * WIDE, generator=random), quantization)
         self.down = kernels.pack_linear(weight[:HIDDEN].repeat(1, 2)[:, :WIDE].contiguous(), None, quantization)
-        self.residual, self.normed, self.projected = (torch.zeros(ROWS, HIDDEN, dtype=dtype) for _ in range(3))
+        self.residual = torch.zeros(ROWS, HIDDEN)
+        self.normed, self.projected = (torch.zeros(ROWS, HIDDEN, dtype=dtype) for _ in range(2))
         self.wide, self.gated = torch.zeros(ROWS, 2 * WIDE, dtype=dtype), torch.zeros(ROWS, WIDE, dtype=dtype)
 
     def fill(self, seed):

@@ -21,9 +21,9 @@ def random_rows(rows, width, dtype, seed, count):
 @FEW
 @SHAPES
 def test_rms_norm_equals_the_reference_for_any_width(kernels, oracle, dtype, assert_close, rows, width, seed):
-    (x,) = random_rows(rows, width, dtype, seed, 1)
+    (x,) = random_rows(rows, width, torch.float32, seed, 1)
     weight = random_rows(1, width, dtype, seed + 1, 1)[0][0]
-    out, expected = torch.empty_like(x), torch.empty_like(x)
+    out, expected = torch.empty(rows, width, dtype=dtype), torch.empty(rows, width, dtype=dtype)
     kernels.rms_norm(x, weight, EPS, out)
     oracle.rms_norm(x, weight, EPS, expected)
     assert_close(out, expected, dtype)
@@ -32,7 +32,7 @@ def test_rms_norm_equals_the_reference_for_any_width(kernels, oracle, dtype, ass
 @FEW
 @SHAPES
 def test_add_rms_norm_updates_the_residual_and_normalises_it(kernels, oracle, dtype, assert_close, rows, width, seed):
-    x, residual = random_rows(rows, width, dtype, seed, 2)
+    (x,), (residual,) = random_rows(rows, width, dtype, seed, 1), random_rows(rows, width, torch.float32, seed + 2, 1)
     weight = random_rows(1, width, dtype, seed + 1, 1)[0][0]
     expected_residual = residual.clone()
     out, expected = torch.empty_like(x), torch.empty_like(x)
@@ -62,16 +62,24 @@ def test_silu_mul_saturates_for_large_gates_and_passes_nan_on(kernels, dtype):
 
 
 @pytest.mark.parametrize("rows", [0, 1, 70])
-def test_embedding_copies_the_rows_it_is_asked_for(kernels, dtype, rows):
+@pytest.mark.parametrize("widens", [False, True])
+def test_embedding_copies_the_rows_it_is_asked_for(kernels, dtype, rows, widens):
     (weight,) = random_rows(50, 37, dtype, 0, 1)
     token_ids = torch.randint(0, 50, (rows,), dtype=torch.int32)
-    out = torch.empty(rows, 37, dtype=dtype)
+    out = torch.empty(rows, 37, dtype=torch.float32 if widens else dtype)
     kernels.embedding(token_ids, weight, out)
-    assert torch.equal(out, weight[token_ids.long()])
+    assert torch.equal(out, weight[token_ids.long()].to(out.dtype))
+
+
+def test_rows_of_the_residual_stream_are_gathered_in_any_model(kernels):
+    (residual,) = random_rows(50, 37, torch.float32, 0, 1)
+    out = torch.empty(2, 37)
+    kernels.embedding(torch.tensor([49, 3], dtype=torch.int32), residual, out)
+    assert torch.equal(out, residual[[49, 3]])
 
 
 def test_row_operations_accept_strided_rows(kernels, oracle, dtype, assert_close):
-    wide, residual = random_rows(12, 96, dtype, 3, 2)
+    (wide,), (residual,) = random_rows(12, 96, dtype, 3, 1), random_rows(12, 96, torch.float32, 5, 1)
     weight = random_rows(1, 40, dtype, 4, 1)[0][0]
     x = wide[:, 8:48]
     out, expected = torch.zeros(12, 64, dtype=dtype), torch.zeros(12, 64, dtype=dtype)
@@ -98,12 +106,12 @@ def test_a_tied_embedding_gives_the_rows_of_the_packed_head(
 ):
     weight = torch.randn(vocab_size, hidden, generator=torch.Generator().manual_seed(4)).to(dtype)
     ids = torch.tensor(data.draw(st.lists(st.integers(0, vocab_size - 1), max_size=9)), dtype=torch.int32)
-    wide = torch.full((len(ids), hidden + 3), 7.0).to(dtype)
+    wide = torch.full((len(ids), hidden + 3), 7.0)
     kernels.tied_embedding(ids, kernels.pack_linear(weight, None, quantization), wide[:, 1:-2])
-    expected = torch.empty(len(ids), hidden, dtype=dtype)
+    expected = torch.empty(len(ids), hidden)
     oracle.tied_embedding(ids, oracle.pack_linear(weight, None, quantization), expected)
     assert torch.equal(wide[:, 1:-2], expected)
     assert (wide[:, :1] == 7).all()
     assert (wide[:, -2:] == 7).all()
     if quantization == "none":
-        assert torch.equal(expected, weight[ids])
+        assert torch.equal(expected, weight[ids].float())

@@ -120,7 +120,7 @@ class Bench:
         """Norm with residual and gated activation; the plain PyTorch kernels beside them."""
         everyone = self.implementations().items()
         for rows in ROWS:
-            x, residual, weight = self.random(rows, HIDDEN), self.random(rows, HIDDEN), self.random(HIDDEN)
+            x, residual, weight = self.random(rows, HIDDEN), torch.randn(rows, HIDDEN), self.random(HIDDEN)
             out = torch.empty_like(x)
             norms = {key: partial(kernels.add_rms_norm, x, residual, weight, 1e-6, out) for key, kernels in everyone}
             yield f"add_rms_norm M={rows}", norms

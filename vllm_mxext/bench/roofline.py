@@ -204,10 +204,10 @@ class Roofline:
 
     def _row_operations(self, rows: int) -> Iterator[Operation]:
         kernels = self._kernels
-        x, residual, weight = self._random(rows, HIDDEN), self._random(rows, HIDDEN), self._random(HIDDEN)
+        x, residual, weight = self._random(rows, HIDDEN), torch.randn(rows, HIDDEN), self._random(HIDDEN)
         out = torch.empty_like(x)
         norm = [partial(kernels.add_rms_norm, x, residual, weight, 1e-6, out)]
-        yield Operation("add_rms_norm", 2 * LAYERS, 4 * x.nbytes, 5 * x.numel(), norm)
+        yield Operation("add_rms_norm", 2 * LAYERS, 2 * (x.nbytes + residual.nbytes), 5 * x.numel(), norm)
         gate_up, gated = self._random(rows, 2 * INNER), torch.empty(rows, INNER, dtype=self._dtype)
         activation = [partial(kernels.silu_mul, gate_up, gated)]
         yield Operation("silu_mul", LAYERS, gate_up.nbytes + gated.nbytes, 5 * gated.numel(), activation)

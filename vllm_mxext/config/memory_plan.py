@@ -183,9 +183,10 @@ def _forward_bytes(config: EngineConfig, num_logits_rows: int) -> int:
     spec, itemsize = config.model.spec, _DTYPE_BYTES[config.model.dtype]
     max_num_tokens = config.scheduler.max_num_batched_tokens
     q_width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    per_token = 3 * spec.hidden_size + 2 * q_width + 2 * kv_width + 3 * spec.intermediate_size
-    per_sample = (spec.hidden_size + q_width) * itemsize + spec.vocab_size * 4
-    return max_num_tokens * per_token * itemsize + min(num_logits_rows, max_num_tokens) * per_sample
+    residual = spec.hidden_size * 4
+    per_token = residual + (2 * spec.hidden_size + 2 * q_width + 2 * kv_width + 3 * spec.intermediate_size) * itemsize
+    per_sample = residual + q_width * itemsize + spec.vocab_size * 4
+    return max_num_tokens * per_token + min(num_logits_rows, max_num_tokens) * per_sample
 
 
 def kv_block_bytes(config: EngineConfig) -> int:

@@ -236,7 +236,8 @@ class CompiledKernels:
             weight.shape[1],
             out.data_ptr(),
             out.stride(0),
-            self._code,
+            DTYPE_CODES[weight.dtype],
+            out.dtype is torch.float32,
         )
 
     def tied_embedding(self, token_ids: torch.Tensor, head: PackedLinear, out: torch.Tensor) -> None:
@@ -246,15 +247,15 @@ class CompiledKernels:
             head.address, token_ids.data_ptr(), token_ids.shape[0], out.data_ptr(), out.stride(0), self._code
         )
 
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+    def rms_norm(self, residual: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """See `Kernels.rms_norm`."""
-        self._normalise(x, 0, 0, weight, eps, out)
+        self._normalise(0, 0, residual, weight, eps, out)
 
     def add_rms_norm(
         self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
     ) -> None:
         """See `Kernels.add_rms_norm`."""
-        self._normalise(x, residual.data_ptr(), residual.stride(0), weight, eps, out)
+        self._normalise(x.data_ptr(), x.stride(0), residual, weight, eps, out)
 
     def silu_mul(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:
         """See `Kernels.silu_mul`."""
@@ -333,19 +334,19 @@ class CompiledKernels:
 
     def _normalise(
         self,
-        x: torch.Tensor,
-        residual_address: int,
-        residual_stride: int,
+        x_address: int,
+        x_stride: int,
+        residual: torch.Tensor,
         weight: torch.Tensor,
         eps: float,
         out: torch.Tensor,
     ) -> None:
-        rows, hidden = x.shape
+        rows, hidden = residual.shape
         self._rms_norm(
-            x.data_ptr(),
-            x.stride(0),
-            residual_address,
-            residual_stride,
+            x_address,
+            x_stride,
+            residual.data_ptr(),
+            residual.stride(0),
             rows,
             hidden,
             weight.data_ptr(),

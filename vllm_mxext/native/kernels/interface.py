@@ -188,21 +188,21 @@ class Kernels(Protocol):
         ...
 
     def embedding(self, token_ids: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
-        """Gathers rows: `token_ids: [M]` int32, `weight: [V, H]`, `out: [M, H]`."""
+        """Gathers rows: `token_ids: [M]` int32, `weight: [V, H]`, `out: [M, H]` of the same dtype or float32."""
         ...
 
     def tied_embedding(self, token_ids: torch.Tensor, head: PackedLinear, out: torch.Tensor) -> None:
-        """Gathers rows of the weight that `head` was packed from, as it is after packing: `out: [M, in_features]`."""
+        """Gathers rows of the weight that `head` was packed from, as it is after packing; `out` float32."""
         ...
 
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
-        """Writes `x / sqrt(mean(x^2) + eps) * weight` per row (float32 statistics): `x, out: [M, H]`, `weight: [H]`."""
+    def rms_norm(self, residual: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+        """Writes `residual / sqrt(mean(residual^2) + eps) * weight`: `residual: [M, H]` float32, `out: [M, H]`."""
         ...
 
     def add_rms_norm(
         self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
     ) -> None:
-        """`residual += x` in place, rounded to the dtype, then the RMS norm of `residual` to `out`; all `[M, H]`."""
+        """`residual += x` in place, then `rms_norm()` of it; `x: [M, H]`."""
         ...
 
     def silu_mul(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:

@@ -23,17 +23,10 @@ class DeterministicTorchKernels(TorchKernels):
 
     is_batch_invariant = True
 
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+    def rms_norm(self, residual: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """See `Kernels.rms_norm`."""
-        for row in range(len(x)):
-            super().rms_norm(_own(x, row), weight, eps, out[row : row + 1])
-
-    def add_rms_norm(
-        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
-    ) -> None:
-        """See `Kernels.add_rms_norm`."""
-        residual.add_(x)
-        self.rms_norm(residual, weight, eps, out)
+        for row in range(len(residual)):
+            super().rms_norm(_own(residual, row), weight, eps, out[row : row + 1])
 
     def silu_mul(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:
         """See `Kernels.silu_mul`."""

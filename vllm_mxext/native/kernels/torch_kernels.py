@@ -170,16 +170,16 @@ class TorchKernels:
         else:
             self.embedding(token_ids, head.data, out)
 
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+    def rms_norm(self, residual: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
         """See `Kernels.rms_norm`."""
-        out.copy_(_rms_norm(x, weight, eps))
+        out.copy_(_rms_norm(residual, weight, eps))
 
     def add_rms_norm(
         self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
     ) -> None:
         """See `Kernels.add_rms_norm`."""
         residual.add_(x)
-        out.copy_(_rms_norm(residual, weight, eps))
+        self.rms_norm(residual, weight, eps, out)
 
     def silu_mul(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:
         """See `Kernels.silu_mul`."""

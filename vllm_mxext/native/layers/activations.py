@@ -14,7 +14,7 @@ class Activations:
         spec: sizes of the model.
         max_num_tokens: rows of the per-token buffers (the token budget).
         num_logits_rows: rows whose logits are computed at once at most.
-        dtype: element type of activations; logits are float32.
+        dtype: element type of activations; the residual stream and logits are float32.
         device: where they live.
     """
 
@@ -25,7 +25,7 @@ class Activations:
             return torch.empty(count, width, dtype=kind, device=device)
 
         qkv_width = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
-        self.residual = rows(max_num_tokens, spec.hidden_size)
+        self.residual = rows(max_num_tokens, spec.hidden_size, torch.float32)
         self.normed = rows(max_num_tokens, spec.hidden_size)
         self.projected = rows(max_num_tokens, spec.hidden_size)
         self.qkv = rows(max_num_tokens, qkv_width)
@@ -33,7 +33,7 @@ class Activations:
         self.gate_up = rows(max_num_tokens, 2 * spec.intermediate_size)
         self.activated = rows(max_num_tokens, spec.intermediate_size)
         num_rows = min(num_logits_rows, max_num_tokens)
-        self.sampled_residual = rows(num_rows, spec.hidden_size)
+        self.sampled_residual = rows(num_rows, spec.hidden_size, torch.float32)
         self.sampled_attended = rows(num_rows, spec.num_heads * spec.head_dim)
         self.logits = rows(num_rows, spec.vocab_size, torch.float32)
 

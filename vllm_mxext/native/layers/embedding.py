@@ -18,7 +18,7 @@ class Embedding(Protocol):
         ...
 
     def __call__(self, token_ids: torch.Tensor, out: torch.Tensor) -> None:
-        """Writes one row per token: `token_ids: [M]` int32, `out: [M, H]`."""
+        """Writes one row per token: `token_ids: [M]` int32, `out: [M, H]` float32."""
         ...
 
 

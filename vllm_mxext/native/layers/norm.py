@@ -1,4 +1,4 @@
-"""`RMSNorm`: root mean square normalisation, alone or fused with the residual addition."""
+"""`RMSNorm`: root mean square normalisation of the residual stream, alone or fused with the addition before it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class RMSNorm:
         self._eps = eps
         self.weight = weight
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        """Writes the norm of `x: [M, H]` to `out: [M, H]`."""
-        self._kernels.rms_norm(x, self.weight, self._eps, out)
+    def __call__(self, residual: torch.Tensor, out: torch.Tensor) -> None:
+        """Writes the norm of `residual: [M, H]` float32 to `out: [M, H]`."""
+        self._kernels.rms_norm(residual, self.weight, self._eps, out)
 
     def add(self, x: torch.Tensor, residual: torch.Tensor, out: torch.Tensor) -> None:
         """`residual += x`, then the norm of `residual` to `out`; all `[M, H]`."""
