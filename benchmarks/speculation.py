@@ -5,8 +5,9 @@
 
 What repeats is honest but made. Greedy text of a model with random weights falls into loops if tokens that have come up
 are favoured (`repetition_penalty` below 1): the task `favoured`. `loops` is greedy text as it comes. `fresh` draws at
-temperature 1, which a model with random weights never repeats. Every answer is compared with the one without
-speculation. The last line is one JSON object.
+temperature 1, which a model with random weights never repeats. `misleading` draws from ten tokens only: whatever comes
+up has come up before, and what followed it says nothing. Every answer is compared with the one without speculation.
+make_checkpoint.py makes a pair of models for `--draft-model`. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "favoured": {"temperature": 0.0, "repetition_penalty": 0.5},
     "loops": {"temperature": 0.0},
     "fresh": {"temperature": 1.0},
+    "misleading": {"temperature": 1.0, "allowed_token_ids": tuple(range(10, 20))},
 }
 """Task -> sampling parameters."""
 
@@ -76,7 +78,7 @@ def count_drafts(counts: Counts) -> None:
 
 
 def generate(
-    llm: LLM, prompts: Sequence[Sequence[int]], output_len: int, controls: dict[str, Any]
+    llm: LLM, prompts: Sequence[Sequence[int]], output_len: int, controls: dict[str, Any], clock: Callable[[], float]
 ) -> tuple[float, list[list[int]]]:
     """Generates once; returns seconds and tokens."""
     inputs = [TokensPrompt(tuple(prompt)) for prompt in prompts]
@@ -84,9 +86,9 @@ def generate(
         SamplingParams(max_tokens=output_len, ignore_eos=True, detokenize=False, seed=index, **controls)
         for index in range(len(prompts))
     ]
-    start = time.perf_counter()
+    start = clock()
     outputs = llm.generate(inputs, params, use_tqdm=False)
-    return time.perf_counter() - start, [list(output.outputs[0].token_ids) for output in outputs]
+    return clock() - start, [list(output.outputs[0].token_ids) for output in outputs]
 
 
 def main() -> None:
@@ -94,17 +96,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time without speculation divided by time with it.")
     parser.add_argument("--model", help="default: the built-in model")
     parser.add_argument("--draft-model", help="draft with this model instead of prompt lookup")
+    parser.add_argument("--quantization", default="auto")
     parser.add_argument("--num-drafts", type=int, default=4)
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--input-len", type=int, default=128)
     parser.add_argument("--output-len", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--num-threads", type=int, default=usable_cores())
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: processor time of the process")
     arguments = parser.parse_args()
+    clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
     speculation: dict[str, Any] = {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4}
     if arguments.draft_model:
         speculation = {"method": "draft_model", "model": arguments.draft_model}
     options: dict[str, Any] = {
+        "quantization": arguments.quantization,
         "num_threads": arguments.num_threads,
         "max_model_len": arguments.input_len + arguments.output_len,
         "max_num_seqs": max(arguments.batches),
@@ -121,15 +128,17 @@ def main() -> None:
     )
     vocab_size = resolve_engine_args(model=arguments.model).engine.model.spec.vocab_size
     measured: dict[str, Measured] = {}
-    for task, controls in TASKS.items():
+    for task in arguments.tasks:
         for batch in arguments.batches:
             figures = measured[f"{task}, {batch}"] = Measured()
             for repeat in range(arguments.repeats + 1):
                 numbers = random.Random(repeat)
                 prompts = [[numbers.randrange(vocab_size) for _ in range(arguments.input_len)] for _ in range(batch)]
                 before = Counts(counts.drafted, counts.accepted)
-                plain_s, expected = generate(plain, prompts, arguments.output_len, controls)
-                drafted_s, tokens = generate(drafting, prompts, arguments.output_len, controls)
+                runs = {}
+                for llm in (plain, drafting) if repeat % 2 else (drafting, plain):
+                    runs[llm] = generate(llm, prompts, arguments.output_len, TASKS[task], clock)
+                (plain_s, expected), (drafted_s, tokens) = runs[plain], runs[drafting]
                 if tokens != expected:
                     raise SystemExit(f"Speculation changed the tokens of {task} with {batch} requests.")
                 if repeat > 0:  # the first one warms up
