@@ -28,7 +28,7 @@ VOCAB_SIZE = 151_936
 HEAD_DIM = 128
 _SHARD_BYTES = 2 * 2**30
 
-FAINT = 0.05
+FAINT = 0.01
 """Scale of what faint layers add."""
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}"
