@@ -20,6 +20,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vllm_mxext import LLMEngine
@@ -165,10 +166,13 @@ def main() -> None:
                     figures.ratios.append(drafted_rate / plain_rate)
                     figures.counts.drafted += counts.drafted - before.drafted
                     figures.counts.accepted += counts.accepted - before.accepted
-    report(measured, speculation)
+    config = {name: value for name, value in vars(arguments).items() if name not in ("model", "draft_model")}
+    config["model"] = Path(arguments.model).name if arguments.model else "mx-tiny"
+    config["draft_model"] = Path(arguments.draft_model).name if arguments.draft_model else None
+    report(measured, config)
 
 
-def report(measured: dict[str, Measured], speculation: dict[str, Any]) -> None:
+def report(measured: dict[str, Measured], config: dict[str, Any]) -> None:
     """Prints the table and the line of JSON."""
     rows = []
     for name, figures in measured.items():
@@ -184,7 +188,7 @@ def report(measured: dict[str, Measured], speculation: dict[str, Any]) -> None:
         }
         for name, figures in measured.items()
     }
-    print(json_line("speculation", {"speculation": speculation}, results))
+    print(json_line("speculation", config, results))
 
 
 if __name__ == "__main__":
