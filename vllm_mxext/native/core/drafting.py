@@ -11,6 +11,7 @@ from vllm_mxext.native.core.step import Step
 from vllm_mxext.native.protocol import EngineCoreOutput, ModelRunnerOutput, SchedulerOutput, SchedulerStats
 from vllm_mxext.native.speculation.costs import RowCosts
 
+_FIRST_RUN = 8
 _LONGEST_RUN = 40
 """Steps with drafts that may follow each other. Then comes one without, or nothing would tell what drafts cost."""
 
@@ -33,6 +34,7 @@ class Drafting:
         self._costs = RowCosts()
         self._run_length = 0
         """Steps with drafts since the last one without."""
+        self._max_run_length = _FIRST_RUN
         self._started_s = 0.0
         self._num_drafts = 0
         self._num_draft_tokens = 0
@@ -40,7 +42,8 @@ class Drafting:
 
     def add_drafts(self, step: Step, running: Sequence[Request], kv: KVCacheManager) -> None:
         """Makes room in a step that is complete otherwise."""
-        if self._run_length >= _LONGEST_RUN:
+        if self._run_length >= self._max_run_length:
+            self._max_run_length = min(2 * self._max_run_length, _LONGEST_RUN)
             return
         price = self._costs.price(len(running))
         num_free_samples = self._max_num_samples - len(running)
