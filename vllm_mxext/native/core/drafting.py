@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from vllm_mxext.config.engine import SchedulerConfig
@@ -31,7 +32,8 @@ class Drafting:
         self._num_tokens = config.num_draft_tokens
         self._max_num_samples = config.max_num_samples
         self._clock = clock
-        self._costs = RowCosts()
+        self._costs: defaultdict[int, RowCosts] = defaultdict(RowCosts)
+        """By binary digits of the number of requests: what small batches cost tells nothing of drafts in large ones."""
         self._run_length = 0
         """Steps with drafts since the last one without."""
         self._max_run_length = _FIRST_RUN
@@ -45,7 +47,7 @@ class Drafting:
         if self._run_length >= self._max_run_length:
             self._max_run_length = min(2 * self._max_run_length, _LONGEST_RUN)
             return
-        price = self._costs.price(len(running))
+        price = self._costs[len(running).bit_length()].price(len(running))
         num_free_samples = self._max_num_samples - len(running)
         for request in running:
             limit = min(step.num_free_tokens, num_free_samples)
@@ -68,7 +70,7 @@ class Drafting:
         num_requests = len(scheduled.num_scheduled_tokens)
         num_known = scheduled.total_num_scheduled_tokens - sum(scheduled.num_draft_tokens.values())
         if num_known == num_requests > 0 and not scheduled.new_requests and not result.is_catching_up:
-            self._costs.record(num_requests + num_drafts, seconds)
+            self._costs[num_requests.bit_length()].record(num_requests + num_drafts, seconds)
 
     def record(self, request: Request, result: ModelRunnerOutput, output: EngineCoreOutput) -> None:
         """Takes in how a request's drafts fared, if it had any, and notes it in its output."""

@@ -140,6 +140,19 @@ def test_all_drafts_are_made_where_they_turn_out_to_cost_nothing(num_requests: i
     assert sum(drafted[50:]) >= 0.95 * 150 * 4 * num_requests
 
 
+@pytest.mark.promise("SPEC-3")
+def test_what_large_batches_cost_is_not_taken_for_the_cost_of_drafts_in_small_ones() -> None:
+    engine = decoding("a", max_tokens=2000, max_model_len=4000, num_blocks=4000)
+    engine.seconds_per_draft = 2.0
+    for _ in range(60):
+        engine.step()
+    for name in "bcdefgh":
+        engine.add(name, max_tokens=100)
+    while len(engine.step()[0].num_scheduled_tokens) > 1 or engine.scheduler.num_waiting:
+        pass
+    assert sum(bool(engine.step()[0].num_draft_tokens) for _ in range(50)) <= 5
+
+
 def test_steps_in_which_a_draft_model_reads_older_text_tell_nothing_about_drafts() -> None:
     engine = decoding("a", max_tokens=2000, max_model_len=4000, num_blocks=4000)
     engine.seconds_per_draft, engine.is_catching_up = 2.0, True
