@@ -1,6 +1,11 @@
 """Writes a checkpoint with the shape of a Qwen3 model, seeded random weights and a tokenizer of one word per token.
 
     python benchmarks/make_checkpoint.py FOLDER --shape qwen3-4b
+    python benchmarks/make_checkpoint.py DRAFT --layers 2
+    python benchmarks/make_checkpoint.py TARGET --faint-from 2
+
+The last two are a draft model and a model that it guesses well: both begin with the same layers, and what the others
+of the larger one add is faint.
 
 Benchmarks need real shapes, not meaning. Token i is the word `w<i>`, so prompts of an exact length can be written as
 text too. The same seed writes the same bytes (1.2 GB for 0.6B, 8 GB for 4B; one shard in memory at a time).
@@ -11,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +27,9 @@ CHECKPOINTS = Path(".cache/benchmarks")
 VOCAB_SIZE = 151_936
 HEAD_DIM = 128
 _SHARD_BYTES = 2 * 2**30
+
+FAINT = 0.01
+"""Scale of what faint layers add."""
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}"
 
@@ -97,14 +105,24 @@ def default_folder(shape: str) -> Path:
 DEFAULT_FOLDER = default_folder(DEFAULT_SHAPE)
 
 
-def make_checkpoint(folder: Path, seed: int = 0, shape: str = DEFAULT_SHAPE) -> None:
+def make_checkpoint(
+    folder: Path,
+    seed: int = 0,
+    shape: str = DEFAULT_SHAPE,
+    *,
+    num_layers: int | None = None,
+    faint_from: int | None = None,
+) -> None:
     """Writes config, tokenizer and weights; a folder that is complete is left as it is.
 
     Args:
         folder: made if it is missing.
         seed: of the weights.
         shape: a name of `SHAPES`.
+        num_layers: as many of its layers, from the first on; None for all.
+        faint_from: from this layer on, layers add little.
     """
+    dimensions = SHAPES[shape] if num_layers is None else replace(SHAPES[shape], layers=num_layers)
     config_file = folder / "config.json"
     if config_file.is_file():
         return
@@ -114,7 +132,7 @@ def make_checkpoint(folder: Path, seed: int = 0, shape: str = DEFAULT_SHAPE) -> 
     folder.mkdir(parents=True, exist_ok=True)
     _write_tokenizer(folder)
     generator = torch.Generator().manual_seed(seed)
-    shards = list(_shards(SHAPES[shape].parameter_shapes()))
+    shards = list(_shards(dimensions.parameter_shapes()))
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     if len(shards) == 1:
         names = ["model.safetensors"]
@@ -124,8 +142,11 @@ def make_checkpoint(folder: Path, seed: int = 0, shape: str = DEFAULT_SHAPE) -> 
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
     for name, shard in zip(names, shards, strict=True):
         tensors = {key: _random_tensor(size, generator) for key, size in shard.items()}
+        for key in tensors:
+            if faint_from is not None and _is_output_of_layer(key, faint_from):
+                tensors[key] *= FAINT
         save_file(tensors, folder / name, metadata={"format": "pt"})
-    config_file.write_text(json.dumps(SHAPES[shape].config(), indent=2))  # the last file: now it is complete
+    config_file.write_text(json.dumps(dimensions.config(), indent=2))  # the last file: now it is complete
 
 
 def _shards(shapes: Shapes) -> Iterator[Shapes]:
@@ -140,6 +161,11 @@ def _shards(shapes: Shapes) -> Iterator[Shapes]:
             shard, num_bytes = {}, 0
     if shard:
         yield shard
+
+
+def _is_output_of_layer(key: str, first: int) -> bool:
+    """Whether a parameter is the last one of attention or MLP in one of the layers from `first` on."""
+    return key.endswith(("o_proj.weight", "down_proj.weight")) and int(key.split(".")[2]) >= first
 
 
 def _random_tensor(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
@@ -173,9 +199,13 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, help=f"default: {CHECKPOINTS}/SHAPE-random")
     parser.add_argument("--shape", choices=list(SHAPES), default=DEFAULT_SHAPE)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layers", type=int, help="only so many layers of the shape, the same as in the whole model")
+    parser.add_argument("--faint-from", type=int, metavar="LAYER", help="layers from this one on add little")
     arguments = parser.parse_args()
     folder = arguments.folder or default_folder(arguments.shape)
-    make_checkpoint(folder, arguments.seed, arguments.shape)
+    make_checkpoint(
+        folder, arguments.seed, arguments.shape, num_layers=arguments.layers, faint_from=arguments.faint_from
+    )
     print(folder)
 
 

@@ -5,8 +5,12 @@
 
 What repeats is honest but made. Greedy text of a model with random weights falls into loops if tokens that have come up
 are favoured (`repetition_penalty` below 1): the task `favoured`. `loops` is greedy text as it comes. `fresh` draws at
-temperature 1, which a model with random weights never repeats. Every answer is compared with the one without
-speculation. The last line is one JSON object.
+temperature 1, which a model with random weights never repeats. `misleading` draws from ten tokens only: whatever comes
+up has come up before, and what followed it says nothing. Every answer is compared with the one without speculation.
+make_checkpoint.py makes a pair of models for `--draft-model`.
+
+Tokens per second are counted until the first request ends. With speculation the others go on for a while in smaller
+batches, which would not happen in a server whose batch is filled up again. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -14,11 +18,12 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from vllm_mxext import LLM
+from vllm_mxext import LLMEngine
 from vllm_mxext.bench.metrics import summarize
 from vllm_mxext.bench.report import format_table, json_line
 from vllm_mxext.config.machine import usable_cores
@@ -27,12 +32,13 @@ from vllm_mxext.native.core.drafting import Drafting
 from vllm_mxext.native.core.request import Request
 from vllm_mxext.native.protocol import EngineCoreOutput, ModelRunnerOutput
 from vllm_mxext.requests import TokensPrompt
-from vllm_mxext.sampling_params import SamplingParams
+from vllm_mxext.sampling_params import OutputKind, SamplingParams
 
 TASKS: dict[str, dict[str, Any]] = {
     "favoured": {"temperature": 0.0, "repetition_penalty": 0.5},
     "loops": {"temperature": 0.0},
     "fresh": {"temperature": 1.0},
+    "misleading": {"temperature": 1.0, "allowed_token_ids": tuple(range(10, 20))},
 }
 """Task -> sampling parameters."""
 
@@ -55,7 +61,7 @@ class Measured:
     """One task at one batch size.
 
     Attributes:
-        ratios: time without speculation divided by time with it, of runs that followed each other.
+        ratios: tokens per second with speculation over those without, of runs that followed each other.
         counts: draft tokens of all runs.
     """
 
@@ -76,35 +82,57 @@ def count_drafts(counts: Counts) -> None:
 
 
 def generate(
-    llm: LLM, prompts: Sequence[Sequence[int]], output_len: int, controls: dict[str, Any]
+    engine: LLMEngine,
+    prompts: Sequence[Sequence[int]],
+    output_len: int,
+    controls: dict[str, Any],
+    clock: Callable[[], float],
 ) -> tuple[float, list[list[int]]]:
-    """Generates once; returns seconds and tokens."""
-    inputs = [TokensPrompt(tuple(prompt)) for prompt in prompts]
-    params = [
-        SamplingParams(max_tokens=output_len, ignore_eos=True, detokenize=False, seed=index, **controls)
-        for index in range(len(prompts))
-    ]
-    start = time.perf_counter()
-    outputs = llm.generate(inputs, params, use_tqdm=False)
-    return time.perf_counter() - start, [list(output.outputs[0].token_ids) for output in outputs]
+    """Generates once; returns tokens per second while everybody runs, and the tokens."""
+    start = clock()
+    for index, prompt in enumerate(prompts):
+        params = SamplingParams(
+            max_tokens=output_len,
+            ignore_eos=True,
+            detokenize=False,
+            seed=index,
+            output_kind=OutputKind.DELTA,
+            **controls,
+        )
+        engine.add_request(str(index), TokensPrompt(tuple(prompt)), params)
+    tokens: list[list[int]] = [[] for _ in prompts]
+    rate = 0.0
+    while engine.has_unfinished_requests():
+        outputs = engine.step()
+        for output in outputs:
+            tokens[int(output.request_id)] += output.outputs[0].token_ids
+        if not rate and any(output.finished for output in outputs):
+            rate = sum(map(len, tokens)) / (clock() - start)
+    return rate, tokens
 
 
 def main() -> None:
     """Reads the arguments, measures and reports."""
-    parser = argparse.ArgumentParser(description="Time without speculation divided by time with it.")
+    parser = argparse.ArgumentParser(description="Tokens per second with speculation over those without.")
     parser.add_argument("--model", help="default: the built-in model")
     parser.add_argument("--draft-model", help="draft with this model instead of prompt lookup")
+    parser.add_argument("--quantization", choices=["none", "int8"], help="of the model and of the draft model")
     parser.add_argument("--num-drafts", type=int, default=4)
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--input-len", type=int, default=128)
     parser.add_argument("--output-len", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--num-threads", type=int, default=usable_cores())
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: processor time of the process")
     arguments = parser.parse_args()
+    clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
+    weights = {"quantization": arguments.quantization} if arguments.quantization else {}
     speculation: dict[str, Any] = {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4}
     if arguments.draft_model:
-        speculation = {"method": "draft_model", "model": arguments.draft_model}
+        speculation = {"method": "draft_model", "model": arguments.draft_model, **weights}
     options: dict[str, Any] = {
+        **weights,
         "num_threads": arguments.num_threads,
         "max_model_len": arguments.input_len + arguments.output_len,
         "max_num_seqs": max(arguments.batches),
@@ -113,33 +141,38 @@ def main() -> None:
     }
     counts = Counts()
     count_drafts(counts)
-    plain = LLM(arguments.model, **options)
-    drafting = LLM(
-        arguments.model,
+    plain = LLMEngine.from_engine_args(model=arguments.model, **options)
+    drafting = LLMEngine.from_engine_args(
+        model=arguments.model,
         speculative_config={**speculation, "num_speculative_tokens": arguments.num_drafts},
         **options,
     )
     vocab_size = resolve_engine_args(model=arguments.model).engine.model.spec.vocab_size
     measured: dict[str, Measured] = {}
-    for task, controls in TASKS.items():
+    for task in arguments.tasks:
         for batch in arguments.batches:
             figures = measured[f"{task}, {batch}"] = Measured()
             for repeat in range(arguments.repeats + 1):
                 numbers = random.Random(repeat)
                 prompts = [[numbers.randrange(vocab_size) for _ in range(arguments.input_len)] for _ in range(batch)]
                 before = Counts(counts.drafted, counts.accepted)
-                plain_s, expected = generate(plain, prompts, arguments.output_len, controls)
-                drafted_s, tokens = generate(drafting, prompts, arguments.output_len, controls)
+                runs = {}
+                for engine in (plain, drafting) if repeat % 2 else (drafting, plain):
+                    runs[engine] = generate(engine, prompts, arguments.output_len, TASKS[task], clock)
+                (plain_rate, expected), (drafted_rate, tokens) = runs[plain], runs[drafting]
                 if tokens != expected:
                     raise SystemExit(f"Speculation changed the tokens of {task} with {batch} requests.")
                 if repeat > 0:  # the first one warms up
-                    figures.ratios.append(plain_s / drafted_s)
+                    figures.ratios.append(drafted_rate / plain_rate)
                     figures.counts.drafted += counts.drafted - before.drafted
                     figures.counts.accepted += counts.accepted - before.accepted
-    report(measured, speculation)
+    config = {name: value for name, value in vars(arguments).items() if name not in ("model", "draft_model")}
+    config["model"] = Path(arguments.model).name if arguments.model else "mx-tiny"
+    config["draft_model"] = Path(arguments.draft_model).name if arguments.draft_model else None
+    report(measured, config)
 
 
-def report(measured: dict[str, Measured], speculation: dict[str, Any]) -> None:
+def report(measured: dict[str, Measured], config: dict[str, Any]) -> None:
     """Prints the table and the line of JSON."""
     rows = []
     for name, figures in measured.items():
@@ -155,7 +188,7 @@ def report(measured: dict[str, Measured], speculation: dict[str, Any]) -> None:
         }
         for name, figures in measured.items()
     }
-    print(json_line("speculation", {"speculation": speculation}, results))
+    print(json_line("speculation", config, results))
 
 
 if __name__ == "__main__":

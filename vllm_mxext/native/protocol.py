@@ -273,6 +273,7 @@ class ModelRunnerOutput:
         prompt_logprobs: request id -> log probabilities of the next prompt tokens, for requests that asked.
         num_draft_tokens: request id -> draft tokens that were computed, for requests that had any.
         num_accepted_tokens: request id -> leading new tokens that are drafts, computed already; for the same requests.
+        is_catching_up: whether a draft model read so much text first that the step took longer than its drafts explain.
     """
 
     sampled_token_ids: dict[str, list[int]]
@@ -283,3 +284,4 @@ class ModelRunnerOutput:
     prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     num_draft_tokens: dict[str, int] = field(default_factory=dict)
     num_accepted_tokens: dict[str, int] = field(default_factory=dict)
+    is_catching_up: bool = False

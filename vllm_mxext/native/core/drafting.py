@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from vllm_mxext.config.engine import SchedulerConfig
@@ -10,6 +11,10 @@ from vllm_mxext.native.core.request import Request
 from vllm_mxext.native.core.step import Step
 from vllm_mxext.native.protocol import EngineCoreOutput, ModelRunnerOutput, SchedulerOutput, SchedulerStats
 from vllm_mxext.native.speculation.costs import RowCosts
+
+_FIRST_RUN = 8
+_LONGEST_RUN = 40
+"""Steps with drafts that may follow each other. Then comes one without, or nothing would tell what drafts cost."""
 
 
 class Drafting:
@@ -27,9 +32,11 @@ class Drafting:
         self._num_tokens = config.num_draft_tokens
         self._max_num_samples = config.max_num_samples
         self._clock = clock
-        self._costs = RowCosts()
-        self._recent: frozenset[str] = frozenset()
-        """Requests that had drafts in the last step; the others' first drafts may cost more."""
+        self._costs: defaultdict[int, RowCosts] = defaultdict(RowCosts)
+        """By binary digits of the number of requests: what small batches cost tells nothing of drafts in large ones."""
+        self._run_length = 0
+        """Steps with drafts since the last one without."""
+        self._max_run_length = _FIRST_RUN
         self._started_s = 0.0
         self._num_drafts = 0
         self._num_draft_tokens = 0
@@ -37,7 +44,10 @@ class Drafting:
 
     def add_drafts(self, step: Step, running: Sequence[Request], kv: KVCacheManager) -> None:
         """Makes room in a step that is complete otherwise."""
-        price = self._costs.price(len(running))
+        if self._run_length >= self._max_run_length:
+            self._max_run_length = min(2 * self._max_run_length, _LONGEST_RUN)
+            return
+        price = self._costs[len(running).bit_length()].price(len(running))
         num_free_samples = self._max_num_samples - len(running)
         for request in running:
             limit = min(step.num_free_tokens, num_free_samples)
@@ -55,12 +65,12 @@ class Drafting:
     def end_step(self, scheduled: SchedulerOutput, result: ModelRunnerOutput) -> None:
         """Learns what the step cost."""
         seconds = self._clock() - self._started_s
-        drafted = result.num_draft_tokens
+        num_drafts = sum(result.num_draft_tokens.values())
+        self._run_length = self._run_length + 1 if num_drafts else 0
         num_requests = len(scheduled.num_scheduled_tokens)
         num_known = scheduled.total_num_scheduled_tokens - sum(scheduled.num_draft_tokens.values())
-        if num_known == num_requests > 0 and not scheduled.new_requests and drafted.keys() <= self._recent:
-            self._costs.record(num_requests + sum(drafted.values()), seconds)
-        self._recent = frozenset(drafted)
+        if num_known == num_requests > 0 and not scheduled.new_requests and not result.is_catching_up:
+            self._costs[num_requests.bit_length()].record(num_requests + num_drafts, seconds)
 
     def record(self, request: Request, result: ModelRunnerOutput, output: EngineCoreOutput) -> None:
         """Takes in how a request's drafts fared, if it had any, and notes it in its output."""

@@ -9,7 +9,7 @@ _FIRST_SHARE = 0.1
 """Part of a step with one row that another row is thought to add before anything is known."""
 
 _LEAST_SHARE = 0.01
-_EVIDENCE = 4.0
+_EVIDENCE = 1.0
 """Squared rows that the first guess counts for."""
 
 _NUM_TRUSTED = 8.0

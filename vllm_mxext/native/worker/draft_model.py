@@ -20,6 +20,9 @@ _IntArray = npt.NDArray[np.integer[Any]]
 _CATCH_UP_TOKENS = 512
 """Tokens per step at most that a draft model computes to know a request: nobody waits long for a long prompt."""
 
+_USUAL_TOKENS = 16
+"""Tokens that a request may have gained since its last drafts without its next ones costing noticeably more."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Writers:
@@ -66,9 +69,11 @@ class DraftModel:
         self._sampler = sampler
         self._block_keys = [0] * num_blocks
         """What each full block holds, as a hash of all tokens up to its end; 0 for anything else."""
+        self.is_catching_up = False
 
     def propose(self, batch: InputBatch, num_drafts: Mapping[str, int]) -> dict[str, list[int]]:
         """See `Proposer`; requests whose tokens the draft model is still catching up with get none."""
+        self.is_catching_up = False
         request_ids = list(num_drafts)
         rows = batch.rows_of(request_ids)
         limits = np.fromiter(num_drafts.values(), dtype=np.int64, count=len(rows))
@@ -100,6 +105,7 @@ class DraftModel:
         known = [self._num_known(batch, row, length) for row, length in zip(writers.rows, writers.lengths, strict=True)]
         starts = np.array(known, dtype=np.int64)
         missing = writers.lengths - starts
+        self.is_catching_up = bool(missing.max() > _USUAL_TOKENS)
         order = np.argsort(missing, kind="stable")
         room = min(_CATCH_UP_TOKENS, len(self._model.buffers.residual))
         ends_of_work = np.minimum(np.cumsum(missing[order]), room)

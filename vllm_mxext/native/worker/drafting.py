@@ -11,7 +11,13 @@ from vllm_mxext.native.worker.input_batch import InputBatch
 
 
 class Proposer(Protocol):
-    """Finds draft tokens for rows of the persistent batch."""
+    """Finds draft tokens for rows of the persistent batch.
+
+    Attributes:
+        is_catching_up: whether most of the time of the last `propose()` went into text that is older than the drafts.
+    """
+
+    is_catching_up: bool
 
     def propose(self, batch: InputBatch, num_drafts: Mapping[str, int]) -> dict[str, list[int]]:
         """Returns drafts of requests, those without any left out.
@@ -29,6 +35,8 @@ class NgramProposer:
     Args:
         config: how many tokens must repeat.
     """
+
+    is_catching_up = False
 
     def __init__(self, config: SpeculationConfig) -> None:
         self._min_length = config.prompt_lookup_min

@@ -176,8 +176,10 @@ class ModelRunner:
             loaded.prompts.drop(scheduled.finished_request_ids)
             return ModelRunnerOutput({})
         drafts: dict[str, list[int]] = {}
+        is_catching_up = False
         if scheduled.num_draft_tokens and loaded.proposer is not None:
             drafts = loaded.proposer.propose(loaded.batch, scheduled.num_draft_tokens)
+            is_catching_up = loaded.proposer.is_catching_up
         prompt_rows = loaded.prompts.rows(scheduled, drafts)
         inputs = loaded.batch.gather(scheduled, drafts)
         if self._grammars is not None:
@@ -190,7 +192,10 @@ class ModelRunner:
             result = ModelRunnerOutput({})
         result.num_draft_tokens.update((name, len(token_ids)) for name, token_ids in drafts.items())
         loaded.batch.trim(scheduled.num_draft_tokens)
-        return replace(result, prompt_logprobs=prompt_rows.logprobs) if prompt_rows else result
+        if prompt_rows or is_catching_up:
+            prompt_logprobs = prompt_rows.logprobs if prompt_rows else {}
+            result = replace(result, prompt_logprobs=prompt_logprobs, is_catching_up=is_catching_up)
+        return result
 
     def _sample(self, loaded: _Loaded, inputs: StepInputs, logits: torch.Tensor) -> ModelRunnerOutput:
         """Samples every position, and keeps of each request what it would have sampled one by one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.unit.native.core.builders import EOS, NEXT_TOKEN, Engine, only
@@ -13,16 +15,19 @@ class DraftingEngine(Engine):
     """An engine whose runner drafts as much as it may; the model agrees with the first `num_right` drafts."""
 
     num_right = 10**6
+    seconds_per_draft = 0.0
+    """Beside a second per step."""
+    is_catching_up = False
 
     def execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput:
-        self.now_s += 1.0  # every step takes as long: rows cost next to nothing
+        self.now_s += 1.0 + self.seconds_per_draft * sum(scheduled.num_draft_tokens.values())
         result = super().execute(scheduled)
         for request_id, num_drafts in scheduled.num_draft_tokens.items():
             (token_id,) = result.sampled_token_ids[request_id]
             result.num_draft_tokens[request_id] = num_drafts
             result.num_accepted_tokens[request_id] = num_right = min(num_drafts, self.num_right)
             result.sampled_token_ids[request_id] = [token_id] * (1 + num_right)
-        return result
+        return replace(result, is_catching_up=self.is_catching_up)
 
 
 def decoding(*request_ids: str, prompt: int = 4, max_tokens: int = 40, **options: object) -> DraftingEngine:
@@ -115,6 +120,43 @@ def test_a_request_whose_drafts_are_wrong_goes_without_before_long() -> None:
     drafted = [sum(engine.step()[0].num_draft_tokens.values()) for _ in range(40)]
     assert drafted[0] > 0
     assert sum(drafted[20:]) <= 3
+
+
+@pytest.mark.promise("SPEC-3")
+@pytest.mark.parametrize("num_requests", [1, 4])
+def test_no_drafts_are_made_where_one_turns_out_to_cost_more_than_a_token(num_requests: int) -> None:
+    engine = decoding(*"abcd"[:num_requests], max_tokens=2000, max_model_len=4000, num_blocks=4000)
+    engine.seconds_per_draft = 2.0
+    drafted = [bool(engine.step()[0].num_draft_tokens) for _ in range(200)]
+    assert any(drafted[:10])
+    assert sum(drafted) <= 20
+
+
+@pytest.mark.promise("SPEC-3")
+@pytest.mark.parametrize("num_requests", [1, 8])
+def test_all_drafts_are_made_where_they_turn_out_to_cost_nothing(num_requests: int) -> None:
+    engine = decoding(*"abcdefgh"[:num_requests], max_tokens=2000, max_model_len=4000, num_blocks=4000)
+    drafted = [sum(engine.step()[0].num_draft_tokens.values()) for _ in range(200)]
+    assert sum(drafted[50:]) >= 0.95 * 150 * 4 * num_requests
+
+
+@pytest.mark.promise("SPEC-3")
+def test_what_large_batches_cost_is_not_taken_for_the_cost_of_drafts_in_small_ones() -> None:
+    engine = decoding("a", max_tokens=2000, max_model_len=4000, num_blocks=4000)
+    engine.seconds_per_draft = 2.0
+    for _ in range(60):
+        engine.step()
+    for name in "bcdefgh":
+        engine.add(name, max_tokens=100)
+    while len(engine.step()[0].num_scheduled_tokens) > 1 or engine.scheduler.num_waiting:
+        pass
+    assert sum(bool(engine.step()[0].num_draft_tokens) for _ in range(50)) <= 5
+
+
+def test_steps_in_which_a_draft_model_reads_older_text_tell_nothing_about_drafts() -> None:
+    engine = decoding("a", max_tokens=2000, max_model_len=4000, num_blocks=4000)
+    engine.seconds_per_draft, engine.is_catching_up = 2.0, True
+    assert sum(bool(engine.step()[0].num_draft_tokens) for _ in range(30)) >= 25
 
 
 @pytest.mark.promise("SPEC-3")

@@ -259,6 +259,8 @@ def test_masks_behind_drafts_are_those_of_the_tokens_accepted(vocabulary: Vocabu
 class KnowingProposer:
     """Drafts what the answers are going to be, with a mistake now and then."""
 
+    is_catching_up = False
+
     def __init__(self, answers: dict[str, Answer], prompt_len: int) -> None:
         self.answers = answers
         self.prompt_len = prompt_len
