@@ -129,6 +129,9 @@ class ServerOptions:
     enable_per_request_metrics: bool = _server_flag(
         False, values.switch(), "Report times and drafts of each request in `metrics` of its response."
     )
+    strict_params: bool = _server_flag(
+        False, values.switch(), "Refuse requests with fields that the server does not know, instead of ignoring them."
+    )
     disable_fastapi_docs: bool = _server_flag(False, values.switch(), "Switch off /docs, /redoc and /openapi.json.")
     enable_log_requests: bool = _server_flag(False, values.switch(), "Log each request's id and parameters.")
     enable_log_outputs: bool = _server_flag(False, values.switch(), "Log each request's output when it has ended.")

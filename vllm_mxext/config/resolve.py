@@ -323,6 +323,7 @@ def _server(options: ServerOptions) -> ServerConfig:
         always_includes_usage=options.enable_force_include_usage,
         returns_tokens_as_ids=options.return_tokens_as_token_ids,
         reports_metrics=options.enable_per_request_metrics,
+        refuses_unknown_fields=options.strict_params,
         log_outputs=options.enable_log_outputs,
         http_log_level=options.uvicorn_log_level,
         log_requests=options.enable_log_requests,

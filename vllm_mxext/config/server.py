@@ -84,6 +84,7 @@ class ServerConfig:
         always_includes_usage: every stream ends with its usage, asked for or not.
         returns_tokens_as_ids: log probabilities name tokens by id, asked for or not.
         reports_metrics: responses carry times and drafts of their request.
+        refuses_unknown_fields: requests with fields that nothing reads are refused.
         http_log_level: least severe level that the HTTP library logs.
         log_requests: log each request's id and parameters at INFO.
         log_outputs: log each request's output at INFO.
@@ -111,6 +112,7 @@ class ServerConfig:
     always_includes_usage: bool = False
     returns_tokens_as_ids: bool = False
     reports_metrics: bool = False
+    refuses_unknown_fields: bool = False
     http_log_level: str = "warning"
     log_requests: bool = False
     log_outputs: bool = False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import orjson
@@ -47,15 +48,40 @@ def _explain(body: bytes, error: orjson.JSONDecodeError) -> MalformedRequestErro
     return MalformedRequestError(f"The request body is not valid JSON: {error}.")
 
 
-def check(value: Mapping[str, Any], model: type[M], unsupported: Mapping[str, Callable[[Any], bool]]) -> M:
+def check(
+    value: Mapping[str, Any],
+    model: type[M],
+    unsupported: Mapping[str, Callable[[Any], bool]],
+    *,
+    refuses_unknown: bool = False,
+) -> M:
     """Returns the body as `model`.
 
+    Args:
+        value: the body.
+        model: what it should be.
+        unsupported: fields that cannot be honoured; see `refuse_unsupported`.
+        refuses_unknown: refuse fields of other names, rather than ignore them.
+
     Raises:
-        MalformedRequestError: fields are missing or of wrong types.
+        MalformedRequestError: fields are missing, of wrong types, or refused as unknown.
         UnsupportedFeatureError: a known field cannot be honoured.
     """
     refuse_unsupported(value, unsupported)
+    if refuses_unknown:
+        _refuse_unknown(value, (*model.model_fields, *unsupported))
     try:
         return model.model_validate(value)
     except ValidationError as error:
         raise malformed(error) from None
+
+
+def _refuse_unknown(value: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = min(value.keys() - set(known), default=None)
+    if unknown is None:
+        return
+    similar = get_close_matches(unknown, known, n=1)
+    advice = f"did you mean `{similar[0]}`?" if similar else "leave it out."
+    raise MalformedRequestError(
+        f"There is no field `{unknown[:100]}`, and this server runs with --strict-params: {advice}", param=unknown[:100]
+    )

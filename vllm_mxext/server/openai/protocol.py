@@ -192,6 +192,11 @@ class GenerationRequest(ModelRequest, LlamaCppSampling):
     metadata: dict[str, Any] | None = None
     store: bool | None = None
     service_tier: str | None = None
+    prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    safety_identifier: Any = None
+    prediction: Any = None
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> GenerationRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -44,13 +45,14 @@ BODY_MODELS = (
 def openai_router(context: ServerContext) -> APIRouter:
     """Returns the routes under `/v1`, and `/tokenize` and `/detokenize`."""
     router = APIRouter(tags=["OpenAI"])
+    read = partial(check, refuses_unknown=context.config.refuses_unknown_fields)
 
     @router.post("/v1/chat/completions", openapi_extra=_body("ChatCompletionRequest"), responses=GENERATION)
     async def chat_completions(request: Request) -> Response:
         """Answers a conversation, as a whole or as a stream of server-sent events."""
         value = await read_object(request)
         refuse_unknown_constraints(value)
-        body = check(value, ChatCompletionRequest, CHAT_FIELDS)
+        body = read(value, ChatCompletionRequest, CHAT_FIELDS)
         priority = _priority(request, body.priority)
         return await run_until_disconnect(request.receive, create_chat_completion(context, body, priority))
 
@@ -59,7 +61,7 @@ def openai_router(context: ServerContext) -> APIRouter:
         """Continues one or several prompts, as a whole or as a stream of server-sent events."""
         value = await read_object(request)
         refuse_unknown_constraints(value)
-        body = check(value, CompletionRequest, COMPLETION_FIELDS)
+        body = read(value, CompletionRequest, COMPLETION_FIELDS)
         priority = _priority(request, body.priority)
         return await run_until_disconnect(request.receive, create_completion(context, body, priority))
 
@@ -85,15 +87,15 @@ def openai_router(context: ServerContext) -> APIRouter:
             raise InvalidRequestError("Send either prompt or messages.", param="prompt")
         body: TokenizeChatRequest | TokenizeTextRequest
         if "messages" in value:
-            body = check(value, TokenizeChatRequest, TOKENIZE_FIELDS)
+            body = read(value, TokenizeChatRequest, TOKENIZE_FIELDS)
         else:
-            body = check(value, TokenizeTextRequest, TOKENIZE_FIELDS)
+            body = read(value, TokenizeTextRequest, TOKENIZE_FIELDS)
         return _json(await run_until_disconnect(request.receive, tokenize(context, body)))
 
     @router.post("/detokenize", openapi_extra=_body("DetokenizeRequest"), responses=WITH_BODY)
     async def detokenize_route(request: Request) -> Response:
         """Returns the text of tokens."""
-        body = check(await read_object(request), DetokenizeRequest, {})
+        body = read(await read_object(request), DetokenizeRequest, {})
         return _json(await run_until_disconnect(request.receive, detokenize(context, body)))
 
     @router.post("/v1/chat/completions/render", openapi_extra=_body("ChatCompletionRequest"), responses=WITH_BODY)
@@ -101,7 +103,7 @@ def openai_router(context: ServerContext) -> APIRouter:
         """Returns the prompt that a chat completion would have, as text and token ids."""
         value = await read_object(request)
         refuse_unknown_constraints(value)
-        body = check(value, ChatCompletionRequest, CHAT_FIELDS)
+        body = read(value, ChatCompletionRequest, CHAT_FIELDS)
         return _json(await run_until_disconnect(request.receive, render_chat(context, body)))
 
     @router.post("/v1/completions/render", openapi_extra=_body("CompletionRequest"), responses=WITH_BODY)
@@ -109,7 +111,7 @@ def openai_router(context: ServerContext) -> APIRouter:
         """Returns the prompts that a completion would have, as text and token ids."""
         value = await read_object(request)
         refuse_unknown_constraints(value)
-        body = check(value, CompletionRequest, COMPLETION_FIELDS)
+        body = read(value, CompletionRequest, COMPLETION_FIELDS)
         return _json(await run_until_disconnect(request.receive, render_completion(context, body)))
 
     return router
