@@ -7,7 +7,7 @@ import pytest
 from tests.api.refusals import CHAT, PLAIN
 from vllm_mxext.config.server import ServerConfig
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.promise("PAIN-22")]
+pytestmark = pytest.mark.promise("PAIN-22")
 
 
 async def test_strict_params_refuse_what_nothing_reads_pain_22(serve):

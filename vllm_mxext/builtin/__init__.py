@@ -7,6 +7,9 @@ from pathlib import Path
 BUILTIN_MODEL_NAME = "mx-tiny"
 """Name under which the built-in model is served."""
 
+BUILTIN_ALIASES = (BUILTIN_MODEL_NAME, "builtin")
+"""What may be given in place of its folder."""
+
 _ROOT = Path(__file__).resolve().parent
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -105,7 +104,7 @@ def _load(model: str, flags: Sequence[str]) -> LLM:
             given[flag.field] = getattr(getattr(app, flag.group), flag.field)
     from vllm_mxext.entrypoints.llm import LLM  # noqa: PLC0415 - imports torch
 
-    return LLM(None if model == "builtin" else os.path.expanduser(model), **given)
+    return LLM(model, **given)
 
 
 class ServerTalker:

@@ -164,7 +164,7 @@ def _find_model(app: AppConfig, decisions: dict[str, Decision]) -> tuple[Path, t
     """Returns the checkpoint folder and the served names."""
     given = app.model.model
     path = builtin.model_path() if given is None else Path(given).expanduser()
-    if given == builtin.BUILTIN_MODEL_NAME and not path.exists():
+    if given in builtin.BUILTIN_ALIASES and not path.exists():
         given, path = None, builtin.model_path()
     if path.is_file():
         raise ConfigError(f"--model names the file '{given}'; give the folder of a checkpoint in Hugging Face layout.")

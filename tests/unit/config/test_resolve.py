@@ -78,7 +78,8 @@ def test_without_a_model_the_built_in_one_is_served() -> None:
     config = resolved()
     assert config.engine.model.path == builtin.model_path()
     assert config.engine.model.served_model_names == (builtin.BUILTIN_MODEL_NAME,)
-    assert resolved(builtin.BUILTIN_MODEL_NAME).engine.model == config.engine.model
+    for name in builtin.BUILTIN_ALIASES:
+        assert resolved(name).engine.model == config.engine.model
 
 
 def test_a_hub_name_is_refused_with_what_to_do_instead() -> None:
