@@ -371,6 +371,7 @@ def _require(holds: bool, field: str, rule: str, value: object) -> None:
 
 
 def _as_tuple(value: Any, field: str, kind: type) -> tuple[Any, ...]:
+    """One value or many as a tuple, in which each stands once: a vocabulary's worth of ids at most."""
     if value is None:
         return ()
     if isinstance(value, kind):
@@ -378,7 +379,7 @@ def _as_tuple(value: Any, field: str, kind: type) -> tuple[Any, ...]:
     items = tuple(value) if isinstance(value, Iterable) else (value,)
     if any(isinstance(item, bool) or not isinstance(item, kind) for item in items):
         raise InvalidRequestError(f"{field} must be a list of {kind.__name__} values, got {value!r}.", param=field)
-    return items
+    return tuple(dict.fromkeys(items))
 
 
 def _as_logit_bias(value: Any) -> dict[int, float]:

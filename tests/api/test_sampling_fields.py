@@ -45,7 +45,8 @@ async def test_a_repetition_rule_is_read_and_one_of_size_0_is_none(shared_server
     [
         ("logit_bias", {"five": 1}), ("allowed_token_ids", ["a"]), ("allowed_token_ids", []), ("bad_words", [1]),
         ("bad_words", [""]), ("truncation_side", "middle"), ("stream_interval", 0), ("best_of", 0), ("mirostat", 3),
-        ("repetition_detection", {"max_pattern_size": 2, "min_count": 1}), ("logprob_token_ids", [1] * 200),
+        ("repetition_detection", {"max_pattern_size": 2, "min_count": 1}), ("logprob_token_ids", list(range(200))),
+        ("stop", "x" * 65_537), ("stop", ["x" * 32_768, "y" * 32_769]), ("bad_words", ["x" * 65_537]),
     ],
 )  # fmt: skip
 async def test_values_that_make_no_sense_are_refused_by_name(shared_server, field, value):

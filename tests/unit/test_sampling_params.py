@@ -53,3 +53,9 @@ def test_numbers_may_be_integers_or_come_from_numpy() -> None:
 
 def test_the_output_kind_may_be_given_by_its_value() -> None:
     assert SamplingParams(output_kind="delta").output_kind is OutputKind.DELTA  # type: ignore[arg-type]
+
+
+def test_values_of_a_list_that_come_again_count_once():
+    params = SamplingParams(allowed_token_ids=[7, 5, 7], stop_token_ids=[3, 3], stop=["a", "a"], bad_words=["b", "b"])
+    assert (params.allowed_token_ids, params.stop_token_ids) == ((7, 5), (3,))
+    assert (params.stop, params.bad_words) == (("a",), ("b",))
