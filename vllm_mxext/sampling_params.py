@@ -28,7 +28,7 @@ _MAX_LOGIT_BIAS = 100.0
 _OPTIONAL_FIELDS = frozenset(
     {
         "seed", "max_tokens", "logprobs", "prompt_logprobs", "best_of", "truncate_prompt_tokens", "stream_interval",
-        "thinking_token_budget",
+        "thinking_token_budget", "structured_outputs", "repetition_detection", "guided_decoding",
     }
 )  # fmt: skip
 """Fields in which None has a meaning of its own."""
@@ -64,6 +64,9 @@ _FIELD_TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
         bool,
         "True or False",
     ),
+    (("structured_outputs",), StructuredOutputsParams, "StructuredOutputsParams"),
+    (("repetition_detection",), RepetitionDetectionParams, "RepetitionDetectionParams"),
+    (("guided_decoding",), GuidedDecodingParams, "GuidedDecodingParams"),
 )  # fmt: skip
 """Fields, the type each must have, and how to say so."""
 
