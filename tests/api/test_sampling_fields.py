@@ -69,6 +69,24 @@ async def test_an_echoed_prompt_has_log_probabilities_as_lm_eval_reads_them(shar
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
+async def test_an_echo_without_tokens_tells_the_prompt_alone(shared_server, is_streamed):
+    body = PLAIN | {"prompt": "ab", "echo": True, "logprobs": 0, "max_tokens": 0, "return_token_ids": True}
+    if is_streamed:
+        events = await shared_server.stream_events("/v1/completions", body)
+        chunks = [orjson.loads(event.removeprefix("data: ")) for event in events[:-1]]
+        [choice] = [choice for chunk in chunks for choice in chunk["choices"]]
+    else:
+        response = await shared_server.http.post("/v1/completions", json=body)
+        assert response.status_code == 200, response.text
+        [choice] = response.json()["choices"]
+    assert (choice["text"], choice["token_ids"], choice["finish_reason"]) == ("ab", [], "length")
+    assert choice["logprobs"]["tokens"] == ["<s>", "a", "b"]
+
+    error = await refused(shared_server, "/v1/completions", PLAIN | {"max_tokens": 0})
+    assert error["param"] == "max_tokens"
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
 async def test_every_sample_of_an_echoed_prompt_has_them(shared_server, is_streamed):
     body = PLAIN | {"prompt": [[97, 98], [99]], "echo": True, "logprobs": 0, "n": 2, "stream": is_streamed}
     response = await shared_server.http.post("/v1/completions", json=body | {"temperature": 1, "max_tokens": 1})

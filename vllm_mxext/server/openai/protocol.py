@@ -245,6 +245,11 @@ class CompletionRequest(GenerationRequest):
             raise ValueError("logprobs must be at least 0, or -1 for the whole vocabulary")
         return self
 
+    @property
+    def only_echoes(self) -> bool:
+        """Whether the prompt alone is to be told, as OpenAI has it for `max_tokens: 0`."""
+        return bool(self.echo) and self.max_tokens == 0
+
 
 class TemplateFields(BaseModel):
     """Fields that steer how a conversation becomes a prompt."""

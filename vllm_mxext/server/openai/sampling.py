@@ -105,7 +105,8 @@ def completion_sampling(
     Raises:
         InvalidRequestError: a value is out of range; `param` is the request's field.
     """
-    params = _build(request, defaults, request.max_tokens, COMPLETION_MAX_TOKENS, request.logprobs)
+    max_tokens = 1 if request.only_echoes else request.max_tokens  # the engine always generates
+    params = _build(request, defaults, max_tokens, COMPLETION_MAX_TOKENS, request.logprobs)
     if request.echo and request.logprobs is not None:  # the echoed prompt has log probabilities too
         if isinstance(params, BeamSearchParams):
             message = "echo with logprobs cannot be combined with use_beam_search; leave one of them out."
