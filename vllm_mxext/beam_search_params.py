@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from vllm_mxext.errors import InvalidRequestError
 
 MAX_BEAM_WIDTH = 1024
+MAX_LENGTH_PENALTY = 10.0
+"""Lengths to the power of more leave the range of numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class BeamSearchParams:
         max_tokens: output tokens at most; None means up to the model's context length.
         ignore_eos: go on behind the model's end-of-text tokens.
         temperature: taken for vLLM's callers; the search draws nothing, and its scores are of the raw logits.
-        length_penalty: 0 ranks by log probability alone; larger values prefer longer outputs.
+        length_penalty: in [-10, 10]; 0 ranks by log probability alone; larger values prefer longer outputs.
         include_stop_str_in_output: keep the end-of-text token in the text, where special tokens are shown.
         early_stopping: when a search ends that has `beam_width` finished hypotheses: True at once; False when the best
             beam, as long as it is now, scores worse than all of them; `never` when no length could make it better.
@@ -57,7 +58,8 @@ class BeamSearchParams:
         )
         is_limit = self.max_tokens is None or (_is_int(self.max_tokens) and self.max_tokens >= 1)
         _require(is_limit, "max_tokens", "None or an integer of at least 1", self.max_tokens)
-        _require(math.isfinite(self.length_penalty), "length_penalty", "a finite number", self.length_penalty)
+        limit, penalty = MAX_LENGTH_PENALTY, self.length_penalty
+        _require(-limit <= penalty <= limit, "length_penalty", f"in [{-limit:g}, {limit:g}]", penalty)
         _require(0 <= self.temperature <= 2, "temperature", "in [0, 2]", self.temperature)
         is_known = isinstance(self.early_stopping, bool) or self.early_stopping == "never"
         _require(is_known, "early_stopping", "True, False or 'never'", self.early_stopping)

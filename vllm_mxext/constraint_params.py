@@ -86,7 +86,7 @@ class StructuredOutputsParams:
     def _check_size(self, name: str) -> None:
         value = getattr(self, name)
         if isinstance(value, dict):
-            depth = _nesting(value)
+            depth = json_nesting(value)
             if depth > MAX_JSON_NESTING:
                 raise _refusal(f"allows {name} to be nested at most {MAX_JSON_NESTING} levels deep")
             try:
@@ -173,7 +173,7 @@ def _refusal(rule: str) -> InvalidRequestError:
     return InvalidRequestError(f"structured_outputs {rule}.", param="structured_outputs")
 
 
-def _nesting(value: Any) -> int:
+def json_nesting(value: Any) -> int:
     """Returns how deep containers are nested, without recursion; stops counting just past the limit."""
     depth, level = 0, [value]
     while level and depth <= MAX_JSON_NESTING:

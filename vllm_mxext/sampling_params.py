@@ -28,7 +28,7 @@ _MAX_LOGIT_BIAS = 100.0
 _OPTIONAL_FIELDS = frozenset(
     {
         "seed", "max_tokens", "logprobs", "prompt_logprobs", "best_of", "truncate_prompt_tokens", "stream_interval",
-        "thinking_token_budget",
+        "thinking_token_budget", "structured_outputs", "repetition_detection", "guided_decoding",
     }
 )  # fmt: skip
 """Fields in which None has a meaning of its own."""
@@ -64,6 +64,9 @@ _FIELD_TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
         bool,
         "True or False",
     ),
+    (("structured_outputs",), StructuredOutputsParams, "StructuredOutputsParams"),
+    (("repetition_detection",), RepetitionDetectionParams, "RepetitionDetectionParams"),
+    (("guided_decoding",), GuidedDecodingParams, "GuidedDecodingParams"),
 )  # fmt: skip
 """Fields, the type each must have, and how to say so."""
 
@@ -371,6 +374,7 @@ def _require(holds: bool, field: str, rule: str, value: object) -> None:
 
 
 def _as_tuple(value: Any, field: str, kind: type) -> tuple[Any, ...]:
+    """One value or many as a tuple, in which each stands once: a vocabulary's worth of ids at most."""
     if value is None:
         return ()
     if isinstance(value, kind):
@@ -378,7 +382,7 @@ def _as_tuple(value: Any, field: str, kind: type) -> tuple[Any, ...]:
     items = tuple(value) if isinstance(value, Iterable) else (value,)
     if any(isinstance(item, bool) or not isinstance(item, kind) for item in items):
         raise InvalidRequestError(f"{field} must be a list of {kind.__name__} values, got {value!r}.", param=field)
-    return items
+    return tuple(dict.fromkeys(items))
 
 
 def _as_logit_bias(value: Any) -> dict[int, float]:

@@ -72,8 +72,11 @@ async def test_a_conversation_is_answered_with_log_probabilities(watched: Runnin
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("presence_penalty", 1), ("repetition_penalty", 1.5), ("stop", ["a"]), ("stop_token_ids", [3]), ("min_tokens", 2)],
-)
+    [
+        ("presence_penalty", 1), ("repetition_penalty", 1.5), ("stop", ["a"]), ("stop_token_ids", [3]),
+        ("min_tokens", 2), ("t_max_predict_ms", 5),
+    ],
+)  # fmt: skip
 async def test_what_a_search_would_ignore_is_refused(watched: RunningServer, field: str, value: Any) -> None:
     error = await refused(watched, "/v1/completions", PLAIN | {"use_beam_search": True, field: value})
     assert error["param"] == field
@@ -94,6 +97,12 @@ async def test_a_search_cannot_be_held_to_a_form(watched: RunningServer) -> None
 async def test_a_width_below_n_is_refused(watched: RunningServer) -> None:
     error = await refused(watched, "/v1/completions", PLAIN | {"use_beam_search": True, "n": 3, "best_of": 2})
     assert error["param"] == "n"
+
+
+@pytest.mark.parametrize("penalty", [-10.5, 1e308])
+async def test_a_length_penalty_beyond_all_numbers_is_refused(watched: RunningServer, penalty: float) -> None:
+    body = PLAIN | {"use_beam_search": True, "n": 2, "length_penalty": penalty}
+    assert (await refused(watched, "/v1/completions", body))["param"] == "length_penalty"
 
 
 async def test_the_models_sampling_defaults_do_not_concern_a_search(serve: Serve) -> None:

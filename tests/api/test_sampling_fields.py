@@ -45,7 +45,8 @@ async def test_a_repetition_rule_is_read_and_one_of_size_0_is_none(shared_server
     [
         ("logit_bias", {"five": 1}), ("allowed_token_ids", ["a"]), ("allowed_token_ids", []), ("bad_words", [1]),
         ("bad_words", [""]), ("truncation_side", "middle"), ("stream_interval", 0), ("best_of", 0), ("mirostat", 3),
-        ("repetition_detection", {"max_pattern_size": 2, "min_count": 1}), ("logprob_token_ids", [1] * 200),
+        ("repetition_detection", {"max_pattern_size": 2, "min_count": 1}), ("logprob_token_ids", list(range(200))),
+        ("stop", "x" * 65_537), ("stop", ["x" * 32_768, "y" * 32_769]), ("bad_words", ["x" * 65_537]),
     ],
 )  # fmt: skip
 async def test_values_that_make_no_sense_are_refused_by_name(shared_server, field, value):
@@ -65,6 +66,24 @@ async def test_an_echoed_prompt_has_log_probabilities_as_lm_eval_reads_them(shar
     assert told["token_logprobs"] == [None, -0.5, -0.5, -0.5, -0.5]
     assert told["top_logprobs"][:2] == [None, {"a": -0.5, "b": -2.5}]
     assert "prompt_logprobs" not in choice
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_an_echo_without_tokens_tells_the_prompt_alone(shared_server, is_streamed):
+    body = PLAIN | {"prompt": "ab", "echo": True, "logprobs": 0, "max_tokens": 0, "return_token_ids": True}
+    if is_streamed:
+        events = await shared_server.stream_events("/v1/completions", body)
+        chunks = [orjson.loads(event.removeprefix("data: ")) for event in events[:-1]]
+        [choice] = [choice for chunk in chunks for choice in chunk["choices"]]
+    else:
+        response = await shared_server.http.post("/v1/completions", json=body)
+        assert response.status_code == 200, response.text
+        [choice] = response.json()["choices"]
+    assert (choice["text"], choice["token_ids"], choice["finish_reason"]) == ("ab", [], "length")
+    assert choice["logprobs"]["tokens"] == ["<s>", "a", "b"]
+
+    error = await refused(shared_server, "/v1/completions", PLAIN | {"max_tokens": 0})
+    assert error["param"] == "max_tokens"
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])

@@ -30,6 +30,9 @@ from vllm_mxext.sampling_params import OutputKind, SamplingParams
         ("ignore_eos", "no"),
         ("detokenize", 1),
         ("include_stop_str_in_output", None),
+        ("structured_outputs", {"regex": "a"}),
+        ("repetition_detection", {"max_pattern_size": 3}),
+        ("guided_decoding", "a+"),
         ("output_kind", "everything"),
         ("output_kind", None),
     ],
@@ -53,3 +56,9 @@ def test_numbers_may_be_integers_or_come_from_numpy() -> None:
 
 def test_the_output_kind_may_be_given_by_its_value() -> None:
     assert SamplingParams(output_kind="delta").output_kind is OutputKind.DELTA  # type: ignore[arg-type]
+
+
+def test_values_of_a_list_that_come_again_count_once():
+    params = SamplingParams(allowed_token_ids=[7, 5, 7], stop_token_ids=[3, 3], stop=["a", "a"], bad_words=["b", "b"])
+    assert (params.allowed_token_ids, params.stop_token_ids) == ((7, 5), (3,))
+    assert (params.stop, params.bad_words) == (("a",), ("b",))

@@ -127,7 +127,8 @@ class Conversation:
 
     def _save(self, argument: str) -> None:
         try:
-            Path(argument).expanduser().write_text(json.dumps(self._opened(), indent=2, ensure_ascii=False) + "\n")
+            text = json.dumps(self._opened(), indent=2, ensure_ascii=False) + "\n"
+            Path(argument).expanduser().write_text(text, encoding="utf-8")
         except OSError as error:
             _say(f"'{argument}' cannot be written: {error.strerror}.")
 

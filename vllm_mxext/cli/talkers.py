@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vllm_mxext.cli.connection import DEFAULT_URL, Connection
 from vllm_mxext.config.app import parse_serve_args
 from vllm_mxext.config.options import all_flags
-from vllm_mxext.errors import ConfigError
+from vllm_mxext.errors import ConfigError, InvalidRequestError
 
 if TYPE_CHECKING:
     from vllm_mxext.entrypoints.llm import LLM
@@ -176,7 +176,11 @@ class EngineTalker:
         return self._pieces(prompt, fields)
 
     def _pieces(self, prompt: Any, fields: dict[str, Any]) -> Generator[Piece, None, None]:
-        params = self._llm.get_default_sampling_params().clone(**fields)
+        defaults = self._llm.get_default_sampling_params()
+        unknown = sorted(fields.keys() - defaults.__dataclass_fields__)
+        if unknown:
+            raise InvalidRequestError(f"SamplingParams has no field {unknown[0]}; remove it.", param=unknown[0])
+        params = defaults.clone(**fields)
         num_tokens = 0
         for output in self._llm.stream(prompt, params):
             num_tokens += len(output.outputs[0].token_ids)

@@ -315,6 +315,7 @@ class LLM:
         return [done[request.request_id] for request in requests]
 
     def _stream(self, requests: Sequence[GenerateRequest]) -> Iterator[RequestOutput]:
+        self._check_idle()  # another stream may have begun since this one was asked for
         positions = {request.request_id: str(position) for position, request in enumerate(requests)}
         self._engine.add_requests(requests)
         with DeferredInterrupt() as interrupt:

@@ -147,7 +147,7 @@ def _prepare_tool_call(call: Any) -> Any:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             arguments = None
     function["arguments"] = arguments if isinstance(arguments, Mapping) else {}
     return {**call, "function": function}

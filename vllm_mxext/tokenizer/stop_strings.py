@@ -6,21 +6,17 @@ from collections.abc import Sequence
 
 
 class _Matcher:
-    """Follows one stop string through the text (Knuth, Morris and Pratt, 1977)."""
+    """Follows one stop string through the text (Knuth, Morris and Pratt, 1977).
+
+    Its table grows with what has been matched: stop strings come from requests, and may be megabytes long.
+    """
 
     __slots__ = ("_fallback", "_num_matched", "stop")
 
     def __init__(self, stop: str) -> None:
         self.stop = stop
         self._num_matched = 0
-        self._fallback = [0] * len(stop)
-        length = 0
-        for index in range(1, len(stop)):
-            while length and stop[index] != stop[length]:
-                length = self._fallback[length - 1]
-            if stop[index] == stop[length]:
-                length += 1
-            self._fallback[index] = length
+        self._fallback = [0]
 
     @property
     def num_matched(self) -> int:
@@ -29,14 +25,19 @@ class _Matcher:
 
     def advance(self, char: str) -> bool:
         """Takes the next character; whether the stop string ends with it."""
-        length, stop = self._num_matched, self.stop
-        while length and char != stop[length]:
-            length = self._fallback[length - 1]
-        if char == stop[length]:
-            length += 1
+        length, stop = self._longer(self._num_matched, char), self.stop
+        if length > len(self._fallback):
+            self._fallback.append(self._longer(self._fallback[-1], stop[length - 1]))
         is_match = length == len(stop)
         self._num_matched = self._fallback[length - 1] if is_match else length
         return is_match
+
+    def _longer(self, length: int, char: str) -> int:
+        """Returns how much of the stop string a text ends with that has ended with `length` of it, and gets `char`."""
+        stop = self.stop
+        while length and char != stop[length]:
+            length = self._fallback[length - 1]
+        return length + 1 if char == stop[length] else length
 
 
 class StopStringMatcher:

@@ -158,12 +158,13 @@ def test_a_model_is_loaded_here(
     argv = ["--model", str(checkpoint), "--max-tokens", "5", "--temperature", "0", "--seed", "1", *ENGINE]
     assert main(["complete", "hello", *argv]) == 0
     assert capsys.readouterr().out
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/set temperature 9\nhello\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/set temperature 9\nhello\n/set top_logprobs 2\nhello\n"))
     assert main(["chat", *argv]) == 0
     printed = capsys.readouterr()
     assert f"Talking to {checkpoint}" in printed.err
     assert "tokens, " in printed.err
     assert "temperature must be in [0, 2]" in printed.err
+    assert "has no field top_logprobs" in printed.err
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tests.unit.engine.conftest import Harness, expected, make_request
 from vllm_mxext.config.frontend import AdmissionConfig
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
 from vllm_mxext.engine.client import EnginePhase
+from vllm_mxext.engine.frontend.input_processor import InputProcessor
 from vllm_mxext.errors import EngineNotReadyError, GenerationError, InvalidRequestError, QueueFullError
 from vllm_mxext.requests import GenerateRequest, TextPrompt
 from vllm_mxext.sampling_params import OutputKind, SamplingParams
@@ -66,6 +67,22 @@ async def test_text_prompts_are_tokenized_off_the_event_loop(start: Start, slow_
     assert await harness.tokens(other) == expected(other, harness.cores.config)
     slow_tokenizer.may_end.set()
     assert (await waiting)[-1].finished
+
+
+@pytest.mark.parametrize("values", [{"prompt": "y" * 100_001}, {"thinking_token_budget": 1}, {"extra_args": {"a": 1}}])
+async def test_tokens_are_checked_off_the_event_loop_where_it_may_take_long(
+    start: Start, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def process(*_: object) -> None:
+        threads.append(threading.current_thread())
+        raise InvalidRequestError("Enough.")
+
+    monkeypatch.setattr(InputProcessor, "process", process)
+    with pytest.raises(InvalidRequestError, match="Enough"):
+        await (await start()).client.generate(make_request(**values))
+    assert threads[0] is not threading.main_thread()
 
 
 async def test_a_slow_consumer_gets_few_large_outputs(start: Start) -> None:

@@ -81,6 +81,15 @@ def test_nothing_else_is_served_while_a_stream_is_open(llm: LLM) -> None:
     assert [output.finished for output in stream][-1]
 
 
+def test_of_two_streams_the_second_begins_when_the_first_has_ended(llm: LLM) -> None:
+    first, second = llm.stream(["a"], GREEDY), llm.stream(["b"], GREEDY)
+    next(first)
+    with pytest.raises(InvalidRequestError, match="stream of this LLM is open"):
+        next(second)
+    assert [output.finished for output in first][-1]
+    assert [output.finished for output in llm.stream(["b"], GREEDY)][-1]
+
+
 def test_ctrl_c_ends_a_stream_between_steps(llm: LLM) -> None:
     stream = llm.stream(["a"], GREEDY.clone(max_tokens=100))
     next(stream)

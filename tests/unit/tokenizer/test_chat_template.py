@@ -234,7 +234,7 @@ def test_malformed_content_is_an_invalid_request(both, content):
 
 def test_tool_call_arguments_are_given_to_the_template_as_an_object(both):
     ours, _ = both["chatml"]
-    nothing = [(text, '"arguments": {}}') for text in ("not json", "", "[1]", "null", None)]
+    nothing = [(text, '"arguments": {}}') for text in ("not json", "", "[1]", "null", None, "[" * 100_000)]
     for text, expected in (('{"q": 1}', '"arguments": {"q": 1}}'), *nothing):
         call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": text}}]}
         assert expected in ours.apply_chat_template([USER, call])

@@ -81,3 +81,20 @@ def test_a_stop_string_kept_in_the_output_needs_no_holding_back():
     matcher = StopStringMatcher(["END"], include_in_output=True)
     assert matcher.push("text EN") == "text EN"
     assert matcher.push("D tail") == "D"
+
+
+class CountedText(str):
+    """Counts the characters that are read."""
+
+    num_read = 0
+
+    def __getitem__(self, index):
+        self.num_read += 1
+        return super().__getitem__(index)
+
+
+def test_a_long_stop_string_costs_as_much_as_the_text_that_is_matched_with_it():
+    stop = CountedText("ab" * 100_000)
+    matcher = StopStringMatcher([stop])
+    assert matcher.push("abababac") == "abababac"
+    assert stop.num_read < 100

@@ -15,6 +15,7 @@ from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.config.frontend import FrontendConfig
 from vllm_mxext.engine.admission import Admission
 from vllm_mxext.engine.backends.beam_searches import BeamSearches, BeamStream
+from vllm_mxext.engine.backends.requests_in_flight import RequestsInFlight
 from vllm_mxext.engine.client import EnginePhase, EngineStatus, ModelInfo
 from vllm_mxext.engine.frontend.beam_search import BeamSearch
 from vllm_mxext.engine.frontend.grammars import make_grammar_admission
@@ -25,18 +26,15 @@ from vllm_mxext.engine.frontend.request_state import RequestState
 from vllm_mxext.engine.frontend.thinking_rules import find_reasoning_format
 from vllm_mxext.engine.model_info import model_info
 from vllm_mxext.engine.supervisor import CoreSupervisor, RestartPolicy
-from vllm_mxext.errors import EngineDeadError, EngineNotReadyError, GenerationError, InvalidRequestError, QueueFullError
-from vllm_mxext.logger import init_logger
+from vllm_mxext.errors import EngineDeadError, EngineNotReadyError, InvalidRequestError, QueueFullError
 from vllm_mxext.native.core_client import AsyncCoreClient, ProcessCoreClient
-from vllm_mxext.native.core_messages import CoreInfo
-from vllm_mxext.native.protocol import EngineCoreOutputs, EngineCoreRequest
 from vllm_mxext.observability.stats import NullStatsRecorder, StatsRecorder
 from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, TextPrompt
 from vllm_mxext.tokenizer.interface import Tokenizer
 
-logger = init_logger(__name__)
-
 _NUM_GRAMMAR_THREADS = 2
+_MAX_TOKENS_AT_ONCE = 100_000
+"""Prompts of more tokens are checked in a thread."""
 
 T = TypeVar("T")
 
@@ -92,7 +90,7 @@ class NativeEngineClient:
         self._admission = Admission(frontend.admission, config.scheduler.max_num_seqs)
         self._supervisor = CoreSupervisor(
             spawn or (lambda: ProcessCoreClient(config)),
-            _RequestsInFlight(self._outputs, self._end, self._recorder),
+            RequestsInFlight(self._outputs, self._end, self._recorder),
             self._options.restart,
         )
         self._executor = ThreadPoolExecutor(self._options.num_tokenizer_threads, thread_name_prefix="tokenize")
@@ -274,15 +272,18 @@ class NativeEngineClient:
             raise
 
     def _executor_for(self, request: GenerateRequest) -> ThreadPoolExecutor | None:
-        """Returns the threads that validate a request: for texts to tokenize, or for grammars to check.
+        """Returns the threads that validate a request; None for a few tokens, which take no time.
 
         Grammars have threads of their own, so that slow ones hold nobody up but each other.
         """
-        params = request.params
+        params, prompt = request.params, request.prompt
         if params.structured_outputs is not None:
             return self._grammar_executor
-        has_text = isinstance(request.prompt, TextPrompt) or params.bad_words or params.dry_multiplier
-        return self._executor if has_text else None
+        if isinstance(prompt, TextPrompt) or len(prompt.token_ids) > _MAX_TOKENS_AT_ONCE:
+            return self._executor
+        limits_reasoning = params.thinking_token_budget is not None
+        looks_further = params.bad_words or params.dry_multiplier or limits_reasoning or params.extra_args
+        return self._executor if looks_further else None
 
     async def _in_thread(self, executor: ThreadPoolExecutor | None, work: Callable[[], T]) -> T:
         """Validates a request, in a thread if that may take a while."""
@@ -347,53 +348,3 @@ class NativeEngineClient:
             self._idle.clear()
         else:
             self._idle.set()
-
-
-class _RequestsInFlight:
-    """What the supervisor sees of the client's requests.
-
-    Args:
-        outputs: the open requests.
-        end: called with everything that ended requests.
-        recorder: told about the KV cache.
-    """
-
-    def __init__(self, outputs: OutputProcessor, end: Callable[[ProcessedStep], None], recorder: StatsRecorder) -> None:
-        self._outputs = outputs
-        self._end = end
-        self._recorder = recorder
-        self._is_cache_recorded = False
-
-    def open_core_requests(self) -> list[EngineCoreRequest]:
-        """Every open request as it goes on where it stands, oldest first."""
-        return self._outputs.open_core_requests()
-
-    def take_outputs(self, outputs: EngineCoreOutputs) -> None:
-        """Takes what one engine step brought."""
-        self._end(self._outputs.process(outputs))
-
-    def core_ready(self, info: CoreInfo) -> None:
-        """Hears what the new core is like; the first one's KV cache is recorded."""
-        if self._is_cache_recorded:
-            if not info.is_batch_invariant:
-                logger.warning(
-                    "Streams continue on the %s kernels, which are not batch-invariant: they may go on with other "
-                    "tokens than an undisturbed run would have.",
-                    info.kernels,
-                )
-        else:
-            self._is_cache_recorded = True
-            self._recorder.record_cache_config({"block_size": info.block_size, "num_gpu_blocks": info.num_blocks})
-
-    def core_died(self) -> None:
-        """Hears that the core died and that the open requests go to the next one."""
-        self._outputs.count_restart()
-
-    def convict(self, core_request_id: str, reason: str) -> None:
-        """Ends a request that kills the core."""
-        self._end(self._outputs.fail(core_request_id, GenerationError(reason)))
-
-    def engine_lost(self, reason: str) -> None:
-        """Ends every open request: there will be no other core."""
-        for request in self._outputs.open_core_requests():
-            self._end(self._outputs.fail(request.request_id, EngineDeadError(reason)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import threading
 from functools import lru_cache
 
@@ -30,6 +31,8 @@ class DryBreakers:
         self._num_tokens = min(vocab_size, tokenizer.vocab_size)
         self._lock = threading.Lock()
         self._words: list[bytes] = []
+        self._reversed: list[tuple[bytes, int]] = []
+        """Every word backwards with its token, sorted: words with the same end stand together."""
         self._find = lru_cache(_MAX_CACHED_BREAKERS)(self._search)
 
     def sequences(self, params: SamplingParams) -> list[list[int]]:
@@ -53,6 +56,7 @@ class DryBreakers:
     def _search(self, text: str) -> list[tuple[int, ...]]:
         if not self._words:
             self._words = [self._tokenizer.token_bytes(token_id) for token_id in range(self._num_tokens)]
+            self._reversed = sorted((word[::-1], token_id) for token_id, word in enumerate(self._words))
         breaker = text.encode()
         found = [(token_id,) for token_id, word in enumerate(self._words) if breaker in word]
         sequences: list[tuple[int, ...]] = list(found)
@@ -60,8 +64,14 @@ class DryBreakers:
             head = text[:split].encode()
             tail = self._tokenizer.encode(text[split:], add_special_tokens=False)[:MAX_TAIL_TOKENS]
             sequences += [
-                (token_id, *tail)
-                for token_id, word in enumerate(self._words)
-                if word.endswith(head) and breaker not in word
+                (token_id, *tail) for token_id in self._ending_in(head) if breaker not in self._words[token_id]
             ]
         return sequences
+
+    def _ending_in(self, end: bytes) -> list[int]:
+        """Returns the tokens whose words end in `end`."""
+        backwards = end[::-1]
+        first = last = bisect.bisect_left(self._reversed, (backwards,))
+        while last < len(self._reversed) and self._reversed[last][0].startswith(backwards):
+            last += 1
+        return sorted(token_id for _, token_id in self._reversed[first:last])

@@ -1,7 +1,7 @@
 """Sampling one token per row of logits: `Sampler`.
 
-Order per row: raw log probabilities -> `min_tokens` suppression and penalties -> temperature -> min-p -> top-k -> top-p
--> inverse cumulative distribution at a uniform number drawn from (seed, position).
+Order per row: raw log probabilities -> controls, masks, `min_tokens`, plug-ins and penalties (`penalties.py`) ->
+temperature -> filters -> inverse cumulative distribution at a uniform number drawn from (seed, position).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ DEFAULT_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,64}"
 _MAX_GRAMMAR_RULES = 2_000
 _MAX_GRAMMAR_NESTING = 200
 _JSON_BLOCK = re.compile(r"%json\s*(?=[{\[\"tfn\d])")
+_RULE_NAME = re.compile(r"[ \t]*[\w?!.-]")
 _RULE_OPTION = re.compile(r"^[ \t]*[\w?!-]+\s*\[[^\]\n]*\b(temperature|max_tokens|stop)\b", re.MULTILINE)
 
 
@@ -112,7 +113,7 @@ def _checked_lark(text: str) -> str:
 
 def _is_gbnf(text: str) -> bool:
     """Whether rules are written with `::=`, comments aside."""
-    lines = (re.sub(r"(#|//).*$", "", line) for line in text.splitlines())
+    lines = (re.sub(r"(#|//).*$", "", line) for line in text.split("\n"))
     return any("::=" in line for line in lines)
 
 
@@ -136,7 +137,7 @@ def _check_extent(text: str) -> None:
         deepest = max(deepest, depth)
     if deepest > _MAX_GRAMMAR_NESTING:
         raise _invalid(f"The grammar is nested more than {_MAX_GRAMMAR_NESTING} levels deep; make it flatter.")
-    num_rules = len(re.findall(r"^[ \t]*[\w?!.-]+[^\n:]*:", text, re.MULTILINE))
+    num_rules = sum(_RULE_NAME.match(line) is not None and ":" in line for line in text.split("\n"))
     if num_rules > _MAX_GRAMMAR_RULES:
         raise _invalid(f"The grammar has more than {_MAX_GRAMMAR_RULES} rules; make it smaller.")
 

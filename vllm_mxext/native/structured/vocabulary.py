@@ -72,6 +72,7 @@ def parser_limits() -> LLParserLimits:
         max_lexer_states=50_000,
         step_lexer_fuel=100_000,
         step_max_items=20_000,
+        max_items_in_row=20_000,
         max_grammar_size=200_000,
         verbose_errors=False,
     )

@@ -117,6 +117,9 @@ class _CompletionWriter:
         return bool(self._request.return_token_ids or self._reports_logprobs)
 
     def _choice(self, index: int, output: RequestOutput, sample: CompletionOutput, *, is_first: bool) -> dict[str, Any]:
+        if self._request.only_echoes:
+            reason = "length" if sample.finish_reason == "stop" else sample.finish_reason
+            sample = CompletionOutput(sample.index, "", [], finish_reason=reason)
         echoed = self._prompt_text(output) if is_first and self._request.echo else ""
         choice = {"index": index, "text": echoed + sample.text, "logprobs": None, **finish_fields(sample)}
         offset = self._offsets.setdefault(index, len(echoed))

@@ -21,6 +21,9 @@ from vllm_mxext.server.openai.tool_protocol import (
 )
 
 MAX_STOP_STRINGS = 64
+MAX_TEXTS_CHARS = 65_536
+"""Characters of stop strings, or of bad words, in one request: every one of its samples carries them."""
+
 MAX_PROMPTS = 1024
 
 
@@ -56,19 +59,31 @@ def _check_token_ids(value: Any) -> Any:
 
 
 def _check_stop(value: Any) -> Any:
-    if value is None or isinstance(value, str):
+    if value is None:
         return value
+    if isinstance(value, str):
+        value = [value]
     if not isinstance(value, list) or not _all_of(value, str):
         raise ValueError("must be a string or a list of strings")
     if len(value) > MAX_STOP_STRINGS:
         raise ValueError(f"holds {len(value)} strings; send at most {MAX_STOP_STRINGS}")
+    _check_length(value)
     return value
 
 
 def _check_texts(value: Any) -> Any:
-    if value is not None and not (isinstance(value, list) and _all_of(value, str)):
+    if value is None:
+        return value
+    if not isinstance(value, list) or not _all_of(value, str):
         raise ValueError("must be a list of strings")
+    _check_length(value)
     return value
+
+
+def _check_length(texts: list[str]) -> None:
+    length = sum(map(len, texts))
+    if length > MAX_TEXTS_CHARS:
+        raise ValueError(f"holds {length} characters; send at most {MAX_TEXTS_CHARS}")
 
 
 Texts = Annotated[Any, BeforeValidator(_check_texts), Field(json_schema_extra={"type": "array"})]
@@ -229,6 +244,11 @@ class CompletionRequest(GenerationRequest):
         if self.logprobs is not None and self.logprobs < -1:
             raise ValueError("logprobs must be at least 0, or -1 for the whole vocabulary")
         return self
+
+    @property
+    def only_echoes(self) -> bool:
+        """Whether the prompt alone is to be told, as OpenAI has it for `max_tokens: 0`."""
+        return bool(self.echo) and self.max_tokens == 0
 
 
 class TemplateFields(BaseModel):

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from vllm_mxext.constraint_params import CONSTRAINTS, StructuredOutputsParams
+from vllm_mxext.constraint_params import CONSTRAINTS, MAX_JSON_NESTING, StructuredOutputsParams, json_nesting
 from vllm_mxext.parsing.reasoning import ReasoningFormat, prompt_opens_reasoning
 
 _SPACE = {"type": "regex", "pattern": "[ \\n]*"}
@@ -67,10 +67,11 @@ def _tag_format(constraint: StructuredOutputsParams) -> dict[str, Any] | None:
 
 
 def _parsed(value: Any) -> Any:
-    """Returns JSON that may be given as text; what is no JSON is left to the check of constraints."""
+    """Returns JSON that may be given as text; what is no JSON, or too deep, is left to the check of constraints."""
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except ValueError:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError):
         return value
+    return value if json_nesting(parsed) > MAX_JSON_NESTING else parsed

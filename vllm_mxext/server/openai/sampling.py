@@ -105,7 +105,8 @@ def completion_sampling(
     Raises:
         InvalidRequestError: a value is out of range; `param` is the request's field.
     """
-    params = _build(request, defaults, request.max_tokens, COMPLETION_MAX_TOKENS, request.logprobs)
+    max_tokens = 1 if request.only_echoes else request.max_tokens  # the engine always generates
+    params = _build(request, defaults, max_tokens, COMPLETION_MAX_TOKENS, request.logprobs)
     if request.echo and request.logprobs is not None:  # the echoed prompt has log probabilities too
         if isinstance(params, BeamSearchParams):
             message = "echo with logprobs cannot be combined with use_beam_search; leave one of them out."
@@ -173,10 +174,13 @@ def _refuse_beside_beams(request: GenerationRequest) -> None:
     """Refuses what a search would have to ignore although it changes the answer."""
     names = [name for name in (*_FIELDS, *_FIELDS_WITH_MODEL_DEFAULTS) if name not in _BESIDE_BEAMS]
     given = _sampling_params(request, {name: getattr(request, name) for name in names}, None, None)
-    for name in (field.name for field in dataclasses.fields(SamplingParams)):
-        if name not in _BESIDE_BEAMS and getattr(given, name) != getattr(_DEFAULTS, name):
-            message = f"{name} cannot be combined with use_beam_search, which takes the likeliest texts; leave it out."
-            raise UnsupportedFeatureError(message, param=name)
+    fields = (field.name for field in dataclasses.fields(SamplingParams) if field.name not in _BESIDE_BEAMS)
+    refused = [name for name in fields if getattr(given, name) != getattr(_DEFAULTS, name)]
+    if request.t_max_predict_ms is not None and request.t_max_predict_ms > 0:  # a search has no first token
+        refused.append("t_max_predict_ms")
+    for name in refused:
+        message = f"{name} cannot be combined with use_beam_search, which takes the likeliest texts; leave it out."
+        raise UnsupportedFeatureError(message, param=name)
 
 
 def name_chat_fields(error: InvalidRequestError, request: ChatCompletionRequest) -> None:

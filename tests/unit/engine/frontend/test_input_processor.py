@@ -189,7 +189,7 @@ def test_bad_words_become_tokens_with_and_without_a_space_before_them(processor:
         ("logit_bias", {-1: 1.0}),
         ("allowed_token_ids", (5, FakeTokenizer.SIZE)),
         ("logprob_token_ids", (-3,)),
-        ("bad_words", ("x",) * 1025),
+        ("bad_words", tuple(map(str, range(1025)))),
         ("truncate_prompt_tokens", MAX_MODEL_LEN + 1),
     ],
 )

@@ -271,7 +271,7 @@ class KnowingProposer:
             first = len(batch.tokens(name)) - self.prompt_len
             drafts[name] = self.answers[name].token_ids[first : first + limit]
             if first % 5 == 4 and drafts[name]:
-                drafts[name][-1] ^= 1
+                drafts[name][-1] = (drafts[name][-1] + 1) % FakeTokenizer.SIZE
         return {name: token_ids for name, token_ids in drafts.items() if token_ids}
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.native.structured.conftest import Fits
 from vllm_mxext.constraint_params import StructuredOutputsParams
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
+from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.native.structured.compilation import compile_grammar
 from vllm_mxext.native.structured.grammar import grammar_text
 from vllm_mxext.native.structured.vocabulary import make_vocabulary
@@ -199,6 +200,14 @@ def test_every_constraint_but_a_grammar_holds_behind_reasoning(
 
     assert fits(f"hm</think>\n{answer}", structural_tag=changed.structural_tag)
     assert not fits(f"hm</think>{answer}!", structural_tag=changed.structural_tag)
+
+
+@pytest.mark.parametrize("depth", [100, 900, 100_000])
+def test_json_that_is_too_deep_is_left_to_the_check_that_refuses_it(depth: int) -> None:
+    text = "[" * depth + "]" * depth
+    for constraint in (StructuredOutputsParams(json=text), StructuredOutputsParams(structural_tag=text)):
+        with pytest.raises(InvalidRequestError, match="nested more than 64 levels"):
+            grammar_text(after_reasoning(constraint, THINK, "<think>"), {})
 
 
 def test_a_grammar_stays_as_it_is() -> None:

@@ -95,6 +95,16 @@ def test_what_cannot_be_enforced_is_refused_with_the_reason(constraint: dict[str
     assert reason in str(caught.value)
 
 
+def test_an_object_may_have_a_thousand_optional_properties(fits: Fits) -> None:
+    properties = {f"p{i}": {"type": "string", "pattern": "^a*$"} for i in range(1_000)}
+    assert fits('{"p3":"aa","p999":""}', json={"type": "object", "properties": properties})
+
+
+@pytest.mark.timeout(60)  # an expression that backtracked took minutes, and the event loop waited
+def test_one_endless_word_for_a_grammar_takes_no_time() -> None:
+    assert "a" * 1000 in grammar_text(StructuredOutputsParams(grammar="a" * MAX_CONSTRAINT_CHARS), {})
+
+
 @pytest.mark.parametrize(
     ("constraint", "reason"),
     [
