@@ -27,7 +27,12 @@ SCHEMA = {
     "type": "object",
     "properties": {
         "title": {"type": "string", "minLength": 20, "maxLength": 30},
-        "values": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9999}, "minItems": 8, "maxItems": 12},
+        "values": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 0, "maximum": 9999},
+            "minItems": 8,
+            "maxItems": 12,
+        },
     },
     "required": ["title", "values"],
     "additionalProperties": False,

@@ -158,10 +158,13 @@ class ToolParser(StreamParser):
         """Reads a JSON string and returns its value.
 
         Raises:
-            MalformedError: there is none.
+            MalformedError: there is none, or it is no Unicode text: it has half of a surrogate pair.
         """
         if (yield from self.scanner.peek()) != '"':
             raise MalformedError
         pieces: list[str] = []
         yield from read_value(self.scanner, JSON, pieces.append)
-        return str(loads("".join(pieces)))
+        value = str(loads("".join(pieces)))
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise MalformedError
+        return value
