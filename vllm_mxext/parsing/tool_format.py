@@ -47,6 +47,10 @@ class ToolFormat:
     other_begins: tuple[str, ...] = ()
     bare: str = ""
 
+    def can_name(self, name: str) -> bool:
+        """Whether the parser reads calls of a function of this name."""
+        return self.style != "python" or name.replace(".", "").isidentifier()
+
     def begin(self, name: str) -> str:
         """The text from the beginning of a call up to its arguments, or up to its number."""
         return f"{self.before_name}{name}{self.after_name}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.native.structured.json_schema import checked_schema
-from vllm_mxext.native.structured.keywords import ANNOTATIONS
+from vllm_mxext.native.structured.keywords import is_annotation
 from vllm_mxext.native.structured.lark_rules import LarkRules
 from vllm_mxext.native.structured.schema_leaves import Leaf, leaves_of
 from vllm_mxext.native.structured.string_terminals import string_terminal
@@ -18,9 +18,10 @@ from vllm_mxext.parsing.schema_values import definitions_of, types_of
 SchemaText = Callable[[Any], str]
 """Checks a JSON schema and writes it with its whitespace options, for `%json`."""
 
-_ROOT_KEYWORDS = ANNOTATIONS | {
-    "$defs", "$id", "$schema", "additionalProperties", "definitions", "id", "properties", "required", "type"
-}  # fmt: skip
+_OBJECT_KEYWORDS = frozenset(
+    {"$defs", "$id", "$schema", "additionalProperties", "definitions", "id", "properties", "required", "type"}
+)
+_ARRAY_KEYWORDS = frozenset({"type", "items", "minItems", "maxItems"})
 _PYTHON_WORDS = {"boolean": '"True" | "False"', "null": '"None"'}
 _ANY_STRING = Leaf("string", {})
 _MAX_DEPTH = 32
@@ -140,7 +141,7 @@ class ArgumentWriter:
         return self._object(checked)
 
     def _object(self, schema: Mapping[str, Any]) -> str:
-        others = sorted(schema.keys() - _ROOT_KEYWORDS)
+        others = _beside(_OBJECT_KEYWORDS, schema)
         if others:
             raise self._refusal(f"{others[0]!r} beside parameters")
         before, after = map(self._rules.literal, self._style.around)
@@ -256,7 +257,7 @@ class ArgumentWriter:
         return f"{self._rules.literal(delimiter)} {self._rules.ended(self._rules.terminal(text), delimiter)}"
 
     def _gemma_array(self, schema: Mapping[str, Any], name: str) -> str:
-        others = sorted(schema.keys() - ANNOTATIONS - {"type", "items", "minItems", "maxItems"})
+        others = _beside(_ARRAY_KEYWORDS, schema)
         if others or isinstance(schema.get("items"), list):
             raise self._refusal(f"{(others or ['items'])[0]!r} of {name[:40]!r}")
         item = self._rules.rule(self._gemma_value(schema.get("items", True), name))
@@ -282,3 +283,8 @@ class ArgumentWriter:
             f"Calls in this model's format cannot be held to {what}; change the schema, or leave strict out.",
             param="structured_outputs",
         )
+
+
+def _beside(known: frozenset[str], schema: Mapping[str, Any]) -> list[str]:
+    """Returns the keywords of a schema that ask for more than the known ones."""
+    return sorted(keyword for keyword in schema.keys() - known if not is_annotation(keyword))

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from vllm_mxext.errors import InvalidRequestError
 
-_MAX_RULES = 2_000
+_MAX_RULES = 20_000
 _ANY_TEXT = "/(.|\\n)*/"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_mxext.native.structured.keywords import ANNOTATIONS
+from vllm_mxext.native.structured.keywords import is_annotation
 from vllm_mxext.native.structured.lark_rules import alternatives
 
 _MAX_DEPTH = 8
@@ -59,7 +59,7 @@ def leaves_of(schema: Any, definitions: Mapping[str, Any], depth: int = _MAX_DEP
     """
     if not isinstance(schema, dict) or not depth:
         return () if schema is True else None
-    core = {keyword: value for keyword, value in schema.items() if keyword not in ANNOTATIONS}
+    core = {keyword: value for keyword, value in schema.items() if not is_annotation(keyword)}
     if not core:
         return ()
     if "type" in core or "enum" in core or "const" in core:

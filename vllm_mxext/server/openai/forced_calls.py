@@ -154,6 +154,11 @@ def _calls(tags: list[dict[str, Any]], tool_format: ToolFormat, max_calls: int |
 
 
 def _call(tool: Tool, tool_format: ToolFormat, schema: dict[str, Any]) -> dict[str, Any]:
+    if not tool_format.can_name(tool.function.name):
+        raise InvalidRequestError(
+            f"This model writes calls as Python, in which {tool.function.name} is no name; rename the function.",
+            param="tools",
+        )
     arguments: dict[str, Any] = {"type": "json_schema", "json_schema": schema, "style": tool_format.style}
     if tool_format.has_number:
         number = {"type": "regex", "pattern": "[0-9]+"}

@@ -47,6 +47,7 @@ def qwen(*pairs: tuple[str, str]) -> str:
         ({"anyOf": [STRING, {"type": "integer", "minimum": 3}]}, ["abc", "3"], ["2"]),
         ({"anyOf": [{"type": "string", "pattern": "^a"}, {"type": "object"}]}, ["a{", '{"b": 1}'], ["{b", "b"]),
         ({"allOf": [{"$ref": "#/$defs/y"}], "default": "a"}, ["a"], ["c"]),
+        ({"anyOf": [{"const": "a"}, {"const": 1}], "x-order": 2}, ["a", "1"], ["b"]),
         ({"const": 12}, ["12"], ["13"]),
         ({"type": "boolean"}, ["true"], ["True"]),
         ({"oneOf": [STRING, NULL]}, ["abc", "null"], []),

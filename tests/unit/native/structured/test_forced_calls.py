@@ -12,6 +12,7 @@ from tests.unit.native.structured.conftest import Fits
 from tests.unit.parsing.written_calls import written
 from vllm_mxext.constraint_params import StructuredOutputsParams
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
+from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.native.structured.compilation import compile_grammar
 from vllm_mxext.native.structured.grammar import grammar_text
 from vllm_mxext.native.structured.vocabulary import make_vocabulary
@@ -20,7 +21,7 @@ from vllm_mxext.parsing.events import ParserContext
 from vllm_mxext.parsing.harmony import HarmonyParser
 from vllm_mxext.parsing.reasoning import DEEPSEEK_R1, THINK
 from vllm_mxext.parsing.registry import TOOL_PARSERS, ToolParserEntry
-from vllm_mxext.parsing.tool_format import HARMONY, ToolFormat
+from vllm_mxext.parsing.tool_format import HARMONY, PYTHONIC, ToolFormat
 from vllm_mxext.server.openai.forced_calls import forced_calls, strict_calls
 from vllm_mxext.server.openai.reasoned_output import after_reasoning
 from vllm_mxext.server.openai.tool_protocol import Tool
@@ -105,6 +106,12 @@ def test_an_answer_without_reasoning_does_not_begin_like_some_where_calls_have_n
         text for text in ("hi", call, f"<think>hm</think>{call}") if not fits(text, structural_tag=constraint)
     ] == []
     assert not fits(f"<think>hm</think>{wrong}", structural_tag=constraint)
+
+
+def test_a_name_that_python_does_not_know_cannot_be_called_in_python() -> None:
+    tool = Tool.model_validate({"function": {"name": "get-time"}})
+    with pytest.raises(InvalidRequestError, match="get-time"):
+        forced_calls([tool], PYTHONIC, None)
 
 
 THOUGHTS = (
