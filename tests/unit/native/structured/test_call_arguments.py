@@ -140,7 +140,7 @@ RECURSIVE = {
         ("gemma", with_x({"enum": [[1], [2]]}), "lists objects or arrays"),
         ("gemma", with_x({"type": "array", "prefixItems": [NUMBER]}), "'prefixItems'"),
         ("gemma", RECURSIVE, "the schema of 'x'"),
-        ("qwen_xml", with_x({"type": "string", "format": "ipv6"}), "the format 'ipv6'; use pattern"),
+        ("qwen_xml", with_x({"type": "string", "format": "regex"}), "the format 'regex'; use pattern"),
         ("qwen_xml", with_x({"type": "string", "pattern": "^a|b$"}), "put brackets around"),
         ("qwen_xml", with_x({"type": "string", "not": {"const": "a"}}), "'not'"),
         ("qwen_xml", with_x({"type": "string", "pattern": "a(?=b)"}), "look-around"),

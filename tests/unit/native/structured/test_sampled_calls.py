@@ -17,6 +17,7 @@ from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
 from vllm_mxext.native.structured.call_arguments import STYLES
 from vllm_mxext.native.structured.compilation import compile_grammar
 from vllm_mxext.native.structured.grammar import grammar_text
+from vllm_mxext.native.structured.keywords import FORMATS
 from vllm_mxext.native.structured.matcher import GrammarMatcher
 from vllm_mxext.native.structured.vocabulary import make_vocabulary
 from vllm_mxext.parsing.chain import ParsedMessage, parse
@@ -198,3 +199,20 @@ def test_whatever_is_read_as_a_call_of_a_strict_tool_fits(entry: ToolParserEntry
     assert len(texts) >= 6
     for text in texts:
         check_calls(read(entry, text), text)
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "unknown"])
+def test_strings_without_quotes_have_their_formats(name: str) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "string", "format": name}}, "required": ["x"]}
+    tool = Tool.model_validate({"function": {"name": "f", "parameters": schema}})
+    entry = next(entry for entry in TOOL_PARSERS if entry.name == "qwen3_coder")
+    assert entry.format is not None
+    sampler = Sampler(forced_calls([tool], entry.format, 1).structural_tag, tokenizer_of(entry, is_special=False))
+    context = ParserContext({"f": {"name": "f", "parameters": schema}})
+
+    texts = [text for seed in range(10) if (text := sampler.draw(seed)) is not None]
+
+    assert len(texts) >= 8
+    for text in texts:
+        [call] = parse(entry.create(context), text).calls
+        jsonschema_rs.validate(schema, json.loads(call.arguments), validate_formats=True)
