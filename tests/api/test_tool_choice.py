@@ -23,6 +23,8 @@ from vllm_mxext.config.server import ParserConfig
 
 pytestmark = pytest.mark.promise("TOOL-1", "PAIN-21")
 
+STRICT = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+
 
 async def test_with_tool_choice_none_the_text_is_left_alone_and_tools_are_shown(talk):
     server = await talk(CALL)
@@ -153,15 +155,74 @@ async def test_a_choice_can_be_limited_to_some_tools(talk):
 
 async def test_only_strict_tools_are_held_to_their_schema_where_the_model_chooses(talk):
     server = await talk(CALL, NO_REASONING)
-    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
 
-    await server.openai().chat.completions.create(model="fake-model", messages=HELLO, tools=[CLOCK, strict])
+    await server.openai().chat.completions.create(model="fake-model", messages=HELLO, tools=[CLOCK, STRICT])
     constraint = constraint_of(server)
     await server.openai().chat.completions.create(model="fake-model", messages=HELLO, tools=[CLOCK, WEATHER])
 
     assert (constraint["type"], constraint["triggers"]) == ("triggered_tags", ["<tool_call>"])
     assert [tag["content"]["json_schema"] for tag in constraint["tags"]] == [{"type": "object"}, SCHEMA]
     assert server.engine.requests[-1].params.structured_outputs is None
+
+
+QWEN3_CODER = ParserConfig(may_choose_tools=True, tool_parser="qwen3_coder")
+TAGGED_CALL = "<tool_call>\n<function=weather>\n<parameter=city>\nBern\n</parameter>\n</function>\n</tool_call>"
+
+
+@pytest.mark.promise("TOOL-4")
+@pytest.mark.parametrize("choice", ["auto", "required"])
+async def test_a_format_of_tags_is_constrained_in_its_own_form(talk, choice):
+    server = await talk(TAGGED_CALL, QWEN3_CODER)
+
+    answer = await server.openai().chat.completions.create(
+        model="fake-model", messages=HELLO, tools=[STRICT], tool_choice=choice
+    )
+
+    [call] = answer.choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == {"city": "Bern"}
+    constraint = constraint_of(server)
+    tags = constraint["tags"] if choice == "auto" else constraint["elements"][0]["tags"]
+    assert tags[0]["content"]["style"] == "qwen_xml"
+
+
+@pytest.mark.promise("TOOL-4")
+async def test_a_plug_in_that_does_not_say_how_calls_are_written_cannot_hold_them_to_schemas(talk, tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from vllm_mxext.parsing.json_calls import HermesParser\n"
+        "from vllm_mxext.parsing.registry import ToolParserEntry\n"
+        "TOOL_PARSERS = [ToolParserEntry('mine', HermesParser)]\n"
+    )
+    config = ParserConfig(may_choose_tools=True, tool_parser="mine", plugin=plugin)
+    server = await talk(CALL, config)
+
+    error = await refused(server, "/v1/chat/completions", CHAT | {"tools": [STRICT]})
+
+    assert error["param"] == "tools"
+    assert "mine" in error["message"]
+
+
+HARMONY = ParserConfig(may_choose_tools=True, tool_parser="openai", reasoning_parser="openai_gptoss")
+OPEN_MESSAGE = {
+    "chat_template": "<|start|>assistant<|channel|>final<|message|>{{ messages[-1].content }}",
+    "messages": [*HELLO, {"role": "assistant", "content": "It is"}],
+    "continue_final_message": True,
+    "add_generation_prompt": False,
+}
+
+
+@pytest.mark.promise("TOOL-4")
+@pytest.mark.parametrize(
+    "fields", [{"tools": [STRICT]}, {"tools": [WEATHER], "tool_choice": "required"}], ids=["strict", "required"]
+)
+async def test_an_open_message_of_gpt_oss_is_not_continued_beside_constrained_tools(talk, fields):
+    server = await talk(" warm.", HARMONY, trust_request_chat_template=True)
+
+    error = await refused(server, "/v1/chat/completions", CHAT | OPEN_MESSAGE | fields)
+    loose = await server.http.post("/v1/chat/completions", json=CHAT | OPEN_MESSAGE | {"tools": [WEATHER]})
+
+    assert error["param"] == "continue_final_message"
+    assert loose.json()["choices"][0]["message"]["content"] == " warm."
 
 
 async def test_choices_that_ask_for_nothing_need_no_tools(server):

@@ -39,7 +39,7 @@ class HarmonyParser(ToolParser):
 
     def run(self) -> Steps[None]:
         """Reads messages one by one."""
-        header = _open_header(self.context.prompt_end)
+        header = open_header(self.context.prompt_end)
         if header is not None:
             yield from self.attempt("", self._read_messages(header))
         else:
@@ -111,8 +111,8 @@ class HarmonyParser(ToolParser):
             yield from self.read_arguments(name, _BODY_ENDS)
 
 
-def _open_header(prompt_end: str) -> str | None:
-    """Returns the header of the message within which a prompt ends, or None if it does not."""
+def open_header(prompt_end: str) -> str | None:
+    """Returns the header of the message within which a prompt ends, or None if it does not end within one."""
     _, start, last = prompt_end.rpartition("<|start|>")
     header, begin, body = last.partition(_BODY_BEGIN)
     return header if start and begin and not any(end in body for end in _MESSAGE_ENDS) else None

@@ -45,7 +45,8 @@ class ToolParserEntry:
         name: name of the parser.
         create: makes a parser for one sample.
         aliases: other names.
-        format: how to force calls in this format; None = force the generic format, and read it with `json`.
+        format: how to force calls in this format; None = force the generic format, and read it with `json`; calls that
+            the model makes on its own cannot be held to schemas then.
         call_id_form: ids of calls for which `ToolCallStart.id` is None.
         is_special: the markers may be special tokens, which must stay in the text.
         reads_reasoning: it tells reasoning too, so that no reasoning parser is needed before it.
@@ -90,25 +91,25 @@ def _reasoning(name: str, reasoning_format: ReasoningFormat, *aliases: str) -> R
 TOOL_PARSERS: tuple[ToolParserEntry, ...] = (
     ToolParserEntry("hermes", json_calls.HermesParser, ("qwen", "qwen25", "qwen3_json"), tool_format.HERMES),
     ToolParserEntry("llama3_json", json_calls.Llama3JsonParser, ("llama3", "llama4_json"), tool_format.LLAMA3_JSON),
-    ToolParserEntry("llama4_pythonic", pythonic_calls.Llama4PythonicParser),
-    ToolParserEntry("pythonic", pythonic_calls.PythonicParser),
+    ToolParserEntry("llama4_pythonic", pythonic_calls.Llama4PythonicParser, (), tool_format.LLAMA4_PYTHONIC),
+    ToolParserEntry("pythonic", pythonic_calls.PythonicParser, (), tool_format.PYTHONIC),
     ToolParserEntry(
         "mistral", marked_calls.MistralParser, (), tool_format.MISTRAL, call_id_form=CallIdForm.ALPHANUMERIC
     ),
-    ToolParserEntry("qwen3_coder", tagged_parameters.Qwen3CoderParser, ("qwen3_xml",)),
+    ToolParserEntry("qwen3_coder", tagged_parameters.Qwen3CoderParser, ("qwen3_xml",), tool_format.QWEN3_CODER),
     ToolParserEntry("deepseek_v3", marked_calls.DeepSeekV3Parser, ("deepseekv3",), tool_format.DEEPSEEK_V3),
     ToolParserEntry("deepseek_v31", marked_calls.DeepSeekV31Parser, ("deepseekv31",), tool_format.DEEPSEEK_V31),
     ToolParserEntry("deepseek_v32", tagged_parameters.DeepSeekV32Parser, ("deepseekv32",), tool_format.DEEPSEEK_V32),
     ToolParserEntry("kimi_k2", marked_calls.KimiK2Parser, (), tool_format.KIMI_K2, call_id_form=CallIdForm.NUMBERED),
-    ToolParserEntry("glm45", tagged_parameters.Glm45Parser, ("glm47", "glm")),
+    ToolParserEntry("glm45", tagged_parameters.Glm45Parser, ("glm47", "glm"), tool_format.GLM45),
     ToolParserEntry("granite", json_calls.GraniteParser, ("granite4",), tool_format.GRANITE),
     ToolParserEntry("internlm", json_calls.InternLmParser, (), tool_format.INTERNLM),
     ToolParserEntry("jamba", json_calls.JambaParser, ("hunyuan_a13b",), tool_format.JAMBA),
     ToolParserEntry("phi4_mini_json", json_calls.Phi4MiniParser, (), tool_format.PHI4_MINI),
     ToolParserEntry("xlam", json_calls.XlamParser, (), tool_format.XLAM),
-    ToolParserEntry("minimax_m2", tagged_parameters.MinimaxM2Parser),
-    ToolParserEntry("gemma", gemma_calls.GemmaParser, ("functiongemma",)),
-    ToolParserEntry("gemma4", gemma_calls.Gemma4Parser),
+    ToolParserEntry("minimax_m2", tagged_parameters.MinimaxM2Parser, (), tool_format.MINIMAX_M2),
+    ToolParserEntry("gemma", gemma_calls.GemmaParser, ("functiongemma",), tool_format.GEMMA),
+    ToolParserEntry("gemma4", gemma_calls.Gemma4Parser, (), tool_format.GEMMA4),
     ToolParserEntry("openai", harmony.HarmonyParser, ("gpt-oss",), tool_format.HARMONY, reads_reasoning=True),
     ToolParserEntry("json", json_calls.GenericJsonParser, ("generic",), tool_format.GENERIC, is_special=False),
 )

@@ -19,7 +19,8 @@ _VALUE_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string",
 _CHOICES = ("anyOf", "oneOf", "allOf")
 _MAX_DEPTH = 8
 _INTEGER = re.compile(r"[-+]?[0-9]+(?:\.0*)?")
-_BRACKETS = {"object": "{", "array": "["}
+BRACKETS = {"object": "{", "array": "["}
+"""What values of a type begin with."""
 
 
 def parameter_types(context: ParserContext, function: str, parameter: str) -> frozenset[str]:
@@ -28,10 +29,16 @@ def parameter_types(context: ParserContext, function: str, parameter: str) -> fr
     schema = description.get("parameters") if isinstance(description, Mapping) else None
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     found = properties.get(parameter) if isinstance(properties, Mapping) else None
-    return frozenset(_types(found, _definitions(schema), _MAX_DEPTH))
+    return types_of(found, definitions_of(schema))
 
 
-def _definitions(schema: Any) -> Mapping[str, Any]:
+def types_of(schema: Any, definitions: Mapping[str, Any]) -> frozenset[str]:
+    """Returns the JSON types that values of a schema may have; none if nothing is known of them."""
+    return frozenset(_types(schema, definitions, _MAX_DEPTH))
+
+
+def definitions_of(schema: Any) -> Mapping[str, Any]:
+    """Returns what a schema defines: reference -> definition."""
     if not isinstance(schema, Mapping):
         return {}
     return {
@@ -92,5 +99,5 @@ def _typed(bare: str, types: frozenset[str]) -> str | None:
         return found
     if "boolean" in types and bare.lower() in {"true", "false"}:
         return bare.lower()
-    is_container = any(kind in types and bare[:1] == bracket for kind, bracket in _BRACKETS.items())
+    is_container = any(kind in types and bare[:1] == bracket for kind, bracket in BRACKETS.items())
     return (convert(bare, JSON) or convert(bare, PYTHON)) if is_container else None

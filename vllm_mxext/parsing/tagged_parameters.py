@@ -9,7 +9,7 @@ from typing import ClassVar
 from vllm_mxext.parsing.events import ParserContext
 from vllm_mxext.parsing.literals import escape
 from vllm_mxext.parsing.scanner import SPACE, MalformedError, Markers, Steps
-from vllm_mxext.parsing.schema_values import parameter_types, to_json
+from vllm_mxext.parsing.schema_values import BRACKETS, parameter_types, to_json
 from vllm_mxext.parsing.stream_parser import ToolParser
 
 _NAME = re.compile(r"[\w.:/-]+")
@@ -26,8 +26,14 @@ class _Value:
         self._pieces: list[str] = []
         self._newlines = ""
         self._has_begun = False
+        self._strings = None if self._is_string else _JsonStrings(types)
         if self._is_string:
             parser.arguments('"')
+
+    @property
+    def is_in_string(self) -> bool:
+        """Whether what comes next belongs to a string in an object or array."""
+        return self._strings is not None and self._strings.is_inside
 
     def add(self, text: str) -> None:
         """Takes more of the value; one line break at either end belongs to the format."""
@@ -43,6 +49,8 @@ class _Value:
             self._parser.arguments(escape(text))
         else:
             self._pieces.append(text)
+        if self._strings is not None:
+            self._strings.read(text)
 
     def end(self) -> None:
         """Notes that the value is complete."""
@@ -50,6 +58,32 @@ class _Value:
             self._parser.arguments('"')
         else:
             self._parser.arguments(to_json("".join(self._pieces), self._types, guesses=self._parser.guesses_types))
+
+
+class _JsonStrings:
+    """Follows the strings in a value that is an object or array.
+
+    Args:
+        types: JSON types that the value may have.
+    """
+
+    def __init__(self, types: frozenset[str]) -> None:
+        self._brackets = tuple(bracket for kind, bracket in BRACKETS.items() if kind in types)
+        self._has_begun = self._is_escaped = False
+        self.is_inside = False
+
+    def read(self, text: str) -> None:
+        """Takes more of the value; a line break within a string says that the value is no JSON."""
+        if not self._has_begun and (text := text.lstrip(SPACE)):
+            self._has_begun = True
+            self._brackets = self._brackets if text.startswith(self._brackets) else ()
+        for char in text if self._brackets else "":
+            if char == "\n" and self.is_inside:
+                self._brackets, self.is_inside = (), False
+                return
+            if char == '"' and not self._is_escaped:
+                self.is_inside = not self.is_inside
+            self._is_escaped = char == "\\" and self.is_inside and not self._is_escaped
 
 
 class Ends:
@@ -113,7 +147,9 @@ class TaggedParameterParser(ToolParser):
             followers = ends.followers[end]
             if followers:
                 yield from self.scanner.space(space.append)
-            if not followers or (yield from self.scanner.starts_with(*followers)):
+            # no string of JSON has a line break, so one tells the end from a text about ends
+            is_text = value.is_in_string and "\n" not in "".join((end, *space))
+            if not is_text and (not followers or (yield from self.scanner.starts_with(*followers))):
                 value.end()
                 return end
             if not (yield from self.scanner.peek()):

@@ -13,7 +13,8 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 from vllm_mxext.constraint_params import StructuredOutputsParams
 from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.native.structured.json_schema import checked_schema, parse_json
-from vllm_mxext.native.structured.structural_tag import TagGrammar, lark_string
+from vllm_mxext.native.structured.lark_rules import lark_string
+from vllm_mxext.native.structured.structural_tag import TagGrammar
 
 DEFAULT_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,64}"
 """Optional whitespace in JSON; bounded, so that a model cannot go on with it for ever."""

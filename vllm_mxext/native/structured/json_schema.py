@@ -8,7 +8,7 @@ from typing import Any
 from vllm_mxext.constraint_params import MAX_JSON_NESTING
 from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.native.structured.exclusive_options import ExclusiveOptions
-from vllm_mxext.native.structured.keywords import ANNOTATIONS, ENFORCED, NEUTRAL, REFUSED
+from vllm_mxext.native.structured.keywords import ENFORCED, NEUTRAL, REFUSED, is_annotation
 
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -94,7 +94,7 @@ class _Checker:
     def _check_keyword(self, keyword: str, value: Any, place: str) -> None:
         if keyword in REFUSED:
             raise _invalid(f"JSON schema keyword '{keyword}' at {place} is not supported: {REFUSED[keyword]}.")
-        if keyword not in ENFORCED and keyword not in ANNOTATIONS and not keyword.startswith("x-"):
+        if keyword not in ENFORCED and not is_annotation(keyword):
             raise _invalid(
                 f"JSON schema keyword '{keyword}' at {place} is unknown; correct its spelling or leave it out."
             )

@@ -22,6 +22,12 @@ ANNOTATIONS = frozenset(
 )  # fmt: skip
 """Keywords that say nothing about which values are valid; `x-...` are others."""
 
+
+def is_annotation(keyword: str) -> bool:
+    """Whether a keyword says nothing about which values are valid."""
+    return keyword in ANNOTATIONS or keyword.startswith("x-")
+
+
 _WHOLE_VALUE = "a grammar cannot look at a value again that has been written; describe the values directly"
 _CONDITION = "it makes one part of a value depend on another; list the cases with anyOf"
 _INSIDE = "what is inside of the string is not looked at; use pattern"

@@ -9,6 +9,8 @@ from typing import Any
 from vllm_mxext.beam_search_params import BeamSearchParams
 from vllm_mxext.constraint_params import StructuredOutputsParams
 from vllm_mxext.errors import InvalidRequestError, UnsupportedFeatureError
+from vllm_mxext.parsing.harmony import open_header
+from vllm_mxext.parsing.reasoning import ReasoningFormat
 from vllm_mxext.parsing.tool_format import ToolFormat
 from vllm_mxext.sampling_params import SamplingParams
 from vllm_mxext.server.openai.output_plan import OutputPlan
@@ -33,7 +35,7 @@ def planned(
 
 
 def _planned_search(params: BeamSearchParams, request: ChatCompletionRequest, plan: OutputPlan) -> BeamSearchParams:
-    if plan.is_forced or any(tool.function.strict for tool in plan.callable_tools):
+    if plan.is_forced or plan.has_strict_tools:
         raise UnsupportedFeatureError(
             "use_beam_search cannot be combined with tool calls that are forced or strict; leave one of them out.",
             param="tools",
@@ -55,16 +57,41 @@ def _planned_sampling(
             "A forced tool call and another form of output exclude each other; leave one of them out.",
             param="tool_choice",
         )
-    if plan.is_forced:
-        constraint = forced_calls(plan.callable_tools, plan.tool_format, plan.max_calls)
-    elif constraint is None and any(tool.function.strict for tool in plan.callable_tools):
-        constraint = strict_calls(plan.callable_tools, plan.tool_format)
-    reasoning = plan.reasoning_format
-    if constraint is not None and reasoning is not None and (plan.is_forced or params.structured_outputs is not None):
+    reasoning, tool_format = plan.reasoning_format, None
+    if plan.is_forced or (constraint is None and plan.has_strict_tools):
+        tool_format = _usable_format(plan, prompt)
+        if plan.is_forced:
+            constraint = forced_calls(plan.callable_tools, tool_format, plan.max_calls)
+        else:
+            constraint = strict_calls(plan.callable_tools, tool_format, reasoning)
+    is_whole = plan.is_forced or tool_format is None or bool(tool_format.bare)
+    if constraint is not None and reasoning is not None and is_whole:
         constraint = after_reasoning(constraint, reasoning, prompt)
     if constraint is not params.structured_outputs:
         changes["structured_outputs"] = constraint
     return params.clone(**changes) if changes else params
+
+
+def _usable_format(plan: OutputPlan, prompt: str) -> ToolFormat:
+    """Returns how calls are written.
+
+    Raises:
+        UnsupportedFeatureError: nobody knows that, or the prompt ends within a message.
+    """
+    tool_format = plan.tool_format
+    if tool_format is None:
+        raise UnsupportedFeatureError(
+            f"Calls that the tool parser {plan.tool_parser} reads cannot be held to schemas; leave strict out, or send "
+            "tool_choice required or a function.",
+            param="tools",
+        )
+    if tool_format.answer and open_header(prompt) is not None:
+        raise UnsupportedFeatureError(
+            "A message that is left open cannot be continued beside tools that are strict or must be called; leave "
+            "continue_final_message or strict out.",
+            param="continue_final_message",
+        )
+    return tool_format
 
 
 def forced_calls(tools: Sequence[Tool], tool_format: ToolFormat, max_calls: int | None) -> StructuredOutputsParams:
@@ -72,28 +99,40 @@ def forced_calls(tools: Sequence[Tool], tool_format: ToolFormat, max_calls: int 
     tags = [_call(tool, tool_format, tool.function.schema_of_arguments) for tool in tools]
     calls = _calls(tags, tool_format, max_calls)
     opening, closing = _literal(tool_format.opening), _literal(tool_format.closing)
-    return tag_params({"type": "sequence", "elements": [*_thoughts(tool_format), *opening, calls, *closing]})
+    return tag_params(_sequence(*_thoughts(tool_format), *opening, calls, *closing))
 
 
-def strict_calls(tools: Sequence[Tool], tool_format: ToolFormat) -> StructuredOutputsParams | None:
+def strict_calls(
+    tools: Sequence[Tool], tool_format: ToolFormat, reasoning: ReasoningFormat | None = None
+) -> StructuredOutputsParams:
     """Returns the constraint under which calls that the model makes on its own fit the schemas of strict tools.
 
-    None for a format whose calls do not begin with a marker: there is nothing to tell them from text.
+    Args:
+        tools: the tools, some of them strict.
+        tool_format: how calls are written.
+        reasoning: how reasoning is marked that may come before; None if there is none.
     """
-    if not tool_format.trigger:
-        return None
     tags = [
         _call(tool, tool_format, tool.function.schema_of_arguments if tool.function.strict else _ANY_OBJECT)
         for tool in tools
     ]
+    calls = _calls(tags, tool_format, None)
     if tool_format.answer:
         answer = {"type": "tag", "begin": tool_format.answer, "content": {"type": "any_text"}, "end": ""}
-        ending = {"type": "or", "elements": [answer, _calls(tags, tool_format, None)]}
-        return tag_params({"type": "sequence", "elements": [*_thoughts(tool_format), ending]})
-    if tool_format.opening:
-        content = _calls(tags, tool_format, None)
-        tags = [{"type": "tag", "begin": tool_format.opening, "content": content, "end": tool_format.closing}]
-    return tag_params({"type": "triggered_tags", "triggers": [tool_format.trigger], "tags": tags})
+        return tag_params(_sequence(*_thoughts(tool_format), {"type": "or", "elements": [answer, calls]}))
+    marked = {"type": "tag", "begin": tool_format.opening, "content": calls, "end": tool_format.closing}
+    answer = {"excludes": list(tool_format.other_begins)}
+    if tool_format.bare:
+        # behind the reasoning an output begins anew, so what is no reasoning must not look like some
+        answer["excluded_beginnings"] = [*tool_format.bare, *(reasoning.starts if reasoning else ())]
+    if not tool_format.trigger:
+        return tag_params({"type": "or", "elements": [marked, {"type": "any_text", **answer}]})
+    tags = [marked] if tool_format.opening else tags
+    return tag_params({"type": "triggered_tags", "triggers": [tool_format.trigger], "tags": tags, **answer})
+
+
+def _sequence(*elements: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "sequence", "elements": list(elements)}
 
 
 def _thoughts(tool_format: ToolFormat) -> list[dict[str, Any]]:
@@ -115,11 +154,15 @@ def _calls(tags: list[dict[str, Any]], tool_format: ToolFormat, max_calls: int |
 
 
 def _call(tool: Tool, tool_format: ToolFormat, schema: dict[str, Any]) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"type": "json_schema", "json_schema": schema}
+    if not tool_format.can_name(tool.function.name):
+        raise InvalidRequestError(
+            f"This model writes calls as Python, in which {tool.function.name} is no name; rename the function.",
+            param="tools",
+        )
+    arguments: dict[str, Any] = {"type": "json_schema", "json_schema": schema, "style": tool_format.style}
     if tool_format.has_number:
         number = {"type": "regex", "pattern": "[0-9]+"}
-        elements = [number, *_literal(tool_format.before_arguments), arguments]
-        arguments = {"type": "sequence", "elements": elements}
+        arguments = _sequence(number, *_literal(tool_format.before_arguments), arguments)
     return {"type": "tag", "begin": tool_format.begin(tool.function.name), "content": arguments, "end": tool_format.end}
 
 

@@ -10,7 +10,7 @@ from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.parsing.events import OutputParser, ParserContext
 from vllm_mxext.parsing.reasoning import PROMPT_END_CHARS, ReasoningFormat
 from vllm_mxext.parsing.registry import CallIdForm, ParserRegistry
-from vllm_mxext.parsing.tool_format import GENERIC, ToolFormat
+from vllm_mxext.parsing.tool_format import ToolFormat
 from vllm_mxext.server.openai.protocol import ChatCompletionRequest
 from vllm_mxext.server.openai.tool_protocol import AllowedToolChoice, NamedToolChoice, Tool
 
@@ -84,11 +84,14 @@ class OutputPlan:
         return None if name is None else self.setup.registry.reasoning_parser(name).format
 
     @property
-    def tool_format(self) -> ToolFormat:
-        """How calls are written where they are forced."""
-        if self.tool_parser is None:
-            return GENERIC
-        return self.setup.registry.tool_parser(self.tool_parser).format or GENERIC
+    def has_strict_tools(self) -> bool:
+        """Whether calls of some tools must fit their schemas."""
+        return any(tool.function.strict for tool in self.callable_tools)
+
+    @property
+    def tool_format(self) -> ToolFormat | None:
+        """How calls are written where they are constrained; None if that is not known."""
+        return None if self.tool_parser is None else self.setup.registry.tool_parser(self.tool_parser).format
 
     def parser(self, prompt: str) -> OutputParser:
         """Makes the parser of one sample that answers `prompt`."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.unit.native.structured.conftest import Fits
+from tests.unit.parsing.written_calls import written
 from vllm_mxext.constraint_params import StructuredOutputsParams
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
 from vllm_mxext.errors import InvalidRequestError
@@ -20,7 +21,7 @@ from vllm_mxext.parsing.events import ParserContext
 from vllm_mxext.parsing.harmony import HarmonyParser
 from vllm_mxext.parsing.reasoning import DEEPSEEK_R1, THINK
 from vllm_mxext.parsing.registry import TOOL_PARSERS, ToolParserEntry
-from vllm_mxext.parsing.tool_format import HARMONY, ToolFormat
+from vllm_mxext.parsing.tool_format import HARMONY, PYTHONIC, ToolFormat
 from vllm_mxext.server.openai.forced_calls import forced_calls, strict_calls
 from vllm_mxext.server.openai.reasoned_output import after_reasoning
 from vllm_mxext.server.openai.tool_protocol import Tool
@@ -34,15 +35,7 @@ TOOLS = [STRICT, LOOSE]
 CONTEXT = ParserContext({tool.function.name: {"name": tool.function.name, "parameters": SCHEMA} for tool in TOOLS})
 FORCIBLE = [entry for entry in TOOL_PARSERS if entry.format is not None]
 TRIGGERED = [entry for entry in FORCIBLE if entry.format and entry.format.trigger and not entry.format.answer]
-
-
-def written(form: ToolFormat, *calls: tuple[str, dict[str, Any]]) -> str:
-    """Calls as the format has them."""
-    texts = []
-    for number, (name, arguments) in enumerate(calls):
-        digits = str(number) if form.has_number else ""
-        texts.append(f"{form.begin(name)}{digits}{form.before_arguments}{json.dumps(arguments)}{form.end}")
-    return f"{form.opening}{form.separator.join(texts)}{form.closing}"
+BARE = [entry for entry in FORCIBLE if entry.format and entry.format.bare]
 
 
 def form_of(entry: ToolParserEntry) -> ToolFormat:
@@ -61,11 +54,11 @@ WEATHER, CLOCK = ("weather", {"city": "Bern"}), ("clock", {"city": "Genf"})
 @pytest.mark.parametrize("entry", FORCIBLE, ids=lambda entry: entry.name)
 def test_forced_calls_fit_their_schemas_and_are_read_back(fits: Fits, entry: ToolParserEntry) -> None:
     form = form_of(entry)
-    both = written(form, WEATHER, CLOCK)
+    both = written(form, [WEATHER, CLOCK])
     constraint = tag(forced_calls(TOOLS, form, None))
 
     assert fits(both, structural_tag=constraint)
-    for wrong in ("", "hello", written(form, ("nothing", {})), written(form, ("weather", {"city": 1}))):
+    for wrong in ("", "hello", written(form, [("nothing", {})]), written(form, [("weather", {"town": "Bern"})])):
         assert not fits(wrong, structural_tag=constraint), wrong
     read = parse(entry.create(CONTEXT), both)
     assert [(call.name, json.loads(call.arguments)) for call in read.calls] == [WEATHER, CLOCK]
@@ -76,9 +69,9 @@ def test_one_forced_call_is_one(fits: Fits, entry: ToolParserEntry) -> None:
     form = form_of(entry)
     constraint = tag(forced_calls([STRICT], form, 1))
 
-    assert fits(written(form, WEATHER), structural_tag=constraint)
-    assert not fits(written(form, WEATHER, WEATHER), structural_tag=constraint)
-    assert not fits(written(form, CLOCK), structural_tag=constraint)
+    assert fits(written(form, [WEATHER]), structural_tag=constraint)
+    assert not fits(written(form, [WEATHER, WEATHER]), structural_tag=constraint)
+    assert not fits(written(form, [CLOCK]), structural_tag=constraint)
 
 
 @pytest.mark.parametrize("entry", TRIGGERED, ids=lambda entry: entry.name)
@@ -86,14 +79,39 @@ def test_calls_by_choice_fit_the_schemas_of_strict_tools(fits: Fits, entry: Tool
     form = form_of(entry)
     constraint = tag(strict_calls(TOOLS, form))
 
-    for text in ("hello", f"So: {written(form, WEATHER)}", written(form, ("clock", {"anything": 1}))):
+    for text in ("hello", f"So: {written(form, [WEATHER])}", written(form, [("clock", {"anything": 1})])):
         assert fits(text, structural_tag=constraint), text
-    for wrong in (written(form, ("weather", {"city": 1})), written(form, ("nothing", {}))):
+    for wrong in (written(form, [("weather", {"town": "Bern"})]), written(form, [("nothing", {})])):
         assert not fits(wrong, structural_tag=constraint), wrong
 
 
-def test_calls_without_a_marker_cannot_be_told_from_text() -> None:
-    assert strict_calls(TOOLS, form_of(next(entry for entry in FORCIBLE if entry.name == "json"))) is None
+@pytest.mark.parametrize("entry", BARE, ids=lambda entry: entry.name)
+def test_an_answer_does_not_begin_like_a_call_where_calls_have_no_marker(fits: Fits, entry: ToolParserEntry) -> None:
+    form = form_of(entry)
+    constraint = tag(strict_calls(TOOLS, form))
+
+    for text in ("", "hello [{", written(form, [WEATHER]), written(form, [("clock", {"anything": 1})])):
+        assert fits(text, structural_tag=constraint), text
+    begins = [f"so {begin}" for begin in form.other_begins]
+    for wrong in (*form.bare, f" \n{form.bare[0]}", *begins, written(form, [("weather", {"town": "Bern"})])):
+        assert not fits(wrong, structural_tag=constraint), wrong
+
+
+def test_an_answer_without_reasoning_does_not_begin_like_some_where_calls_have_no_marker(fits: Fits) -> None:
+    form = form_of(next(entry for entry in BARE if entry.name == "json"))
+    constraint = after_reasoning(strict_calls(TOOLS, form, THINK), THINK, "").structural_tag
+    call, wrong = written(form, [WEATHER]), written(form, [("weather", {"town": "Bern"})])
+
+    assert [
+        text for text in ("hi", call, f"<think>hm</think>{call}") if not fits(text, structural_tag=constraint)
+    ] == []
+    assert not fits(f"<think>hm</think>{wrong}", structural_tag=constraint)
+
+
+def test_a_name_that_python_does_not_know_cannot_be_called_in_python() -> None:
+    tool = Tool.model_validate({"function": {"name": "get-time"}})
+    with pytest.raises(InvalidRequestError, match="get-time"):
+        forced_calls([tool], PYTHONIC, None)
 
 
 THOUGHTS = (
@@ -131,8 +149,8 @@ def whole_in_harmony(text: str, constraint: Any) -> bool:
 
 def test_gpt_oss_may_think_then_answer_or_call_and_its_calls_fit_their_schemas(fits: Fits) -> None:
     constraint = tag(strict_calls(TOOLS, HARMONY))
-    call = written(HARMONY, WEATHER)
-    for text in (HELLO, call, THOUGHTS + HELLO, THOUGHTS + call, THOUGHTS + written(HARMONY, ("clock", {"any": 1}))):
+    call = written(HARMONY, [WEATHER])
+    for text in (HELLO, call, THOUGHTS + HELLO, THOUGHTS + call, THOUGHTS + written(HARMONY, [("clock", {"any": 1})])):
         assert fits(text, structural_tag=constraint), text
         end = "" if text.endswith("<|call|>") else "<|return|>"
         assert whole_in_harmony(text + end, constraint), text
@@ -142,9 +160,9 @@ def test_gpt_oss_may_think_then_answer_or_call_and_its_calls_fit_their_schemas(f
     for wrong in (
         THOUGHTS,
         "hello",
-        written(HARMONY, ("nothing", {})),
-        written(HARMONY, ("weather", {"city": 1})),
-        THOUGHTS + written(HARMONY, ("weather", {})),
+        written(HARMONY, [("nothing", {})]),
+        written(HARMONY, [("weather", {"city": 1})]),
+        THOUGHTS + written(HARMONY, [("weather", {})]),
         call.replace("commentary", "analysis").replace('"Bern"', "1"),
         ' to=functions.weather<|channel|>commentary json<|message|>{"city": 1}<|call|>',
     ):
@@ -154,7 +172,7 @@ def test_gpt_oss_may_think_then_answer_or_call_and_its_calls_fit_their_schemas(f
 
 def test_gpt_oss_may_think_before_a_call_that_it_must_make(fits: Fits) -> None:
     constraint = tag(forced_calls(TOOLS, HARMONY, 1))
-    assert whole_in_harmony(THOUGHTS + written(HARMONY, WEATHER), constraint)
+    assert whole_in_harmony(THOUGHTS + written(HARMONY, [WEATHER]), constraint)
     assert not fits(THOUGHTS + HELLO, structural_tag=constraint)
     assert not whole_in_harmony(f"{THOUGHTS + HELLO}<|return|>", constraint)
 
