@@ -24,6 +24,8 @@ from vllm_mxext.config.server import ParserConfig
 pytestmark = pytest.mark.promise("TOOL-1", "PAIN-21")
 
 STRICT = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+CLOSED = SCHEMA | {"additionalProperties": False}
+"""Arguments that the schema does not name are ruled out."""
 
 
 async def test_with_tool_choice_none_the_text_is_left_alone_and_tools_are_shown(talk):
@@ -80,7 +82,7 @@ async def test_a_named_function_is_called_and_ends_with_stop(talk, is_streamed):
     assert [tag["begin"] for tag in constraint["elements"][0]["tags"]] == [
         '<tool_call>\n{"name": "weather", "arguments": '
     ]
-    assert constraint["elements"][0]["tags"][0]["content"]["json_schema"] == SCHEMA
+    assert constraint["elements"][0]["tags"][0]["content"]["json_schema"] == CLOSED
     assert constraint["elements"][0]["stop_after_first"] is True
 
 
@@ -161,7 +163,7 @@ async def test_only_strict_tools_are_held_to_their_schema_where_the_model_choose
     await server.openai().chat.completions.create(model="fake-model", messages=HELLO, tools=[CLOCK, WEATHER])
 
     assert (constraint["type"], constraint["triggers"]) == ("triggered_tags", ["<tool_call>"])
-    assert [tag["content"]["json_schema"] for tag in constraint["tags"]] == [{"type": "object"}, SCHEMA]
+    assert [tag["content"]["json_schema"] for tag in constraint["tags"]] == [{"type": "object"}, CLOSED]
     assert server.engine.requests[-1].params.structured_outputs is None
 
 

@@ -20,6 +20,12 @@ from vllm_mxext.server.openai.tool_protocol import Tool
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
+_KEYWORDS_OF_OTHERS = frozenset(
+    ("additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames", "$ref", "$dynamicRef",
+     "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "dependencies")
+)  # fmt: skip
+"""Keywords by which a schema may speak of more properties than those it lists."""
+
 
 def planned(
     params: SamplingParams | BeamSearchParams, request: ChatCompletionRequest, plan: OutputPlan, prompt: str
@@ -159,11 +165,21 @@ def _call(tool: Tool, tool_format: ToolFormat, schema: dict[str, Any]) -> dict[s
             f"This model writes calls as Python, in which {tool.function.name} is no name; rename the function.",
             param="tools",
         )
-    arguments: dict[str, Any] = {"type": "json_schema", "json_schema": schema, "style": tool_format.style}
+    arguments: dict[str, Any] = {"type": "json_schema", "json_schema": _closed(schema), "style": tool_format.style}
     if tool_format.has_number:
         number = {"type": "regex", "pattern": "[0-9]+"}
         arguments = _sequence(number, *_literal(tool_format.before_arguments), arguments)
     return {"type": "tag", "begin": tool_format.begin(tool.function.name), "content": arguments, "end": tool_format.end}
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Rules out arguments that the schema does not name, unless it says which others there may be.
+
+    JSON Schema would allow any, but no function takes them; vLLM and llama.cpp hold calls to this as well.
+    """
+    if "properties" not in schema or schema.keys() & _KEYWORDS_OF_OTHERS:
+        return schema
+    return {**schema, "additionalProperties": False}
 
 
 def _literal(text: str) -> list[dict[str, Any]]:

@@ -58,7 +58,8 @@ def test_forced_calls_fit_their_schemas_and_are_read_back(fits: Fits, entry: Too
     constraint = tag(forced_calls(TOOLS, form, None))
 
     assert fits(both, structural_tag=constraint)
-    for wrong in ("", "hello", written(form, [("nothing", {})]), written(form, [("weather", {"town": "Bern"})])):
+    unfit = [("nothing", {}), ("weather", {"town": "Bern"}), ("weather", {"city": "Bern", "town": "Bern"})]
+    for wrong in ("", "hello", *(written(form, [call]) for call in unfit)):
         assert not fits(wrong, structural_tag=constraint), wrong
     read = parse(entry.create(CONTEXT), both)
     assert [(call.name, json.loads(call.arguments)) for call in read.calls] == [WEATHER, CLOCK]
