@@ -17,6 +17,7 @@ async def test_strict_params_refuse_what_nothing_reads_pain_22(serve):
         error = response.json()["error"]
         assert (response.status_code, error["param"]) == (400, "temprature")
         assert "did you mean `temperature`" in error["message"]
+        assert (await server.http.post(path, json=body | {"x" * 3_000_000: 1})).json()["error"]["param"] == "x" * 100
         known = {"temperature": 0.5, "user": "u", "suffix" if path == "/v1/completions" else "audio": None}
         assert (await server.http.post(path, json=body | known)).status_code == 200
     hints = {"store": True, "metadata": {}, "service_tier": "auto", "prompt_cache_key": "k", "safety_identifier": "s"}

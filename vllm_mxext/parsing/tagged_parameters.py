@@ -213,28 +213,49 @@ class Qwen3CoderParser(TaggedParameterParser):
         self.end_function()
 
 
-class MinimaxM2Parser(TaggedParameterParser):
-    """MiniMax M2: `<minimax:tool_call><invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>...`."""
+class BlockParser(TaggedParameterParser):
+    """Calls between two markers around all of them.
 
-    trims_lines = True
+    Attributes:
+        block_begin: marker before the calls.
+        call_begin: text with which each of them begins.
+        block_end: marker behind the last one.
+    """
 
-    _BEGIN = Markers("<minimax:tool_call>")
-    _ENDS = Ends({"</parameter>": ("<parameter name=", "</invoke>")})
+    block_begin: ClassVar[Markers]
+    call_begin: ClassVar[str]
+    block_end: ClassVar[str]
 
     def run(self) -> Steps[None]:
         """Reads content and calls in turn."""
-        while (begin := (yield from self.scanner.until(self._BEGIN, self.content))) is not None:
+        while (begin := (yield from self.scanner.until(self.block_begin, self.content))) is not None:
             yield from self.attempt(begin, self._read_calls())
         self.end_content()
 
     def _read_calls(self) -> Steps[None]:
         yield from self.scanner.space()
-        following = yield from self.scanner.expect("<invoke name=")
-        while following == "<invoke name=":
+        following = yield from self.scanner.expect(self.call_begin)
+        while following == self.call_begin:
             yield from self._read_function()
             self.scanner.hold()
             yield from self.scanner.space()
-            following = yield from self.scanner.expect("<invoke name=", "</minimax:tool_call>")
+            following = yield from self.scanner.expect(self.call_begin, self.block_end)
+
+    def _read_function(self) -> Steps[None]:
+        """Reads one call, of which the beginning has been read."""
+        raise NotImplementedError
+
+
+class MinimaxM2Parser(BlockParser):
+    """MiniMax M2: `<minimax:tool_call><invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>...`."""
+
+    trims_lines = True
+
+    block_begin = Markers("<minimax:tool_call>")
+    call_begin = "<invoke name="
+    block_end = "</minimax:tool_call>"
+
+    _ENDS = Ends({"</parameter>": ("<parameter name=", "</invoke>")})
 
     def _read_function(self) -> Steps[None]:
         name = yield from self._read_quoted(_NAME)
@@ -290,7 +311,7 @@ class Glm45Parser(TaggedParameterParser):
         self.end_function()
 
 
-class DeepSeekV32Parser(TaggedParameterParser):
+class DeepSeekV32Parser(BlockParser):
     """DeepSeek V3.2: `<｜DSML｜function_calls>`, then calls with parameters that say whether they are strings.
 
     A call is `<｜DSML｜invoke name="NAME">` and one JSON object with all arguments, or for each parameter
@@ -299,26 +320,14 @@ class DeepSeekV32Parser(TaggedParameterParser):
 
     guesses_types = True
 
-    _BEGIN = Markers("<｜DSML｜function_calls>")
-    _CALL, _CALL_END = '<｜DSML｜invoke name="', "</｜DSML｜invoke>"
+    block_begin = Markers("<｜DSML｜function_calls>")
+    call_begin = '<｜DSML｜invoke name="'
+    block_end = "</｜DSML｜function_calls>"
+
+    _CALL_END = "</｜DSML｜invoke>"
     _PARAMETER = '<｜DSML｜parameter name="'
     _ENDS = Ends({"</｜DSML｜parameter>": (_PARAMETER, _CALL_END)})
     _JSON_ENDS = Markers(_CALL_END)
-
-    def run(self) -> Steps[None]:
-        """Reads content and calls in turn."""
-        while (begin := (yield from self.scanner.until(self._BEGIN, self.content))) is not None:
-            yield from self.attempt(begin, self._read_calls())
-        self.end_content()
-
-    def _read_calls(self) -> Steps[None]:
-        yield from self.scanner.space()
-        following = yield from self.scanner.expect(self._CALL)
-        while following == self._CALL:
-            yield from self._read_function()
-            self.scanner.hold()
-            yield from self.scanner.space()
-            following = yield from self.scanner.expect(self._CALL, "</｜DSML｜function_calls>")
 
     def _read_function(self) -> Steps[None]:
         name = yield from self.scanner.word(_NAME)

@@ -16,6 +16,8 @@ from vllm_mxext.server.openai.unsupported import refuse_unsupported
 
 M = TypeVar("M", bound=BaseModel)
 
+_MAX_SHOWN_CHARS = 100
+
 
 async def read_object(request: Request) -> dict[str, Any]:
     """Returns the body as a JSON object, whatever the content type says.
@@ -77,11 +79,12 @@ def check(
 
 
 def _refuse_unknown(value: Mapping[str, Any], known: Sequence[str]) -> None:
-    unknown = min(value.keys() - set(known), default=None)
-    if unknown is None:
+    unknown = value.keys() - set(known)
+    if not unknown:
         return
-    similar = get_close_matches(unknown, known, n=1)
+    name = min(unknown)[:_MAX_SHOWN_CHARS]  # as long as the body, if a client likes; matching takes its square
+    similar = get_close_matches(name, known, n=1)
     advice = f"did you mean `{similar[0]}`?" if similar else "leave it out."
     raise MalformedRequestError(
-        f"There is no field `{unknown[:100]}`, and this server runs with --strict-params: {advice}", param=unknown[:100]
+        f"There is no field `{name}`, and this server runs with --strict-params: {advice}", param=name
     )

@@ -139,7 +139,8 @@ class OutputProcessor:
         step = ProcessedStep()
         changed: dict[str, RequestState] = {}
         now_s = self._clock()
-        num_next_tokens, gaps_s = 0, []
+        num_next_tokens = 0
+        gaps_s: list[float] = []
         for output in outputs.outputs:
             entry = self._samples.get(output.request_id)
             if entry is None:
@@ -149,10 +150,7 @@ class OutputProcessor:
             if not sample.has_output or output.num_preemptions or output.num_draft_tokens:
                 _note_work(state, sample, output)
             if output.new_token_ids and not state.processed.is_step:
-                gap_s = self._time_tokens(state, sample, now_s)
-                if gap_s is not None:
-                    num_next_tokens += len(output.new_token_ids)
-                    gaps_s.append(gap_s)
+                num_next_tokens += self._time_tokens(state, sample, output, now_s, gaps_s)
             if output.finish_reason is FinishReason.ERROR:
                 step.abort_ids += self._fail(state, GenerationError(output.error or "The engine gave no reason."))
                 continue
@@ -175,7 +173,7 @@ class OutputProcessor:
                 if output.finish_reason is None:
                     step.abort_ids.append(output.request_id)
                 self._close_sample(state, sample)
-        if gaps_s:
+        if num_next_tokens:
             self._recorder.record_next_tokens(num_next_tokens, gaps_s)
         step.changed = list(changed.values())
         for state in step.changed:
@@ -267,15 +265,21 @@ class OutputProcessor:
                 )
             )
 
-    def _time_tokens(self, state: RequestState, sample: SampleState, now_s: float) -> float | None:
-        """Notes when a sample's newest tokens came; returns the seconds since the ones before, None for a first one."""
-        metrics, previous_s = state.metrics, sample.last_token_s
+    def _time_tokens(
+        self, state: RequestState, sample: SampleState, output: EngineCoreOutput, now_s: float, gaps_s: list[float]
+    ) -> int:
+        """Notes when a sample's newest tokens came, and how long after the ones before; records a request's first.
+
+        Returns how many of them are left to be recorded.
+        """
+        metrics, previous_s, num_tokens = state.metrics, sample.last_token_s, len(output.new_token_ids)
         sample.last_token_s = now_s
         if metrics.first_token_s is None:
             metrics.first_token_s = now_s
             self._recorder.record_first_token(len(state.processed.prompt_token_ids), now_s - metrics.arrival_s)
-            return None
-        return now_s - (metrics.first_token_s if previous_s is None else previous_s)
+            return num_tokens - 1
+        gaps_s.append(now_s - (metrics.first_token_s if previous_s is None else previous_s))
+        return num_tokens
 
 
 def _note_work(state: RequestState, sample: SampleState, output: EngineCoreOutput) -> None:

@@ -175,10 +175,13 @@ def _call(tool: Tool, tool_format: ToolFormat, schema: dict[str, Any]) -> dict[s
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:
     """Rules out arguments that the schema does not name, unless it says which others there may be.
 
-    JSON Schema would allow any, but no function takes them; vLLM and llama.cpp hold calls to this as well.
+    JSON Schema would allow any, but no function takes them; llama.cpp's grammars rule them out as well.
     """
-    if "properties" not in schema or schema.keys() & _KEYWORDS_OF_OTHERS:
+    properties, required = schema.get("properties"), schema.get("required", [])
+    if not isinstance(properties, dict) or not isinstance(required, list) or schema.keys() & _KEYWORDS_OF_OTHERS:
         return schema
+    if any(name not in properties for name in required):
+        return schema  # it wants arguments that it does not describe
     return {**schema, "additionalProperties": False}
 
 

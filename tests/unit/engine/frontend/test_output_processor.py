@@ -374,6 +374,12 @@ def test_the_recorder_hears_of_tokens_ends_and_steps(front: Front) -> None:
     ]
 
 
+def test_tokens_that_come_with_the_first_one_are_counted(front: Front) -> None:
+    front.open()
+    front.feed(b"abc")
+    assert front.recorder.events == [("first", 3, 0.0), ("next", 2)]
+
+
 def test_queued_tokens_are_those_of_requests_the_core_has_not_reported(front: Front) -> None:
     front.open("a")
     front.open("b", n=2)

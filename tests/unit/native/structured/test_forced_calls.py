@@ -65,6 +65,16 @@ def test_forced_calls_fit_their_schemas_and_are_read_back(fits: Fits, entry: Too
     assert [(call.name, json.loads(call.arguments)) for call in read.calls] == [WEATHER, CLOCK]
 
 
+def test_an_argument_that_is_required_but_not_described_can_be_written(fits: Fits) -> None:
+    schema = SCHEMA | {"required": ["city", "day"]}
+    tool = Tool.model_validate({"function": {"name": "weather", "parameters": schema}})
+    form = form_of(next(entry for entry in FORCIBLE if entry.name == "hermes"))
+    constraint = tag(forced_calls([tool], form, None))
+
+    assert fits(written(form, [("weather", {"city": "Bern", "day": 3})]), structural_tag=constraint)
+    assert not fits(written(form, [WEATHER]), structural_tag=constraint)
+
+
 @pytest.mark.parametrize("entry", FORCIBLE, ids=lambda entry: entry.name)
 def test_one_forced_call_is_one(fits: Fits, entry: ToolParserEntry) -> None:
     form = form_of(entry)
