@@ -180,7 +180,7 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any]:
     properties, required = schema.get("properties"), schema.get("required", [])
     if not isinstance(properties, dict) or not isinstance(required, list) or schema.keys() & _KEYWORDS_OF_OTHERS:
         return schema
-    if any(name not in properties for name in required):
+    if not all(isinstance(name, str) and name in properties for name in required):
         return schema  # it wants arguments that it does not describe
     return {**schema, "additionalProperties": False}
 

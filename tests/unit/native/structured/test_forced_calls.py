@@ -75,6 +75,15 @@ def test_an_argument_that_is_required_but_not_described_can_be_written(fits: Fit
     assert not fits(written(form, [WEATHER]), structural_tag=constraint)
 
 
+@pytest.mark.parametrize("broken", [{"required": [{}]}, {"required": 3}, {"properties": []}])
+def test_a_malformed_schema_is_passed_on_to_the_check_of_schemas(broken: dict[str, Any]) -> None:
+    tool = Tool.model_validate({"function": {"name": "weather", "parameters": SCHEMA | broken}})
+    constraint = tag(forced_calls([tool], form_of(FORCIBLE[0]), None))
+
+    (call,) = json.loads(constraint)["format"]["elements"][0]["tags"]
+    assert call["content"]["json_schema"] == SCHEMA | broken
+
+
 @pytest.mark.parametrize("entry", FORCIBLE, ids=lambda entry: entry.name)
 def test_one_forced_call_is_one(fits: Fits, entry: ToolParserEntry) -> None:
     form = form_of(entry)
