@@ -5,8 +5,11 @@
     ├── RequestError                   this request cannot be served; others are not affected
     │   ├── InvalidRequestError
     │   │   ├── ContextLengthExceededError
-    │   │   └── UnsupportedFeatureError
+    │   │   ├── UnsupportedFeatureError
+    │   │   ├── AdapterError
+    │   │   └── AdapterConflictError
     │   ├── ModelNotFoundError
+    │   │   └── AdapterNotFoundError
     │   └── QueueFullError
     └── EngineError                    the engine could not do what it accepted
         ├── EngineNotReadyError
@@ -54,6 +57,18 @@ class UnsupportedFeatureError(InvalidRequestError):
 
 class ModelNotFoundError(RequestError):
     """The named model is not served here."""
+
+
+class AdapterError(InvalidRequestError):
+    """An adapter's files are missing or broken, or do not fit the model or the limits."""
+
+
+class AdapterConflictError(InvalidRequestError):
+    """The name of an adapter is taken."""
+
+
+class AdapterNotFoundError(ModelNotFoundError):
+    """No adapter of this name is loaded."""
 
 
 class QueueFullError(RequestError):

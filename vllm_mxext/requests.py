@@ -46,6 +46,34 @@ Prompt = TextPrompt | TokensPrompt
 
 
 @dataclass(frozen=True, slots=True)
+class LoRARequest:
+    """An adapter that a prompt asks for, as vLLM's class of this name.
+
+    Attributes:
+        lora_name: name of the adapter.
+        lora_int_id: a positive number of the caller's choice, the same for the same adapter.
+        lora_path: its folder or file.
+        base_model_name: the model it was made for; only reported.
+        load_inplace: read its files again although it is known.
+
+    Raises:
+        InvalidRequestError: the id is not positive, or name or path is empty.
+    """
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
+    base_model_name: str | None = None
+    load_inplace: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lora_int_id < 1:
+            raise InvalidRequestError(f"lora_int_id must be 1 or more, got {self.lora_int_id}.", param="lora_int_id")
+        if not self.lora_name or not self.lora_path:
+            raise InvalidRequestError("A LoRARequest needs lora_name and lora_path.", param="lora_request")
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One generation request as an `EngineClient` takes it.
 
@@ -59,6 +87,8 @@ class GenerateRequest:
             with `DeadlineExceededError` if there is nothing; None = no limit.
         max_generation_s: seconds from its first token after which it ends, with finish reason `length`, once its text
             has a line break; None = no limit.
+        adapter: name of the LoRA adapter to use; None = none.
+        adapter_scale: factor on everything that the adapter adds.
 
     Raises:
         InvalidRequestError: a limit is not positive.
@@ -71,6 +101,8 @@ class GenerateRequest:
     cache_salt: str | None = None
     timeout_s: float | None = None
     max_generation_s: float | None = None
+    adapter: str | None = None
+    adapter_scale: float = 1.0
 
     def __post_init__(self) -> None:
         _check_limit(self.timeout_s, "timeout_ms")
@@ -90,6 +122,8 @@ class BeamSearchRequest:
         priority: lower is served first under the priority policy.
         cache_salt: requests share prefix blocks only with requests of the same salt.
         timeout_s: seconds from its arrival after which it ends, as for `GenerateRequest`.
+        adapter: name of the LoRA adapter to use; None = none.
+        adapter_scale: factor on everything that the adapter adds.
 
     Raises:
         InvalidRequestError: the limit is not positive.
@@ -101,6 +135,8 @@ class BeamSearchRequest:
     priority: int = 0
     cache_salt: str | None = None
     timeout_s: float | None = None
+    adapter: str | None = None
+    adapter_scale: float = 1.0
 
     def __post_init__(self) -> None:
         _check_limit(self.timeout_s, "timeout_ms")

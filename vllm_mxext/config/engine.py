@@ -158,10 +158,28 @@ class DeviceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LoRAConfig:
+    """Adapters.
+
+    Attributes:
+        max_loras: adapters that running requests may use at once, which is the number of adapter slots.
+        max_lora_rank: largest rank.
+        max_cpu_loras: adapters in host memory, at least `max_loras`; the others are read from their files again.
+        allows_pickle: also read adapter files that have to be unpickled.
+    """
+
+    max_loras: int = 8
+    max_lora_rank: int = 32
+    max_cpu_loras: int = 16
+    allows_pickle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EngineConfig:
     """Everything the engine core needs, and nothing else.
 
-    `prepared` is None if packed weights are not to be kept, `speculation` if there are no draft tokens.
+    `prepared` is None if packed weights are not to be kept, `speculation` if there are no draft tokens, `lora` if there
+    are no adapters.
     `logits_processors` are plug-ins as `module:Class`, besides the installed ones.
     """
 
@@ -172,10 +190,11 @@ class EngineConfig:
     prepared: PreparedConfig | None = None
     speculation: SpeculationConfig | None = None
     logits_processors: tuple[str, ...] = ()
+    lora: LoRAConfig | None = None
 
     @property
     def draft_engine(self) -> EngineConfig | None:
         """This engine with the draft model in place of the model; None without one."""
         if self.speculation is None or self.speculation.draft is None:
             return None
-        return replace(self, model=self.speculation.draft, speculation=None)
+        return replace(self, model=self.speculation.draft, speculation=None, lora=None)

@@ -61,6 +61,7 @@ class ModelInfo:
         created_s: Unix time at which serving began.
         max_open_samples: samples that running and waiting requests may have together; None = no limit.
         num_draft_tokens: draft tokens of a request per step at most; 0 without speculation.
+        max_loras: adapters that running requests may use at once; 0 = the engine serves no adapters.
     """
 
     served_names: tuple[str, ...]
@@ -72,6 +73,60 @@ class ModelInfo:
     created_s: int
     max_open_samples: int | None = None
     num_draft_tokens: int = 0
+    max_loras: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSource:
+    """An adapter to load.
+
+    Attributes:
+        name: what requests are to call it.
+        path: its folder or file.
+        format: of its files: `huggingface`, `nemo`, `trtllm` or `gguf`; None = found out.
+        base_model_name: the model it was made for; only reported.
+        description: for people.
+    """
+
+    name: str
+    path: str
+    format: str | None = None
+    base_model_name: str | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """A loaded adapter.
+
+    Attributes:
+        source: what it was loaded from; `format` is known.
+        adapter_id: a number, never used again in the life of the engine.
+        generation: grows when other weights are loaded under its name.
+        rank: its largest rank.
+        num_bytes: host memory its weights take now.
+        tier: where they are: `slot`, `host` or `disk`.
+        num_running: running requests that use it.
+        num_waiting: queued requests that are going to.
+        is_pinned: it stays in memory.
+        loaded_at_s: Unix time at which it was loaded.
+    """
+
+    source: AdapterSource
+    adapter_id: int
+    generation: int
+    rank: int
+    num_bytes: int
+    tier: str
+    num_running: int
+    num_waiting: int
+    is_pinned: bool
+    loaded_at_s: float
+
+    @property
+    def name(self) -> str:
+        """What requests call it."""
+        return self.source.name
 
 
 class EngineClient(Protocol):
@@ -150,6 +205,35 @@ class EngineClient(Protocol):
 
     async def reset_prefix_cache(self) -> bool:
         """Forgets cached blocks, so that later requests find nothing computed before; False if that was refused."""
+        ...
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """The adapters that requests may name, in the order of loading."""
+        ...
+
+    async def load_adapter(self, source: AdapterSource, *, replaces: bool = False, pins: bool = False) -> AdapterInfo:
+        """Checks an adapter's files, reads its weights and serves it from then on.
+
+        With `replaces`, an adapter of the same name gives way: requests that are open go on with its old weights,
+        later ones get the new ones. Loading a name again from the same unchanged files changes nothing but the pin.
+
+        Raises:
+            AdapterConflictError: the name is taken by another adapter, or by the model.
+            AdapterError: the files are missing or broken, or do not fit the model or the limits.
+            UnsupportedFeatureError: the engine serves no adapters.
+            EngineDeadError: the engine is gone for good.
+        """
+        ...
+
+    async def unload_adapter(self, name: str) -> AdapterInfo:
+        """Takes a name away at once; the weights are given back when the last open request with them has ended.
+
+        Returns how it stood. Without such requests the memory is back on return.
+
+        Raises:
+            AdapterNotFoundError: there is no adapter of this name.
+        """
         ...
 
     def begin_drain(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from vllm_mxext.config.engine import EngineConfig
-from vllm_mxext.native.protocol import EngineCoreOutputs, EngineCoreRequest
+from vllm_mxext.native.protocol import AdapterUse, EngineCoreOutputs, EngineCoreRequest
 
 StartPhase = Literal["loading", "warming up"]
 
@@ -42,6 +42,50 @@ class ResetPrefixCache(msgspec.Struct, tag="reset_prefix_cache", array_like=True
     """Forget cached blocks; answered by `PrefixCacheReset` of the same `call_id`."""
 
     call_id: int
+
+
+class AdapterSpec(msgspec.Struct, array_like=True, frozen=True):
+    """An adapter that requests may name.
+
+    Attributes:
+        adapter_id: a number, never used again in the life of a server.
+        generation: grows when other weights are loaded under its name.
+        name: for messages to people.
+        path: its files.
+        format: of these, one of `AdapterFormat`.
+        fingerprint: of these when they were checked; if they are written later, they are not this generation any more.
+        is_pinned: it stays in host memory.
+    """
+
+    adapter_id: int
+    generation: int
+    name: str
+    path: str
+    format: str
+    fingerprint: str
+    is_pinned: bool = False
+
+
+class LoadAdapter(msgspec.Struct, tag="load_adapter", array_like=True, frozen=True):
+    """Requests may name this adapter from now on; answered by `AdapterDone` of the same `call_id`.
+
+    Attributes:
+        call_id: 0 = no answer is wanted.
+        spec: the adapter; one that is known already takes its new `is_pinned`.
+        reads_now: read its weights before the answer; otherwise when a request needs them.
+    """
+
+    call_id: int
+    spec: AdapterSpec
+    reads_now: bool = True
+
+
+class DropAdapter(msgspec.Struct, tag="drop_adapter", array_like=True, frozen=True):
+    """Forget an adapter that no open request names, and give its memory back; answered by `AdapterDone`."""
+
+    call_id: int
+    adapter_id: int
+    generation: int
 
 
 class Stop(msgspec.Struct, tag="stop", array_like=True, frozen=True):
@@ -105,6 +149,20 @@ class PrefixCacheReset(msgspec.Struct, tag="prefix_cache_reset", array_like=True
     done: bool
 
 
+class AdapterDone(msgspec.Struct, tag="adapter_done", array_like=True, frozen=True):
+    """Answer to `LoadAdapter` and `DropAdapter`.
+
+    Attributes:
+        call_id: of the question.
+        error: why it was not done; then the adapter is unknown.
+        adapters: how all known adapters stand afterwards.
+    """
+
+    call_id: int
+    error: str | None
+    adapters: list[AdapterUse]
+
+
 class Failed(msgspec.Struct, tag="failed", array_like=True, frozen=True):
     """Last message of a core that cannot go on.
 
@@ -119,8 +177,8 @@ class Failed(msgspec.Struct, tag="failed", array_like=True, frozen=True):
     is_config_error: bool = False
 
 
-ToCore = Start | AddRequests | Abort | ResetPrefixCache | Stop
-FromCore = Hello | Progress | Ready | StepOutputs | Alive | PrefixCacheReset | Failed
+ToCore = Start | AddRequests | Abort | ResetPrefixCache | LoadAdapter | DropAdapter | Stop
+FromCore = Hello | Progress | Ready | StepOutputs | Alive | PrefixCacheReset | AdapterDone | Failed
 
 
 def encode_config(config: EngineConfig) -> bytes:

@@ -12,6 +12,9 @@ import msgspec
 
 from vllm_mxext.sampling_params import SamplingParams
 
+AdapterKey = tuple[int, int]
+"""Id and generation of an adapter: one set of weights."""
+
 
 class FinishReason(IntEnum):
     """Why a request ended."""
@@ -68,13 +71,14 @@ class EngineCoreRequest(msgspec.Struct, frozen=True, array_like=True, omit_defau
         arrival_s: the frontend's monotonic clock; orders requests.
         output_token_ids: tokens already delivered before the engine process was replaced; they count as output.
         adapter_id: LoRA adapter, 0 = none.
-        adapter_generation: grows when an adapter of the same id is reloaded.
+        adapter_generation: grows when other weights are loaded under the adapter's name.
         cache_salt: part of the block hash.
         group_id: request whose samples share prompt blocks even when prefix caching is off.
         rules: texts of `params` as tokens; None if it has none.
         sampler_state: what the sampler has learnt with the last of `output_token_ids` (Mirostat); None before.
         grammar: normalised grammar of the output (`structured.grammar`), which `params` does not repeat.
         num_prompt_logprobs: log probabilities of the prompt already delivered before the engine process was replaced.
+        adapter_scale: factor on everything that the adapter adds.
     """
 
     request_id: str
@@ -93,6 +97,7 @@ class EngineCoreRequest(msgspec.Struct, frozen=True, array_like=True, omit_defau
     sampler_state: float | None = None
     grammar: str | None = None
     num_prompt_logprobs: int = 0
+    adapter_scale: float = 1.0
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -147,6 +152,34 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
     num_accepted_tokens: int = 0
 
 
+class AdapterTier(IntEnum):
+    """Where an adapter's weights are."""
+
+    DISK = 0
+    HOST = 1
+    SLOT = 2
+
+
+class AdapterUse(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How an adapter stands.
+
+    Attributes:
+        adapter_id: which one.
+        generation: and which of its weights.
+        tier: where they are.
+        num_bytes: host memory they take now.
+        num_running: running requests that use it.
+        num_waiting: queued requests that are going to.
+    """
+
+    adapter_id: int
+    generation: int
+    tier: AdapterTier
+    num_bytes: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
+
+
 class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
     """Gauges and per-step counts for metrics.
 
@@ -162,6 +195,7 @@ class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
         num_drafts: requests with draft tokens in this step.
         num_draft_tokens: their draft tokens.
         num_accepted_per_position: of these, accepted: first drafts, second drafts, and so on.
+        adapters: how all known adapters stand; None if that is as it was in the last stats.
     """
 
     num_running: int = 0
@@ -175,6 +209,7 @@ class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
     num_drafts: int = 0
     num_draft_tokens: int = 0
     num_accepted_per_position: list[int] = msgspec.field(default_factory=list)
+    adapters: list[AdapterUse] | None = None
 
 
 class EngineCoreOutputs(msgspec.Struct, array_like=True, gc=False):
@@ -197,7 +232,8 @@ class NewRequestData:
         eos_token_ids: ids suppressed below `params.min_tokens` (together with stop token ids).
         block_ids: all blocks of the request, leading prefix hits included.
         num_computed_tokens: leading tokens whose keys are in the cache already.
-        adapter_id: LoRA adapter, 0 = none.
+        adapter: (id, generation) of its LoRA adapter; None = none.
+        adapter_scale: factor on everything that the adapter adds.
         rules: texts of `params` as tokens; None if it has none.
         sampler_state: what the sampler has learnt with the last of `token_ids`; None before the first output token.
         num_prompt_logprobs: log probabilities of the prompt that have been told already.
@@ -211,7 +247,8 @@ class NewRequestData:
     eos_token_ids: list[int]
     block_ids: list[int]
     num_computed_tokens: int
-    adapter_id: int = 0
+    adapter: AdapterKey | None = None
+    adapter_scale: float = 1.0
     rules: TokenRules | None = None
     sampler_state: float | None = None
     num_prompt_logprobs: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from vllm_mxext.native.protocol import (
+    AdapterKey,
     EngineCoreOutput,
     EngineCoreRequest,
     FinishReason,
@@ -114,6 +115,12 @@ class Request:
             f"Request({self.request_id!r}, {self.status.value}, computed={self.num_computed_tokens}/{self.num_tokens}, "
             f"prompt={self.num_prompt_tokens}, blocks={self.block_ids})"
         )
+
+    @property
+    def adapter(self) -> AdapterKey | None:
+        """Its LoRA adapter."""
+        source = self.source
+        return (source.adapter_id, source.adapter_generation) if source.adapter_id else None
 
     @property
     def num_tokens(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +11,7 @@ import torch
 
 from vllm_mxext.config.engine import KVCacheDType, Quantization
 from vllm_mxext.config.memory_plan import kv_row_bytes
+from vllm_mxext.native.kernels.adapters import AdapterLayer, AdapterRanges, AdapterWeights, PackedAdapter
 from vllm_mxext.native.kernels.int4_weight import Int4Weight
 
 INT8_GROUP = 32
@@ -184,6 +186,29 @@ class Kernels(Protocol):
         """Writes `x @ weight.T + bias`: `x: [M, K]`, `out: [M, N]` in x's dtype or float32; sums are float32.
 
         For an int8 layer x is quantised too, in groups of 32 with a float32 scale of largest magnitude / 127.
+        """
+        ...
+
+    def pack_adapter(self, layers: Sequence[AdapterWeights]) -> Sequence[PackedAdapter]:
+        """Packs copies of one adapter's weights, in the model's dtype, for several linear layers.
+
+        All of it lies in memory of its own, which the system has back as soon as the last of the results is gone.
+        """
+        ...
+
+    def make_adapter_layer(self, in_features: int, out_features: int, num_slots: int) -> AdapterLayer:
+        """Makes the slots of a linear layer, slot 0 included, all empty."""
+        ...
+
+    def make_adapter_ranges(self, max_ranges: int) -> AdapterRanges:
+        """Makes a place for so many ranges."""
+        ...
+
+    def adapt(self, x: torch.Tensor, layer: AdapterLayer, ranges: AdapterRanges, out: torch.Tensor) -> None:
+        """Adds to `out: [M, N]` what the adapters of its ranges do: `x: [M, K]`; sums are float32.
+
+        Rows outside of the ranges, and those of slots that are empty in this layer, stay as they are. `out` holds the
+        layer's own product, in x's dtype or float32.
         """
         ...
 
