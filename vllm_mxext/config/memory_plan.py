@@ -40,6 +40,7 @@ class MemoryPlan:
         max_model_len: tokens of the longest request.
         max_num_seqs: requests running at once.
         draft_weights_bytes: how much of the weights is the draft model.
+        adapter_bytes: as many adapters as host memory holds, of the largest rank and on all layers.
     """
 
     device_total_bytes: int
@@ -54,6 +55,7 @@ class MemoryPlan:
     max_model_len: int
     max_num_seqs: int
     draft_weights_bytes: int = 0
+    adapter_bytes: int = 0
 
     @property
     def kv_cache_bytes(self) -> int:
@@ -63,7 +65,7 @@ class MemoryPlan:
     @property
     def total_bytes(self) -> int:
         """Bytes of everything planned."""
-        return self.weights_bytes + self.activation_bytes + self.kv_cache_bytes
+        return self.weights_bytes + self.adapter_bytes + self.activation_bytes + self.kv_cache_bytes
 
     @property
     def max_cached_tokens(self) -> int:
@@ -76,8 +78,10 @@ class MemoryPlan:
         draft = (
             f"{format_bytes(self.draft_weights_bytes)} of them the draft model's" if self.draft_weights_bytes else ""
         )
+        adapters = (("adapters", self.adapter_bytes, "kept free for them"),) if self.adapter_bytes else ()
         rows = (
             ("weights", self.weights_bytes, draft),
+            *adapters,
             ("activations", self.activation_bytes, f"{self.max_num_seqs} requests at once"),
             (
                 "KV cache",
@@ -99,11 +103,12 @@ def plan_memory(config: EngineConfig, memory: Memory) -> MemoryPlan:
             change.
     """
     weights = weights_bytes(config)
+    adapters = adapter_bytes(config)
     activations = activation_bytes(config)
     block_bytes = kv_block_bytes(config)
     share = int(memory.total_bytes * config.cache.memory_utilization)
     budget = min(share, memory.available_bytes)
-    room = budget - weights - activations
+    room = budget - weights - adapters - activations
     min_blocks = num_request_blocks(config.model.max_model_len, config.cache.block_size) + _NUM_NULL_BLOCKS
     num_blocks = _num_blocks(config, room, block_bytes, min_blocks)
     if num_blocks < min_blocks or num_blocks * block_bytes > room:
@@ -121,6 +126,7 @@ def plan_memory(config: EngineConfig, memory: Memory) -> MemoryPlan:
         max_model_len=config.model.max_model_len,
         max_num_seqs=config.scheduler.max_num_seqs,
         draft_weights_bytes=0 if config.draft_engine is None else weights_bytes(config.draft_engine),
+        adapter_bytes=adapters,
     )
 
 
@@ -128,7 +134,7 @@ def longest_model_len(config: EngineConfig, memory: Memory) -> int:
     """Returns the largest `max_model_len` up to that of `config` for which `plan_memory()` finds room; may be <= 0."""
     cache = config.cache
     room = min(int(memory.total_bytes * cache.memory_utilization), memory.available_bytes)
-    room -= weights_bytes(config) + activation_bytes(config)
+    room -= weights_bytes(config) + adapter_bytes(config) + activation_bytes(config)
     fitting = _longest_that_fits(config, room)
     block_bytes = kv_block_bytes(config)
     num_blocks = cache.num_blocks_override
@@ -164,6 +170,18 @@ def weights_bytes(config: EngineConfig) -> int:
     rotary = config.model.max_model_len * spec.head_dim * 4
     draft = 0 if config.draft_engine is None else weights_bytes(config.draft_engine)
     return linears + spec.num_layers * norms + ends + final_norm + rotary + draft
+
+
+def adapter_bytes(config: EngineConfig) -> int:
+    """Bytes of all adapters that host memory may hold, each of the largest rank and on all linear layers but the head."""
+    if config.lora is None:
+        return 0
+    spec = config.model.spec
+    q_width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    widths = 2 * (spec.hidden_size + q_width) + 2 * (spec.hidden_size + kv_width)
+    widths += 3 * (spec.hidden_size + spec.intermediate_size)
+    per_rank = spec.num_layers * widths * _DTYPE_BYTES[config.model.dtype]
+    return config.lora.max_cpu_loras * config.lora.max_lora_rank * per_rank
 
 
 def activation_bytes(config: EngineConfig) -> int:
@@ -271,8 +289,9 @@ def _num_blocks(config: EngineConfig, room: int, block_bytes: int, min_blocks: i
 
 def _refusal(config: EngineConfig, memory: Memory, budget: int, room: int, num_blocks: int, needed_bytes: int) -> str:
     block_bytes = kv_block_bytes(config)
+    adapters = f"adapters {format_bytes(adapter_bytes(config))} + " if config.lora is not None else ""
     numbers = (
-        f"weights {format_bytes(weights_bytes(config))} + activations {format_bytes(activation_bytes(config))} "
+        f"weights {format_bytes(weights_bytes(config))} + {adapters}activations {format_bytes(activation_bytes(config))} "
         f"+ KV cache {format_bytes(needed_bytes)} for one request of {config.model.max_model_len} tokens, with "
         f"{format_bytes(budget)} to take ({config.cache.memory_utilization:.0%} of {format_bytes(memory.total_bytes)}, "
         f"{format_bytes(memory.available_bytes)} available)"
@@ -292,6 +311,8 @@ def _suggestion(config: EngineConfig, room: int) -> str:
         if config.cache.kv_cache_memory_bytes is not None or config.cache.num_blocks_override is not None:
             remedy += " and leave out --kv-cache-memory-bytes"
         return remedy
+    if config.lora is not None:
+        return "lower --max-cpu-loras or --max-lora-rank, or use a machine with more memory"
     is_plain = config.model.quantization == "none" and config.model.spec.int4 is None
     if is_plain and config.device.device == "cpu":
         return "use --quantization int8, a smaller model, or a machine with more memory"

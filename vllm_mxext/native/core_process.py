@@ -86,10 +86,16 @@ def serve(channel: FrontChannel, core: EngineCore, is_parent_alive: Callable[[],
                     core.abort(request_ids)
                 case messages.ResetPrefixCache(call_id):
                     channel.send(messages.PrefixCacheReset(call_id, core.reset_prefix_cache()))
+                case messages.LoadAdapter(call_id, spec, reads_now):
+                    core.begin_load_adapter(call_id, spec, reads_now=reads_now)
+                case messages.DropAdapter(call_id, adapter_id, generation):
+                    core.begin_drop_adapter(call_id, adapter_id, generation)
                 case messages.Stop():
                     return
                 case messages.Start():
                     raise AssertionError("the core has been started already")
+        for answer in core.take_adapter_answers():
+            channel.send(answer)
         if core.has_work:
             channel.send(messages.StepOutputs(core.step()))
         elif not is_parent_alive():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.native.core.adapter_slots import AdapterSlots
+from vllm_mxext.native.core.adapters import CoreAdapters
 from vllm_mxext.native.core.scheduler import Scheduler
 from vllm_mxext.native.core_messages import CoreInfo
 from vllm_mxext.native.engine_core import EngineCore, ProgressReport
@@ -26,12 +28,14 @@ def build_engine_core(config: EngineConfig, report: ProgressReport) -> EngineCor
     builds = GrammarBuilds(lambda: _load_vocabulary(config))
     runner = ModelRunner(config, builds)
     runner.load(lambda fraction: report("loading", fraction))
+    slots = None if config.lora is None else AdapterSlots(config.lora)
     scheduler = Scheduler(
         config.scheduler,
         num_blocks=runner.num_blocks,
         block_size=config.cache.block_size,
         enable_prefix_caching=config.cache.enable_prefix_caching,
         max_model_len=config.model.max_model_len,
+        adapters=slots,
     )
     info = CoreInfo(
         num_blocks=scheduler.num_usable_blocks,
@@ -39,7 +43,8 @@ def build_engine_core(config: EngineConfig, report: ProgressReport) -> EngineCor
         kernels=runner.kernels.name,
         is_batch_invariant=runner.kernels.is_batch_invariant,
     )
-    core = EngineCore(scheduler, runner, info, GrammarGate(builds))
+    adapters = None if slots is None else CoreAdapters(slots, runner.adapters, scheduler)
+    core = EngineCore(scheduler, runner, info, GrammarGate(builds), adapters)
     report("warming up", 0.0)
     _warm_up(core, config.model.max_model_len)
     report("warming up", 1.0)

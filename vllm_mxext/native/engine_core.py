@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from vllm_mxext.errors import AdapterError
+from vllm_mxext.native.core.adapters import CoreAdapters
 from vllm_mxext.native.core.scheduler import Scheduler
-from vllm_mxext.native.core_messages import CoreInfo, StartPhase
+from vllm_mxext.native.core_messages import AdapterDone, AdapterSpec, CoreInfo, StartPhase
 from vllm_mxext.native.protocol import (
+    AdapterUse,
     EngineCoreOutput,
     EngineCoreOutputs,
     EngineCoreRequest,
@@ -34,6 +37,9 @@ _NO_SCORES = (
     "forbids every token."
 )
 
+_OWN_CALL = 1
+"""Call id where there is one call at a time."""
+
 ProgressReport = Callable[[StartPhase, float], None]
 """Hears how start-up goes: what is being done, and the share of it that is done."""
 
@@ -46,22 +52,39 @@ class EngineCore:
         runner: computes it.
         info: what is known of the loaded engine.
         gate: where requests wait for their grammars; without one, none may have a grammar.
+        adapters: those that requests may name; without it, none may name one.
     """
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, info: CoreInfo, gate: GrammarGate | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        info: CoreInfo,
+        gate: GrammarGate | None = None,
+        adapters: CoreAdapters | None = None,
+    ) -> None:
         self.info = info
         self._gate = gate
+        self._adapters = adapters
+        self._is_idle = False
+        """The last step computed nothing."""
+        self._refused: list[EngineCoreOutput] = []
         self._scheduler = scheduler
         self._runner = runner
 
     @property
     def has_work(self) -> bool:
         """Whether `step()` has something to do."""
-        return self._scheduler.has_work or (self._gate is not None and self._gate.has_work)
+        if self._scheduler.has_work or self._refused:
+            return True
+        return any(part is not None and part.has_work for part in (self._gate, self._adapters))
 
     def add_request(self, request: EngineCoreRequest) -> None:
         """Queues a request, or holds it back until its grammar has been built."""
-        if request.grammar is None:
+        refusal = self._adapters.check(request) if self._adapters is not None else None
+        if refusal is not None:
+            self._refused.append(refusal)
+        elif request.grammar is None:
             self._scheduler.add_request(request)
         else:
             assert self._gate is not None, "This engine has nothing to build grammars with."
@@ -83,7 +106,10 @@ class EngineCore:
         if self._gate is not None:
             for request in self._gate.take_ready(0.0 if self._scheduler.has_work else _GRAMMAR_WAIT_S):
                 self._scheduler.add_request(request)
+        if self._adapters is not None:
+            self._adapters.advance(is_idle=self._is_idle)
         scheduled = self._scheduler.schedule()
+        self._is_idle = not scheduled.total_num_scheduled_tokens
         result = self._execute(scheduled)
         failed = self._withdraw_failed(result)
         self._scheduler.abort(result.complete_ids)
@@ -95,7 +121,64 @@ class EngineCore:
             elif output.request_id in result.complete_ids:
                 _complete(output, result)
         self._add_gate(outputs)
+        outputs.outputs += self._refused
+        self._refused.clear()
+        if self._adapters is not None and outputs.stats is not None:
+            outputs.stats.adapters = self._adapters.changed_standings()
         return outputs
+
+    def begin_load_adapter(self, call_id: int, spec: AdapterSpec, *, reads_now: bool) -> None:
+        """Lets requests name an adapter; the answer is among `take_adapter_answers()` when it has been read.
+
+        Raises:
+            AdapterError: the engine serves no adapters.
+        """
+        self._require_adapters().load(call_id, spec, reads_now=reads_now)
+
+    def begin_drop_adapter(self, call_id: int, adapter_id: int, generation: int) -> None:
+        """Forgets an adapter that no open request names and gives its memory back; answered likewise.
+
+        Raises:
+            AdapterError: the engine serves no adapters.
+        """
+        self._require_adapters().drop(call_id, (adapter_id, generation))
+
+    def take_adapter_answers(self) -> list[AdapterDone]:
+        """Returns the answers since the last call; calls with id 0 get none."""
+        return [] if self._adapters is None else self._adapters.take_done()
+
+    def load_adapter(self, spec: AdapterSpec, *, reads_now: bool = True) -> list[AdapterUse]:
+        """Lets requests name an adapter, and waits until it has been read; returns how all adapters stand.
+
+        Raises:
+            AdapterError: it cannot be read, or the engine serves no adapters.
+        """
+        adapters = self._require_adapters()
+        adapters.load(_OWN_CALL, spec, reads_now=reads_now)
+        return self._await_answer(adapters)
+
+    def drop_adapter(self, adapter_id: int, generation: int) -> list[AdapterUse]:
+        """Forgets an adapter that no open request names and gives its memory back; returns how all adapters stand.
+
+        Raises:
+            AdapterError: the engine serves no adapters.
+        """
+        adapters = self._require_adapters()
+        adapters.drop(_OWN_CALL, (adapter_id, generation))
+        return self._await_answer(adapters)
+
+    def _require_adapters(self) -> CoreAdapters:
+        if self._adapters is None:
+            raise AdapterError("This engine serves no adapters; start it with --enable-lora.")
+        return self._adapters
+
+    def _await_answer(self, adapters: CoreAdapters) -> list[AdapterUse]:
+        while not (answers := adapters.take_done()):
+            adapters.advance(is_idle=True)
+        (answer,) = answers
+        if answer.error is not None:
+            raise AdapterError(answer.error)
+        return answer.adapters
 
     def reset_prefix_cache(self) -> bool:
         """Forgets cached blocks, so that later requests find nothing computed before; always possible, so True."""

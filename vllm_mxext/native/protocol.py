@@ -220,6 +220,21 @@ class EngineCoreOutputs(msgspec.Struct, array_like=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadAdapter:
+    """How reading an adapter has ended.
+
+    Attributes:
+        key: which one.
+        num_bytes: host memory it takes.
+        error: why it could not be read.
+    """
+
+    key: AdapterKey
+    num_bytes: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NewRequestData:
     """A request the runner does not know: sent whole when first scheduled, and again when resumed after preemption.
 
@@ -232,7 +247,7 @@ class NewRequestData:
         eos_token_ids: ids suppressed below `params.min_tokens` (together with stop token ids).
         block_ids: all blocks of the request, leading prefix hits included.
         num_computed_tokens: leading tokens whose keys are in the cache already.
-        adapter: (id, generation) of its LoRA adapter; None = none.
+        adapter_slot: slot of its LoRA adapter; 0 = none.
         adapter_scale: factor on everything that the adapter adds.
         rules: texts of `params` as tokens; None if it has none.
         sampler_state: what the sampler has learnt with the last of `token_ids`; None before the first output token.
@@ -247,7 +262,7 @@ class NewRequestData:
     eos_token_ids: list[int]
     block_ids: list[int]
     num_computed_tokens: int
-    adapter: AdapterKey | None = None
+    adapter_slot: int = 0
     adapter_scale: float = 1.0
     rules: TokenRules | None = None
     sampler_state: float | None = None
@@ -285,6 +300,7 @@ class SchedulerOutput:
             requests that sample in this step are named; there are blocks for the drafts.
         total_num_scheduled_tokens: the sum of both, within the token budget.
         finished_request_ids: requests whose rows the runner drops (finished or preempted since the last step).
+        adapter_slots: adapter slot -> what it holds from this step on.
     """
 
     new_requests: list[NewRequestData] = field(default_factory=list)
@@ -293,6 +309,7 @@ class SchedulerOutput:
     total_num_scheduled_tokens: int = 0
     num_draft_tokens: dict[str, int] = field(default_factory=dict)
     finished_request_ids: list[str] = field(default_factory=list)
+    adapter_slots: dict[int, AdapterKey] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,24 @@ from collections.abc import Sequence
 
 import msgspec
 
+from vllm_mxext.native.protocol import AdapterKey
+
 _SEED = b"vllm_mxext kv block 1"
 _TOKEN_TYPE = "q"  # 64 bits, so that no token id can be cut short
 
 
 def hash_root(
-    *, adapter_id: int = 0, adapter_generation: int = 0, cache_salt: str | None = None, group_id: str | None = None
+    *,
+    adapter: AdapterKey | None = None,
+    adapter_scale: float = 1.0,
+    cache_salt: str | None = None,
+    group_id: str | None = None,
 ) -> bytes:
     """Returns the parent of a request's first block.
 
     Every hash of the chain depends on it, so requests that differ in any of these keys never share a block.
     """
-    keys = msgspec.msgpack.encode((adapter_id, adapter_generation, cache_salt, group_id))
+    keys = msgspec.msgpack.encode((adapter, adapter_scale, cache_salt, group_id))
     return hashlib.sha256(_SEED + keys).digest()
 
 

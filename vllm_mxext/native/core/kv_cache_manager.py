@@ -12,9 +12,10 @@ from vllm_mxext.native.core.request import Request
 class KVCacheManager:
     """Block tables of the running requests, and the prefix cache over them.
 
-    With prefix caching on, requests of the same adapter (id and generation) and cache salt share blocks; with it off,
-    only requests of the same `group_id` do. A block is only ever written by the one request it was allocated to, and
-    only before it is full; a request that fills a block whose hash is known keeps its own copy, unregistered.
+    With prefix caching on, requests of the same adapter (id and generation), scale of it and cache salt share blocks;
+    with it off, only requests of the same `group_id` do. A block is only ever written by the one request it was
+    allocated to, and only before it is full; a request that fills a block whose hash is known keeps its own copy,
+    unregistered.
 
     Args:
         num_blocks: blocks of the KV tensor, the null block included.
@@ -179,8 +180,8 @@ class KVCacheManager:
         if not self.enable_prefix_caching and group_id is None:
             return None
         return hash_root(
-            adapter_id=source.adapter_id,
-            adapter_generation=source.adapter_generation,
+            adapter=request.adapter,
+            adapter_scale=source.adapter_scale if request.adapter else 1.0,
             cache_salt=source.cache_salt,
             group_id=group_id,
         )

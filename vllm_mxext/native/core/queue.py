@@ -4,35 +4,58 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
 from vllm_mxext.config.engine import SchedulingPolicy
 from vllm_mxext.native.core.request import Request
+from vllm_mxext.native.protocol import AdapterKey
 
 
 class RequestQueue(ABC):
-    """Requests waiting to be scheduled; every change takes O(log n) at most."""
+    """Requests waiting to be scheduled; every change takes O(log n) at most.
 
-    @abstractmethod
+    Attributes:
+        adapters: adapter -> waiting requests that name it.
+    """
+
+    def __init__(self) -> None:
+        self.adapters: Counter[AdapterKey] = Counter()
+
     def add(self, request: Request) -> None:
         """Takes a new request."""
+        self._add(request)
+        self._count(request)
 
-    @abstractmethod
     def prepend(self, request: Request) -> None:
         """Takes a preempted request back, ahead of every request that is worse in the queue's order."""
+        self._prepend(request)
+        self._count(request)
 
     @abstractmethod
     def peek(self) -> Request:
         """Returns the next request and leaves it; raises IndexError when empty."""
 
-    @abstractmethod
-    def pop(self) -> Request:
-        """Takes the next request out; raises IndexError when empty."""
-
-    @abstractmethod
     def remove(self, request: Request) -> None:
         """Takes out a request wherever it stands; raises KeyError if it is not in the queue."""
+        self._remove(request)
+        if request.adapter is not None:
+            self.adapters[request.adapter] -= 1
+            if not self.adapters[request.adapter]:
+                del self.adapters[request.adapter]
+
+    @abstractmethod
+    def _add(self, request: Request) -> None: ...
+
+    @abstractmethod
+    def _prepend(self, request: Request) -> None: ...
+
+    @abstractmethod
+    def _remove(self, request: Request) -> None: ...
+
+    def _count(self, request: Request) -> None:
+        if request.adapter is not None:
+            self.adapters[request.adapter] += 1
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -49,14 +72,13 @@ class FCFSQueue(RequestQueue):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._requests: OrderedDict[str, Request] = OrderedDict()
 
-    def add(self, request: Request) -> None:
-        """Takes a new request at the end."""
+    def _add(self, request: Request) -> None:
         self._requests[request.request_id] = request
 
-    def prepend(self, request: Request) -> None:
-        """Takes a preempted request back at the head."""
+    def _prepend(self, request: Request) -> None:
         self._requests[request.request_id] = request
         self._requests.move_to_end(request.request_id, last=False)
 
@@ -66,14 +88,7 @@ class FCFSQueue(RequestQueue):
             return request
         raise IndexError("The waiting queue is empty.")
 
-    def pop(self) -> Request:
-        """Takes the head out; raises IndexError when empty."""
-        request = self.peek()
-        del self._requests[request.request_id]
-        return request
-
-    def remove(self, request: Request) -> None:
-        """Takes out a request wherever it stands; raises KeyError if it is not in the queue."""
+    def _remove(self, request: Request) -> None:
         del self._requests[request.request_id]
 
     def __len__(self) -> int:
@@ -92,17 +107,16 @@ class PriorityQueue(RequestQueue):
     _MIN_STALE_ENTRIES = 16
 
     def __init__(self) -> None:
+        super().__init__()
         self._heap: list[tuple[tuple[float, ...], Request]] = []
         self._waiting: set[tuple[float, ...]] = set()
 
-    def add(self, request: Request) -> None:
-        """Takes a new request."""
+    def _add(self, request: Request) -> None:
         self._waiting.add(request.order_key)
         heapq.heappush(self._heap, (request.order_key, request))
 
-    def prepend(self, request: Request) -> None:
-        """Takes a preempted request back; its key is older than that of equal priority."""
-        self.add(request)
+    def _prepend(self, request: Request) -> None:
+        self._add(request)  # its key is older than that of equal priority
 
     def peek(self) -> Request:
         """Returns the request with the smallest key and leaves it; raises IndexError when empty."""
@@ -110,15 +124,7 @@ class PriorityQueue(RequestQueue):
             heapq.heappop(self._heap)
         return self._heap[0][1]
 
-    def pop(self) -> Request:
-        """Takes out the request with the smallest key; raises IndexError when empty."""
-        request = self.peek()
-        heapq.heappop(self._heap)
-        self._waiting.remove(request.order_key)
-        return request
-
-    def remove(self, request: Request) -> None:
-        """Takes out a request wherever it stands; raises KeyError if it is not in the queue."""
+    def _remove(self, request: Request) -> None:
         self._waiting.remove(request.order_key)
         if len(self._heap) > 2 * len(self._waiting) + self._MIN_STALE_ENTRIES:
             self._heap = [entry for entry in self._heap if entry[0] in self._waiting]

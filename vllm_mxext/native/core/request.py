@@ -31,6 +31,7 @@ class Request:
         request_id: unique among open requests.
         source: the request as it came in.
         params: its sampling parameters.
+        adapter: its LoRA adapter; None = none.
         order_key: sorts requests; the smallest is served first and preempted last.
         added_s: when the scheduler took it, on the scheduler's clock.
         scheduled_s: when it was first scheduled.
@@ -41,6 +42,7 @@ class Request:
         status: where it is in its life.
         finish_reason: why it ended; None while open.
         num_preemptions: so far.
+        num_passes: younger requests that started first because its adapter had no place.
         num_cached_tokens: prompt tokens found in the prefix cache when first scheduled; None before.
         has_reported: whether an output was already made for it.
         sampler_state: what the sampler has learnt with its newest token.
@@ -56,6 +58,7 @@ class Request:
 
     __slots__ = (
         "acceptance",
+        "adapter",
         "added_s",
         "block_hashes",
         "block_ids",
@@ -67,6 +70,7 @@ class Request:
         "new_prompt_logprobs",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_passes",
         "num_preemptions",
         "num_prompt_logprobs",
         "num_prompt_tokens",
@@ -98,6 +102,10 @@ class Request:
         self.status = RequestStatus.WAITING
         self.finish_reason: FinishReason | None = None
         self.num_preemptions = 0
+        self.num_passes = 0
+        self.adapter: AdapterKey | None = None
+        if source.adapter_id:
+            self.adapter = (source.adapter_id, source.adapter_generation)
         self.num_cached_tokens: int | None = None
         self.has_reported = False
         self.sampler_state = source.sampler_state
@@ -115,12 +123,6 @@ class Request:
             f"Request({self.request_id!r}, {self.status.value}, computed={self.num_computed_tokens}/{self.num_tokens}, "
             f"prompt={self.num_prompt_tokens}, blocks={self.block_ids})"
         )
-
-    @property
-    def adapter(self) -> AdapterKey | None:
-        """Its LoRA adapter."""
-        source = self.source
-        return (source.adapter_id, source.adapter_generation) if source.adapter_id else None
 
     @property
     def num_tokens(self) -> int:

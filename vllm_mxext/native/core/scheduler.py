@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from bisect import insort
 from collections.abc import Callable, Iterable, Sequence
 
 from vllm_mxext.config.engine import SchedulerConfig
+from vllm_mxext.native.core.adapter_slots import AdapterSlots
 from vllm_mxext.native.core.admission import AdmissionControl, check_limits, check_request
 from vllm_mxext.native.core.drafting import Drafting
 from vllm_mxext.native.core.kv_cache_manager import KVCacheManager
 from vllm_mxext.native.core.preemption_log import PreemptionLog
-from vllm_mxext.native.core.queue import make_queue
-from vllm_mxext.native.core.request import Request, RequestStatus, order_key
+from vllm_mxext.native.core.request import Request, RequestStatus
 from vllm_mxext.native.core.step import Step
 from vllm_mxext.native.core.stop import Stop, find_stop
+from vllm_mxext.native.core.waiting import WaitingRequests
 from vllm_mxext.native.protocol import (
+    AdapterKey,
     EngineCoreOutput,
     EngineCoreOutputs,
     EngineCoreRequest,
@@ -42,7 +43,8 @@ class Scheduler:
 
     Requests are served in the order of their `order_key`: arrival under `fcfs`, (priority, arrival) under `priority`.
     Running requests come first, those that need a single token before the others; waiting ones follow while budget,
-    `max_num_seqs` and blocks allow, and never one past another. When blocks run out, the last running request is
+    `max_num_seqs` and blocks allow, and one past another only if that one's adapter has no place yet
+    (`adapter_slots.py`). When blocks run out, the last running request is
     preempted; if that is the one in need, it keeps its blocks and sits the step out. The first running request is
     therefore never held up, which is why everything finishes. A request that runs is a request that has blocks.
 
@@ -52,6 +54,7 @@ class Scheduler:
         block_size: token positions per block.
         enable_prefix_caching: share blocks between unrelated requests.
         max_model_len: tokens of prompt plus output at most.
+        adapters: where adapters are; without it, no request may have one.
         clock: monotonic seconds.
 
     Raises:
@@ -66,6 +69,7 @@ class Scheduler:
         block_size: int,
         enable_prefix_caching: bool,
         max_model_len: int,
+        adapters: AdapterSlots | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         check_limits(config, num_blocks=num_blocks, block_size=block_size, max_model_len=max_model_len)
@@ -75,10 +79,11 @@ class Scheduler:
         self._kv = KVCacheManager(
             num_blocks=num_blocks, block_size=block_size, enable_prefix_caching=enable_prefix_caching
         )
+        self._adapters = adapters
         self._admission = AdmissionControl(config, self._kv)
+        self._waiting = WaitingRequests(config, self._kv, self._admission, adapters, clock)
         self._drafting = Drafting(config, clock) if config.num_draft_tokens else None
         self._requests: dict[str, Request] = {}
-        self._waiting = make_queue(config.policy)
         self._running: list[Request] = []
         """Sorted by `order_key`."""
         self._num_added = 0
@@ -117,6 +122,11 @@ class Scheduler:
     def open_request_ids(self) -> list[str]:
         """Ids of all requests that have not ended."""
         return list(self._requests)
+
+    @property
+    def waiting(self) -> WaitingRequests:
+        """The queue, to look at."""
+        return self._waiting
 
     def add_request(self, source: EngineCoreRequest) -> None:
         """Takes a request into the waiting queue.
@@ -157,16 +167,18 @@ class Scheduler:
         self._schedule_running(step)
         self._register_running(step)
         if step.num_preempted == 0 and not step.has_stalled:
-            self._admit_waiting(step)
+            self._waiting.admit(step, self._running)
             if self._drafting:
                 self._drafting.add_drafts(step, self._running, self._kv)
         self._num_preempted = step.num_preempted
         dropped: list[str] = []
+        slots: dict[int, AdapterKey] = {}
         if step.num_scheduled_tokens:
             dropped, self._dropped_request_ids = self._dropped_request_ids, dropped
+            slots = self._adapters.take_changes() if self._adapters else slots
         if self._drafting:
             self._drafting.start_step()
-        return step.finish(dropped)
+        return step.finish(dropped, slots)
 
     def update_from_output(self, scheduled: SchedulerOutput, result: ModelRunnerOutput) -> EngineCoreOutputs:
         """Takes in what a step computed and returns everything there is to tell since the last call."""
@@ -208,6 +220,14 @@ class Scheduler:
                 self._unsent_outputs.append(self._end(request, FinishReason.ERROR, error=message))
         dropped = [*scheduled.finished_request_ids, *self._dropped_request_ids]
         self._dropped_request_ids = list(dict.fromkeys(dropped))
+        if self._adapters:
+            self._adapters.resend()
+
+    def fail_adapter(self, key: AdapterKey, message: str) -> None:
+        """Ends the waiting requests whose adapter cannot be had; their outputs come as those of `abort()`."""
+        for request in self._waiting.naming(key):
+            self._withdraw(request)
+            self._unsent_outputs.append(self._end(request, FinishReason.ERROR, error=message))
 
     def reset_prefix_cache(self) -> None:
         """Forgets all cached blocks, at any moment; nothing computed before is found by requests admitted later."""
@@ -274,41 +294,6 @@ class Scheduler:
             if num_new_tokens and num_tokens // block_size > request.num_registered_blocks:
                 self._kv.register_full_blocks(request, num_tokens)
 
-    # --- waiting requests ---
-
-    def _admit_waiting(self, step: Step) -> None:
-        while self._waiting and len(self._running) < self._admission.max_running and step.num_free_tokens > 0:
-            if not self._admit(step, self._waiting.peek()):
-                break
-            self._waiting.pop()
-
-    def _admit(self, step: Step, request: Request) -> bool:
-        """Starts the request at the head of the waiting queue, unless budget or blocks are short."""
-        prefix_block_ids = self._kv.find_prefix(request)
-        num_prefix_tokens = len(prefix_block_ids) * self._kv.block_size
-        num_new_tokens = request.num_tokens - num_prefix_tokens
-        if self._config.enable_chunked_prefill:
-            num_new_tokens = min(num_new_tokens, self._admission.prefill_limit, step.num_free_tokens)
-        elif num_new_tokens > step.num_free_tokens:
-            return False
-        if not self._admission.has_blocks_for(request, prefix_block_ids, self._running):
-            return False
-        allocated = self._kv.allocate(request, num_new_tokens, prefix_block_ids)
-        assert allocated is not None, f"Blocks are missing for {request} although it was let in."
-        self._kv.register_full_blocks(request, num_prefix_tokens + num_new_tokens)
-        self._start(request)
-        step.add_admitted(request, num_new_tokens)
-        return True
-
-    def _start(self, request: Request) -> None:
-        """Moves a waiting request that has got its first blocks to the running ones."""
-        if request.scheduled_s is None:
-            request.scheduled_s = self._clock()
-            request.num_cached_tokens = min(request.num_computed_tokens, request.num_prompt_tokens)
-            self._kv.count_prefix_query(request.num_prompt_tokens, request.num_cached_tokens)
-        request.status = RequestStatus.RUNNING
-        insort(self._running, request, key=order_key)
-
     # --- ends and outputs ---
 
     def _append_tokens(self, request: Request, token_ids: Sequence[int], result: ModelRunnerOutput) -> EngineCoreOutput:
@@ -352,6 +337,8 @@ class Scheduler:
 
     def _release(self, request: Request) -> None:
         self._kv.free(request)
+        if self._adapters:
+            self._adapters.stop(request)
         self._dropped_request_ids.append(request.request_id)
 
     def _end(

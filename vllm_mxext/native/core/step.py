@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm_mxext.native.core.request import Request
-from vllm_mxext.native.protocol import CachedRequestData, NewRequestData, SchedulerOutput
+from vllm_mxext.native.protocol import AdapterKey, CachedRequestData, NewRequestData, SchedulerOutput
 
 
 class Step:
@@ -41,7 +41,7 @@ class Step:
         self.num_scheduled_tokens[request_id] = num_new_tokens
         self._cached_requests[request_id] = CachedRequestData(request_id, new_block_ids, request.num_computed_tokens)
 
-    def add_admitted(self, request: Request, num_new_tokens: int) -> None:
+    def add_admitted(self, request: Request, num_new_tokens: int, adapter_slot: int = 0) -> None:
         """Schedules tokens of a request the runner does not know, sending it whole.
 
         Its lists are copied: scheduler and runner both go on changing their own.
@@ -58,7 +58,7 @@ class Step:
                 eos_token_ids=request.source.eos_token_ids,
                 block_ids=request.block_ids.copy(),
                 num_computed_tokens=request.num_computed_tokens,
-                adapter=request.adapter,
+                adapter_slot=adapter_slot,
                 adapter_scale=request.source.adapter_scale,
                 rules=request.source.rules,
                 sampler_state=request.sampler_state,
@@ -90,8 +90,10 @@ class Step:
         """Tokens scheduled so far."""
         return self._token_budget - self.num_free_tokens
 
-    def finish(self, dropped_request_ids: list[str]) -> SchedulerOutput:
-        """Returns the work for the runner, which is to drop these rows first."""
+    def finish(
+        self, dropped_request_ids: list[str], adapter_slots: dict[int, AdapterKey] | None = None
+    ) -> SchedulerOutput:
+        """Returns the work for the runner, which is to drop these rows and fill these adapter slots first."""
         return SchedulerOutput(
             new_requests=self._new_requests,
             cached_requests=list(self._cached_requests.values()),
@@ -99,4 +101,5 @@ class Step:
             total_num_scheduled_tokens=self.num_tokens,
             num_draft_tokens=self.num_draft_tokens,
             finished_request_ids=dropped_request_ids,
+            adapter_slots=adapter_slots or {},
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from vllm_mxext.native.kernels.adapters import AdapterRanges
 from vllm_mxext.native.kernels.interface import AttentionGeometry, AttentionMetadata, Kernels, LayerKVCache
 from vllm_mxext.native.layers.activations import Activations
 from vllm_mxext.native.layers.linear import Linear
@@ -57,7 +58,12 @@ class Attention:
         self.cos_sin = cos_sin
 
     def attend(
-        self, x: torch.Tensor, buffers: Activations, metadata: AttentionMetadata, cache: LayerKVCache
+        self,
+        x: torch.Tensor,
+        buffers: Activations,
+        metadata: AttentionMetadata,
+        cache: LayerKVCache,
+        ranges: AdapterRanges | None = None,
     ) -> torch.Tensor:
         """Attends for every token and stores its keys and values; `output` is still to be applied.
 
@@ -66,13 +72,14 @@ class Attention:
             buffers: where results go.
             metadata: positions, slots and lengths of the tokens.
             cache: the layer's KV blocks.
+            ranges: rows with adapters.
 
         Returns:
             `[num_tokens, num_heads * head_dim]`, a view into `buffers`.
         """
         num_tokens = x.shape[0]
         qkv, attended = buffers.qkv[:num_tokens], buffers.attended[:num_tokens]
-        self.qkv(x, qkv)
+        self.qkv(x, qkv, ranges)
         norms = self.head_norms
         self._kernels.rope_kv_write(
             qkv,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from vllm_mxext.native.kernels.adapters import AdapterRanges
 from vllm_mxext.native.kernels.interface import Kernels
 from vllm_mxext.native.layers.activations import Activations
 from vllm_mxext.native.layers.linear import Linear
@@ -25,10 +26,12 @@ class GatedMLP:
         self.gate_up = gate_up
         self.down = down
 
-    def __call__(self, x: torch.Tensor, buffers: Activations, out: torch.Tensor) -> None:
-        """Writes the block's result: `x, out: [M, H]`."""
+    def __call__(
+        self, x: torch.Tensor, buffers: Activations, out: torch.Tensor, ranges: AdapterRanges | None = None
+    ) -> None:
+        """Writes the block's result: `x, out: [M, H]`; `ranges` are the rows with adapters."""
         num_tokens = x.shape[0]
         gate_up, activated = buffers.gate_up[:num_tokens], buffers.activated[:num_tokens]
-        self.gate_up(x, gate_up)
+        self.gate_up(x, gate_up, ranges)
         self._kernels.silu_mul(gate_up, activated)
-        self.down(activated, out)
+        self.down(activated, out, ranges)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from vllm_mxext.native.kernels.adapters import AdapterRanges
 from vllm_mxext.native.kernels.interface import AttentionMetadata, Kernels, LayerKVCache, Recording
 from vllm_mxext.native.layers.activations import Activations
 from vllm_mxext.native.layers.attention import Attention
@@ -15,6 +16,7 @@ from vllm_mxext.native.layers.embedding import Embedding
 from vllm_mxext.native.layers.linear import Linear
 from vllm_mxext.native.layers.mlp import GatedMLP
 from vllm_mxext.native.layers.norm import RMSNorm
+from vllm_mxext.native.models.batch_adapters import UNADAPTED, AdaptedRows, BatchAdapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,13 @@ class ForwardBatch:
         token_ids: `[num_tokens]` int32.
         attention: where these tokens stand.
         sample_indices: `[num_samples]` int32, ascending rows of `token_ids` whose logits are wanted.
+        adapters: rows with adapters; None if there are none.
     """
 
     token_ids: torch.Tensor
     attention: AttentionMetadata
     sample_indices: torch.Tensor
+    adapters: BatchAdapters | None = None
 
 
 class SideRows(Protocol):
@@ -77,17 +81,23 @@ class DecoderWeights:
     head: Linear
 
     @property
+    def linears(self) -> Sequence[Linear]:
+        """All linear layers."""
+        linears = [self.head]
+        for layer in self.layers:
+            linears += [layer.attention.qkv, layer.attention.output, layer.mlp.gate_up, layer.mlp.down]
+        return linears
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of all weights and of the rotary table."""
-        linears = [self.head]
         tensors = [self.final_norm.weight, self.layers[0].attention.cos_sin]
         for layer in self.layers:
             attention = layer.attention
-            linears += [attention.qkv, attention.output, layer.mlp.gate_up, layer.mlp.down]
             tensors += [layer.attention_norm.weight, layer.mlp_norm.weight]
             if attention.head_norms:
                 tensors += [attention.head_norms.query, attention.head_norms.key]
-        num_bytes = sum(linear.num_bytes for linear in linears) + sum(tensor.nbytes for tensor in tensors)
+        num_bytes = sum(linear.num_bytes for linear in self.linears) + sum(tensor.nbytes for tensor in tensors)
         return num_bytes + self.embedding.num_bytes
 
 
@@ -104,9 +114,15 @@ class Decoder:
         self._kernels = kernels
         self._weights = weights
         self._buffers = buffers
-        self._recording: Recording | None = None
+        self._recordings: dict[bool, Recording | None] = {}
+        """Whether there are adapters -> the calls of a decode step."""
         self._recorded_for: tuple[int, int] | None = None
         self._recorded_logits = buffers.logits
+
+    @property
+    def weights(self) -> DecoderWeights:
+        """What it computes with."""
+        return self._weights
 
     def forward(
         self, batch: ForwardBatch, caches: Sequence[LayerKVCache], side_rows: SideRows | None = None
@@ -121,64 +137,79 @@ class Decoder:
         Returns:
             `[num_samples, vocab_size]` float32, valid until the next call; may be changed in place.
         """
-        num_tokens = batch.token_ids.shape[0]
-        if num_tokens == 0 or batch.sample_indices.shape[0] != num_tokens or side_rows is not None:
+        num_tokens, adapters = batch.token_ids.shape[0], batch.adapters
+        can_repeat = batch.sample_indices.shape[0] == num_tokens and side_rows is None
+        if num_tokens == 0 or not can_repeat or (adapters is not None and adapters.has_ends):
             return self._compute(batch, caches, side_rows)
         # Every token samples, as in all decode steps: the same calls each time, but for the number of rows.
-        key = (batch.token_ids.data_ptr(), id(caches))
+        key, has_adapters = (batch.token_ids.data_ptr(), id(caches)), adapters is not None
         if key != self._recorded_for:
+            self._recordings, self._recorded_for = {}, key
+        if has_adapters not in self._recordings:
             with self._kernels.recording() as recording:
                 logits = self._compute(batch, caches)
-            self._recording, self._recorded_for = recording, key
+            self._recordings[has_adapters] = recording
             return logits
-        if self._recording is None:
+        recorded = self._recordings[has_adapters]
+        if recorded is None:
             return self._compute(batch, caches)
         self._kernels.enter_step(batch.attention)
         if len(self._recorded_logits) != num_tokens:  # the same tensor again, as PyTorch is slow when caches are cold
             self._recorded_logits = self._buffers.logits[:num_tokens]
-        self._recording.replay(num_tokens)
+        recorded.replay(num_tokens)
         return self._recorded_logits
 
     def _compute(
         self, batch: ForwardBatch, caches: Sequence[LayerKVCache], side_rows: SideRows | None = None
     ) -> torch.Tensor:
-        buffers, layers = self._buffers, self._weights.layers
+        buffers, layers, adapters = self._buffers, self._weights.layers, batch.adapters
         num_tokens = batch.token_ids.shape[0]
+        rows = sampled = UNADAPTED
+        if adapters is not None:
+            rows = adapters.tokens
+            sampled = rows if batch.sample_indices.shape[0] == num_tokens else adapters.samples
         residual = buffers.residual[:num_tokens]
         normed, projected = buffers.normed[:num_tokens], buffers.projected[:num_tokens]
         self._weights.embedding(batch.token_ids, residual)
+        for span, ends, scale in rows.with_ends():
+            ends.embed(batch.token_ids[span], scale, residual[span])
         for index, layer in enumerate(layers):
             if index == 0:
                 layer.attention_norm(residual, normed)
             else:
                 layer.attention_norm.add(projected, residual, normed)
-            attended = layer.attention.attend(normed, buffers, batch.attention, caches[index])
+            attended = layer.attention.attend(normed, buffers, batch.attention, caches[index], rows.place)
             if index == len(layers) - 1:
                 break  # keys and values are stored: from here on only rows that sample are worth computing
-            self._feed_forward(layer, attended, residual)
+            self._feed_forward(layer, attended, residual, rows.place)
         if side_rows is not None:
             for start in range(0, len(side_rows.indices), side_rows.max_rows):
                 indices = side_rows.indices[start : start + side_rows.max_rows]
-                side_rows.take(self._logits(*self._keep_samples(attended, residual, indices, always_copies=True)))
-        return self._logits(*self._keep_samples(attended, residual, batch.sample_indices))
+                kept = self._keep_samples(attended, residual, indices, always_copies=True)
+                side_rows.take(self._logits(*kept, adapters.of_rows(indices) if adapters else UNADAPTED))
+        return self._logits(*self._keep_samples(attended, residual, batch.sample_indices), sampled)
 
-    def _feed_forward(self, layer: DecoderLayer, attended: torch.Tensor, residual: torch.Tensor) -> None:
+    def _feed_forward(
+        self, layer: DecoderLayer, attended: torch.Tensor, residual: torch.Tensor, ranges: AdapterRanges | None
+    ) -> None:
         """What follows attention in a layer; leaves its result in `buffers.projected`."""
         num_rows = len(residual)
         normed, projected = self._buffers.normed[:num_rows], self._buffers.projected[:num_rows]
-        layer.attention.output(attended, projected)
+        layer.attention.output(attended, projected, ranges)
         layer.mlp_norm.add(projected, residual, normed)
-        layer.mlp(normed, self._buffers, projected)
+        layer.mlp(normed, self._buffers, projected, ranges)
 
-    def _logits(self, attended: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    def _logits(self, attended: torch.Tensor, residual: torch.Tensor, rows: AdaptedRows) -> torch.Tensor:
         """The rest of the last layer, and the head."""
         num_rows = len(residual)
         logits = self._buffers.logits[:num_rows]
         if num_rows:
             normed = self._buffers.normed[:num_rows]
-            self._feed_forward(self._weights.layers[-1], attended, residual)
+            self._feed_forward(self._weights.layers[-1], attended, residual, rows.place)
             self._weights.final_norm.add(self._buffers.projected[:num_rows], residual, normed)
-            self._weights.head(normed, logits)
+            self._weights.head(normed, logits, rows.place)
+            for span, ends, scale in rows.with_ends():
+                ends.project(normed[span], scale, logits[span])
         return logits
 
     def _keep_samples(

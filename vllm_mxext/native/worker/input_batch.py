@@ -23,6 +23,7 @@ from vllm_mxext.native.models.decoder import ForwardBatch
 from vllm_mxext.native.protocol import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_mxext.native.sampling.metadata import SamplingColumns, SamplingMetadata
 from vllm_mxext.native.sampling.processors import LogitsProcessors
+from vllm_mxext.native.worker.row_adapters import RowAdapters
 from vllm_mxext.native.worker.step_buffers import StepBuffers
 
 IntArray = npt.NDArray[np.integer[Any]]
@@ -71,6 +72,7 @@ class InputBatch:
         block_size: token positions per KV block.
         buffers: where a step's inputs are written.
         processors: plug-ins, if there are any.
+        adapters: which rows have adapters; without it, none may have one.
     """
 
     def __init__(
@@ -81,11 +83,13 @@ class InputBatch:
         block_size: int,
         buffers: StepBuffers,
         processors: LogitsProcessors | None = None,
+        adapters: RowAdapters | None = None,
     ) -> None:
         max_blocks = -(-max_model_len // block_size)
         self._block_size = block_size
         self._buffers = buffers
         self._processors = processors
+        self._adapters = adapters
         self._token_ids = np.zeros((max_num_seqs, max_model_len), dtype=np.int32)
         self._block_table = np.zeros((max_num_seqs, max_blocks), dtype=np.int32)
         self._num_tokens = np.zeros(max_num_seqs, dtype=np.int32)
@@ -129,6 +133,8 @@ class InputBatch:
             if row is None:
                 continue
             self._steady = None
+            if self._adapters is not None:
+                self._adapters.drop_row(row)
             last_request_id = self._request_ids.pop()
             if last_request_id != request_id:
                 self._move(len(self._request_ids), row)
@@ -149,6 +155,8 @@ class InputBatch:
         self._num_computed[row] = new.num_computed_tokens
         self._num_blocks[row] = num_blocks
         self.draft_computed[row] = -1
+        if self._adapters is not None:
+            self._adapters.set_row(row, new.adapter_slot, new.adapter_scale)
         prompt = new.token_ids[: new.num_prompt_tokens]
         processors = self._processors.for_request(new.params, prompt) if self._processors else None
         self._sampling.set_row(row, new.params, new.seed, new.eos_token_ids, new.rules, new.sampler_state, processors)
@@ -211,11 +219,19 @@ class InputBatch:
         self._token_ids[row, first:last] = token_ids
         self._num_tokens[row] = last
 
+    def arrange(self, scheduled: SchedulerOutput) -> SchedulerOutput:
+        """Returns a step with its requests in the order in which those of one adapter are neighbours."""
+        if self._adapters is None or self._adapters.is_empty:
+            return scheduled
+        names = list(scheduled.num_scheduled_tokens.items())
+        order = self._adapters.order(self.rows_of(scheduled.num_scheduled_tokens))
+        return replace(scheduled, num_scheduled_tokens=dict(names[index] for index in order.tolist()))
+
     def gather(self, scheduled: SchedulerOutput, drafts: Mapping[str, Sequence[int]]) -> StepInputs:
         """Flattens the scheduled tokens of all requests, and their drafts, into the step's inputs.
 
         Args:
-            scheduled: the step; requests follow each other in the order of `num_scheduled_tokens`.
+            scheduled: the step, arranged; requests follow each other in the order of `num_scheduled_tokens`.
             drafts: request id -> draft tokens, at most as many as there is room for.
         """
         names = scheduled.num_scheduled_tokens
@@ -238,6 +254,8 @@ class InputBatch:
         samples = np.flatnonzero(num_positions > 0)
         num_positions = num_positions[samples]
         forward = self.flatten(Span(rows, counts, ends), samples, num_positions)
+        if self._adapters is not None and not self._adapters.is_empty:
+            forward = replace(forward, adapters=self._adapters.batch(rows, counts, samples, num_positions))
         sampled_rows = rows[samples]
         lengths = self._num_tokens[sampled_rows]
         request_ids = [self._request_ids[row] for row in sampled_rows.tolist()]
@@ -275,7 +293,7 @@ class InputBatch:
             max_query_len=1,
             max_seq_len=max_seq_len,
         )
-        forward = ForwardBatch(buffers.token_ids.tensor(num_reqs), metadata, steady.forward.sample_indices)
+        forward = replace(steady.forward, token_ids=buffers.token_ids.tensor(num_reqs), attention=metadata)
         return replace(steady, forward=forward, sampled_lengths=lengths)
 
     def flatten(self, span: Span, samples: IntArray, num_positions: IntArray) -> ForwardBatch:
@@ -369,6 +387,8 @@ class InputBatch:
         for column in columns:
             column[target] = column[source]
         self._sampling.move_row(source, target)
+        if self._adapters is not None:
+            self._adapters.move_row(source, target)
 
 
 def _ramps(lengths: IntArray) -> IntArray:

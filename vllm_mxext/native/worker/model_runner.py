@@ -27,7 +27,9 @@ from vllm_mxext.native.worker.draft_model import DraftModel
 from vllm_mxext.native.worker.drafting import NgramProposer, Proposer
 from vllm_mxext.native.worker.input_batch import InputBatch, StepInputs
 from vllm_mxext.native.worker.loaded_model import DTYPES, LoadedModel, LoadProgress, load_model
+from vllm_mxext.native.worker.lora_slots import LoRASlots
 from vllm_mxext.native.worker.prompt_logprobs import PromptLogprobs
+from vllm_mxext.native.worker.row_adapters import RowAdapters
 from vllm_mxext.native.worker.row_sampling import row_sampling
 from vllm_mxext.native.worker.runs import agreeing, split_runs
 from vllm_mxext.native.worker.step_buffers import StepBuffers
@@ -66,6 +68,7 @@ class _Loaded:
     prompts: PromptLogprobs
     sampler: Sampler
     proposer: Proposer | None
+    adapters: LoRASlots | None
 
     @property
     def models(self) -> tuple[LoadedModel, ...]:
@@ -99,6 +102,13 @@ class ModelRunner:
         """The kernel set in use; a result of `load()`."""
         return self._require_loaded().kernels
 
+    @property
+    def adapters(self) -> LoRASlots:
+        """Where adapters are read and placed; a result of `load()` of an engine with adapters."""
+        adapters = self._require_loaded().adapters
+        assert adapters is not None, "The engine was configured without adapters."
+        return adapters
+
     def load(self, progress: LoadProgress = _ignore_progress) -> None:
         """Plans memory, loads weights and allocates everything `execute()` uses.
 
@@ -114,12 +124,7 @@ class ModelRunner:
         logger.info("Memory plan for %s on %s:\n%s", config.model.path.name, self._device, plan.table())
         if self._device.type == "cpu":
             torch.set_num_threads(config.device.num_threads)
-        kernels = select_kernels(
-            self._device,
-            self._dtype,
-            config.device.num_threads,
-            is_deterministic=config.device.is_deterministic,
-        )
+        kernels = self._select_kernels()
         share = 1 - plan.draft_weights_bytes / plan.weights_bytes
         model = load_model(
             config,
@@ -129,15 +134,19 @@ class ModelRunner:
             progress=lambda fraction: progress(share * fraction),
         )
         draft = self._load_draft(kernels, plan, lambda fraction: progress(share + (1 - share) * fraction))
+        adapters = None
+        if config.lora is not None:
+            adapters = LoRASlots(config, model.decoder.weights, self._select_kernels())
         self._loaded = _Loaded(
             kernels=kernels,
             plan=plan,
             model=model,
             draft=draft,
-            batch=self._make_batch(),
+            batch=self._make_batch(kernels, adapters),
             prompts=PromptLogprobs(config.model.spec.vocab_size, len(model.buffers.logits), self._device),
             sampler=Sampler(row_sampling(kernels)),
             proposer=self._make_proposer(kernels, draft, plan),
+            adapters=adapters,
         )
         self._log_speculation()
         logger.info(
@@ -169,7 +178,10 @@ class ModelRunner:
         A negative token says that a request's logits were not usable (`FAILED_TOKEN_ID`): it has to be ended.
         """
         loaded = self._require_loaded()
+        if scheduled.adapter_slots:
+            self.adapters.fill_slots(scheduled.adapter_slots)
         loaded.batch.update(scheduled)
+        scheduled = loaded.batch.arrange(scheduled)
         if self._grammars is not None:
             self._grammars.update(scheduled)
         if not scheduled.num_scheduled_tokens:
@@ -248,7 +260,11 @@ class ModelRunner:
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
 
-    def _make_batch(self) -> InputBatch:
+    def _select_kernels(self) -> Kernels:
+        device = self._config.device
+        return select_kernels(self._device, self._dtype, device.num_threads, is_deterministic=device.is_deterministic)
+
+    def _make_batch(self, kernels: Kernels, adapters: LoRASlots | None) -> InputBatch:
         model, limits, block_size = self._config.model, self._config.scheduler, self._config.cache.block_size
         max_blocks = -(-model.max_model_len // block_size)
         plugins = load_logits_processors(self._config.logits_processors)
@@ -260,6 +276,7 @@ class ModelRunner:
                 limits.max_num_batched_tokens, limits.max_num_seqs, limits.max_num_samples, max_blocks, self._device
             ),
             processors=LogitsProcessors(plugins) if plugins else None,
+            adapters=None if adapters is None else RowAdapters(limits.max_num_seqs, kernels, adapters.ends),
         )
 
     def _log_speculation(self) -> None:

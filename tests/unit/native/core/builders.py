@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_mxext.config.engine import SchedulerConfig
+from vllm_mxext.native.core.adapter_slots import AdapterSlots
 from vllm_mxext.native.core.request import Request
 from vllm_mxext.native.core.scheduler import Scheduler
 from vllm_mxext.native.protocol import (
@@ -40,6 +41,7 @@ class Engine:
 
     def __init__(self, *, num_blocks: int = 100, block_size: int = 4, max_model_len: int = 64, **options: Any) -> None:
         enable_prefix_caching = options.pop("enable_prefix_caching", True)
+        self.adapters: AdapterSlots | None = options.pop("adapters", None)
         self.now_s = 0.0
         self.next_tokens: dict[str, int] = {}
         self.scheduler = Scheduler(
@@ -48,6 +50,7 @@ class Engine:
             block_size=block_size,
             enable_prefix_caching=enable_prefix_caching,
             max_model_len=max_model_len,
+            adapters=self.adapters,
             clock=lambda: self.now_s,
         )
         self._num_missing: dict[str, int] = {}

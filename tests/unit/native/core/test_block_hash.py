@@ -16,9 +16,9 @@ def test_a_hash_depends_on_every_token_and_on_all_before():
 
 def test_requests_that_differ_in_any_extra_key_have_different_roots():
     roots = [
-        hash_root(adapter_id=adapter_id, adapter_generation=generation, cache_salt=salt, group_id=group_id)
-        for adapter_id, generation, salt, group_id in itertools.product(
-            (0, 1), (0, 1), (None, "", "a"), (None, "", "a")
+        hash_root(adapter=adapter, adapter_scale=scale, cache_salt=salt, group_id=group_id)
+        for adapter, scale, salt, group_id in itertools.product(
+            (None, (1, 1), (1, 2), (2, 1)), (1.0, 0.5), (None, "", "a"), (None, "", "a")
         )
     ]
     assert len(set(roots)) == len(roots)

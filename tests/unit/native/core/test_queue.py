@@ -16,7 +16,11 @@ def requests(*keys: tuple[float, ...]) -> list[Request]:
 
 
 def drain(queue: FCFSQueue | PriorityQueue) -> list[str]:
-    return [queue.pop().request_id for _ in range(len(queue))]
+    served = []
+    while queue:
+        served.append(queue.peek().request_id)
+        queue.remove(queue.peek())
+    return served
 
 
 def test_each_policy_has_its_queue():
@@ -65,7 +69,7 @@ def test_a_removed_request_is_never_served(policy):
     assert len(queue) == 1
     assert list(queue) == [second]
     assert queue.peek() is second
-    assert queue.pop() is second
+    queue.remove(second)
     assert not queue
 
 
@@ -74,8 +78,6 @@ def test_an_empty_queue_has_no_next_request(policy):
     queue = make_queue(policy)
     with pytest.raises(IndexError):
         queue.peek()
-    with pytest.raises(IndexError):
-        queue.pop()
     with pytest.raises(KeyError):
         queue.remove(make_request())
 
@@ -101,3 +103,19 @@ def test_priority_order_survives_random_removals():
         if rng.random() < 0.6:
             queue.remove(waiting.pop(rng.randrange(len(waiting))))
     assert drain(queue) == [request.request_id for request in sorted(waiting, key=lambda request: request.order_key)]
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+def test_the_queue_counts_who_waits_for_which_adapter(policy):
+    queue = make_queue(policy)
+    first, second, base = (make_request(name, order_key=(index,)) for index, name in enumerate("abc"))
+    first.adapter = second.adapter = (7, 1)
+    for request in (first, second, base):
+        queue.add(request)
+    assert queue.adapters == {(7, 1): 2}
+    queue.remove(first)
+    queue.prepend(first)
+    queue.remove(second)
+    assert queue.adapters == {(7, 1): 1}
+    queue.remove(first)
+    assert not queue.adapters

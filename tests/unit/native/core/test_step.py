@@ -15,12 +15,12 @@ def test_running_requests_are_sent_as_differences_and_new_ones_whole():
     step, running, new = Step(10), make_request("a", 5), make_request("b", [1, 2, 3], adapter_id=4)
     running.num_computed_tokens, new.block_ids, new.num_computed_tokens = 4, [8, 9], 2
     step.add_running(running, 1, [7])
-    step.add_admitted(new, 1)
+    step.add_admitted(new, 1, adapter_slot=3)
     output = step.finish(["gone"])
     assert output.cached_requests == [CachedRequestData("a", [7], 4)]
     (described,) = output.new_requests
     assert (described.token_ids, described.num_prompt_tokens, described.block_ids) == ([1, 2, 3], 3, [8, 9])
-    assert (described.num_computed_tokens, described.adapter_id, described.seed) == (2, 4, 1)
+    assert (described.num_computed_tokens, described.adapter_slot, described.seed) == (2, 3, 1)
     assert output.num_scheduled_tokens == {"a": 1, "b": 1}
     assert (output.total_num_scheduled_tokens, step.num_free_tokens) == (2, 8)
     assert output.finished_request_ids == ["gone"]
