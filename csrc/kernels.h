@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#define MX_ABI_VERSION 8
+#define MX_ABI_VERSION 9
 #define MX_API extern "C" __attribute__((visibility("default")))
 
 enum MxDtype { MX_BF16 = 0, MX_FP16 = 1, MX_FP32 = 2 };
@@ -96,6 +96,53 @@ struct MxLinearCall {
     const void* x;
     int64_t x_stride;
     int64_t rows;
+    void* out;
+    int64_t out_stride;
+    int32_t dtype;
+    int32_t out_is_fp32;
+};
+
+/// A low-rank product that an adapter adds to some neighbouring outputs of a linear layer.
+struct MxAdapterPart {
+    const void* b;         // [outputs, ranks] as mx_pack_linear packs it; not read if there are no ranks
+    int32_t first_output;
+    int32_t outputs;
+    int32_t first_rank;    // where its ranks begin among those of all parts, an even number
+    int32_t ranks;         // 0: gain and bias only
+    float scaling;         // factor on the product
+    int32_t unused;
+};
+
+/// What an adapter does to one linear layer; outputs that are in no part stay as they are.
+struct MxAdapter {
+    const void* a;             // [ranks][a_stride], zeros past in_features
+    const float* gain_change;  // [out_features] or null: outputs are multiplied by 1 + scale * gain_change
+    const float* bias;         // [out_features] or null
+    const MxAdapterPart* parts;
+    int64_t in_features;
+    int64_t a_stride;   // a multiple of 32
+    int64_t ranks;      // of all parts, each padded to an even number
+    int64_t num_parts;
+};
+
+/// Rows [start, end) whose requests use the adapter in a slot, with one scale.
+struct MxAdapterRange {
+    int32_t start;
+    int32_t end;
+    int32_t slot;
+    float scale;
+};
+
+struct MxAdapterRanges {
+    int64_t count;
+    MxAdapterRange ranges[1];  // [count]
+};
+
+struct MxAdaptCall {
+    const MxAdapter* const* slots;  // null: no adapter, or one that does nothing here
+    const MxAdapterRanges* ranges;
+    const void* x;
+    int64_t x_stride;
     void* out;
     int64_t out_stride;
     int32_t dtype;
@@ -217,6 +264,7 @@ MX_API int64_t mx_packed_int4_bytes(int32_t group_size, int64_t out_features, in
 MX_API void mx_pack_linear(const MxPackLinearCall* call);
 MX_API void mx_pack_int4(const MxPackInt4Call* call);
 MX_API void mx_linear(const MxLinearCall* call);
+MX_API void mx_adapt(const MxAdaptCall* call);
 MX_API void mx_embedding(const MxEmbeddingCall* call);
 MX_API void mx_tied_embedding(const MxTiedEmbeddingCall* call);
 MX_API void mx_rms_norm(const MxRmsNormCall* call);

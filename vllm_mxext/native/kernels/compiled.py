@@ -12,6 +12,7 @@ import torch
 
 from vllm_mxext.config.engine import Quantization
 from vllm_mxext.errors import ConfigError
+from vllm_mxext.native.kernels.compiled_adapters import CompiledAdapterKernels
 from vllm_mxext.native.kernels.int4_weight import Int4Weight
 from vllm_mxext.native.kernels.interface import (
     AttentionGeometry,
@@ -76,7 +77,7 @@ class CompiledKVCache(LayerKVCache):
     format_code: int
 
 
-class CompiledKernels:
+class CompiledKernels(CompiledAdapterKernels):
     """The compiled kernels for one dtype; rows are bit-identical whatever the batch, the chunking and the threads.
 
     Shapes and dtypes are the caller's duty, as `interface.py` states them: a check per call would cost more than the
@@ -98,12 +99,10 @@ class CompiledKernels:
         """
         if dtype not in DTYPE_CODES:
             raise ConfigError(f"No compiled kernels for {dtype}; use bfloat16, float16 or float32.")
+        super().__init__(library, dtype)
         self.name = library.isa
         # Instruction sets share their layouts; the interface version changes with them (csrc/kernels.h).
         self.layout = f"mx{ABI_VERSION}-{str(dtype).removeprefix('torch.')}"
-        self.library = library
-        self._dtype = dtype
-        self._code = DTYPE_CODES[dtype]
         self._pack_linear = library.operation("mx_pack_linear")
         self._pack_int4 = library.operation("mx_pack_int4")
         self._linear = library.operation("mx_linear")
@@ -115,6 +114,7 @@ class CompiledKernels:
         self._paged_attention = library.operation("mx_paged_attention")
         self._operations = (
             self._linear,
+            self._adapt,
             self._embedding,
             self._tied_embedding,
             self._rms_norm,

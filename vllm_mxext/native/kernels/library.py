@@ -19,7 +19,7 @@ from vllm_mxext.errors import ConfigError
 from vllm_mxext.native.kernels.lazy_memory import lazy_zeros
 from vllm_mxext.native.kernels.recording import CompiledRecording
 
-ABI_VERSION = 8
+ABI_VERSION = 9
 """Interface version this file was written for; `MX_ABI_VERSION` of `csrc/kernels.h`."""
 
 COMPILED_ISAS = ("avx512_bf16", "avx512", "avx2", "arm64_bf16", "generic")
@@ -93,6 +93,7 @@ _CALL_FORMATS = {
     "mx_pack_linear": "PqqqPii",
     "mx_pack_int4": "PqqPPPqqqPii",
     "mx_linear": "PPqqPqii",
+    "mx_adapt": "PPPqPqii",
     "mx_embedding": "PqPqqPqii",
     "mx_tied_embedding": "PPqPqi",
     "mx_rms_norm": "PqPqqqPPqif",

@@ -18,6 +18,7 @@ from vllm_mxext.native.kernels.interface import (
     LayerKVCache,
     PackedLinear,
 )
+from vllm_mxext.native.kernels.torch_adapters import TorchAdapterKernels
 from vllm_mxext.native.kernels.torch_kv_cache import (
     TorchKVCache,
     allocate_layer,
@@ -82,7 +83,7 @@ class TorchInt4Linear(PackedLinear):
         return (values.float() - spread(self.zeros)) * spread(self.scales)
 
 
-class TorchKernels:
+class TorchKernels(TorchAdapterKernels):
     """Every operation as a few PyTorch calls, on any device.
 
     Attention gathers the keys and values of each request (`torch_kv_cache.py`) and computes an explicit float32
@@ -95,7 +96,7 @@ class TorchKernels:
 
     def __init__(self, device: torch.device) -> None:
         """Binds the kernels to the device of one model."""
-        self._device = device
+        super().__init__(device)
         self._step: AttentionMetadata | None = None
         self._step_lengths: tuple[list[int], list[int]] = ([], [])
 
@@ -150,10 +151,6 @@ class TorchKernels:
         else:
             product = self._product(x.float(), layer.data.float())
         out.copy_(product if bias is None else product + bias)
-
-    def _product(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """`x @ weight.T + bias` in their type."""
-        return functional.linear(x, weight, bias)
 
     def _wide_product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """`x @ weight.T` in float32, on CUDA."""
