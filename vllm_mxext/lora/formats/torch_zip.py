@@ -171,8 +171,8 @@ class _Machine:
     def set_items(self, pairs: list[Any]) -> None:
         """Fills the dictionary on top of the stack."""
         target = self._stack[-1]
-        if not isinstance(target, dict) or len(pairs) % 2:
-            raise ValueError("its pickle fills something else than a dictionary")
+        if not isinstance(target, dict) or not all(isinstance(key, str) for key in pairs[::2]):
+            raise ValueError("its pickle fills something else than a dictionary with names")
         target.update(zip(pairs[::2], pairs[1::2], strict=True))
 
     def set_state(self) -> None:
@@ -217,99 +217,6 @@ _PUSHED = {
     *("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "FLOAT", "BINFLOAT"),
     *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
 }
-
-
-_OPERATIONS.get(opcode.name)
-            if handler is None:
-                raise refusal(
-                    f"The pickle does {opcode.name}, which no adapter needs; save the adapter as safetensors."
-                )
-            handler(self, argument)
-        raise ValueError("its pickle has no end")
-
-    def push(self, value: object) -> None:
-        """Puts a value on the stack."""
-        self._stack.append(value)
-
-    def pop_to_mark(self) -> list[Any]:
-        """Takes all values that were put there after the last mark."""
-        place = len(self._stack) - 1
-        while self._stack[place] is not _MARK:
-            place -= 1
-            if place < 0:
-                raise ValueError("its pickle has no mark")
-        values = self._stack[place + 1 :]
-        del self._stack[place:]
-        return values
-
-    def pop(self, count: int) -> tuple[Any, ...]:
-        """Takes some values."""
-        if count > len(self._stack):
-            raise ValueError("its pickle takes more than there is")
-        values = tuple(self._stack[len(self._stack) - count :])
-        del self._stack[len(self._stack) - count :]
-        return values
-
-    def memoize(self, index: int | None) -> None:
-        """Keeps the last value for later."""
-        self._memo[len(self._memo) if index is None else index] = self._stack[-1]
-
-    def recall(self, index: int) -> None:
-        """Puts a kept value on the stack."""
-        self._stack.append(self._memo[index])
-
-    def find_global(self, name: str) -> None:
-        """Names one of the few functions and types that are known."""
-        if name not in _STORAGES and name not in _FUNCTIONS:
-            raise refusal(f"The pickle calls {name[:200]!r}, which no adapter needs; save the adapter as safetensors.")
-        self._stack.append(_Global(name))
-
-    def set_items(self, pairs: list[Any]) -> None:
-        """Fills the dictionary on top of the stack."""
-        target = self._stack[-1]
-        if not isinstance(target, dict) or len(pairs) % 2:
-            raise ValueError("its pickle fills something else than a dictionary")
-        target.update(zip(pairs[::2], pairs[1::2], strict=True))
-
-    def set_state(self) -> None:
-        """Drops the attributes of an object (`_metadata` of torch's dictionaries)."""
-        target, _state = self.pop(2)
-        self._stack.append(target)
-
-    def load_storage(self) -> None:
-        """Names the storage that a persistent id stands for."""
-        ((kind, storage_type, key, _device, num_elements),) = self.pop(1)
-        if kind != "storage" or not isinstance(key, str) or "/" in key or type(num_elements) is not int:
-            raise ValueError("its pickle refers to something else than a storage")
-        self._stack.append(_Storage(_STORAGES[storage_type.name], key, num_elements))
-
-    def call(self) -> None:
-        """Makes a tensor or a dictionary."""
-        function, arguments = self.pop(2)
-        if function.name == "collections OrderedDict" and arguments == ():
-            self._stack.append({})
-        elif function.name == "torch._utils _rebuild_parameter" and isinstance(arguments[0], _Tensor):
-            self._stack.append(arguments[0])
-        elif function.name == "torch._utils _rebuild_tensor_v2" and isinstance(arguments[0], _Storage):
-            self._stack.append(_rebuild(*arguments[:4]))
-        else:
-            raise ValueError(f"its pickle calls {function.name}")
-
-
-def _rebuild(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> _Tensor:
-    if type(offset) is not int or any(type(size) is not int or size < 0 for size in (*shape, *strides)):
-        raise ValueError("its pickle gives a tensor no proper shape")
-    expected = 1
-    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if stride != expected and size != 1:
-            raise refusal("A tensor of the archive is not contiguous; save the adapter as safetensors.")
-        expected *= size
-    return _Tensor(storage, offset, shape)
-
-
-_Handler = Callable[[_Machine, Any], None]
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (), "MARK": _MARK}
-_PUSHED = "BININT BININT1 BININT2 LONG1 INT LONG BINFLOAT FLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 UNICODE".split()
 _OPERATIONS: dict[str, _Handler] = {
     **dict.fromkeys(sorted(_PUSHED), _Machine.push),
     "PROTO": lambda _machine, _: None,
