@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest import mock
@@ -13,7 +13,7 @@ from unittest import mock
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.golden.engine import BLOCK_SIZE, MAX_MODEL_LEN, recorded_logits
+from tests.golden.engine import BLOCK_SIZE, MAX_MODEL_LEN
 from vllm_mxext import envs
 from vllm_mxext.config.engine import CacheConfig, DType, EngineConfig, LoRAConfig, ModelConfig, SchedulerConfig
 from vllm_mxext.config.model_spec import ModelSpec, read_model_spec
@@ -247,7 +247,8 @@ class AdaptedEngine:
         with mock.patch.dict("os.environ", {envs.CPU_ISA.name: kernels}):
             self.core: EngineCore = build_engine_core(config, lambda _phase, _fraction: None)
         self._spec = spec
-        self._ids: dict[str, tuple[int, int]] = {}
+        self._specs: dict[str, AdapterSpec] = {}
+        self._next_id = itertools.count(1)
         self.max_running = self.max_adapters = 0
         for name, folder in adapters.items():
             self.load(name, folder)
@@ -255,27 +256,33 @@ class AdaptedEngine:
     def load(self, name: str, folder: Path, *, reads_now: bool = True) -> None:
         """Loads an adapter, or another one under the same name."""
         files = inspect_adapter(folder, self._spec, max_rank=self.lora.max_lora_rank)
-        adapter_id, generation = self._ids.get(name, (len(self._ids) + 1, 0))
-        self._ids[name] = (adapter_id, generation + 1)
-        spec = AdapterSpec(adapter_id, generation + 1, name, str(folder), files.format, files.fingerprint)
+        known = self._specs.get(name)
+        adapter_id, generation = (known.adapter_id, known.generation + 1) if known else (next(self._next_id), 1)
+        spec = AdapterSpec(adapter_id, generation, name, str(folder), files.format, files.fingerprint)
+        self._specs[name] = spec
         self.core.load_adapter(spec, reads_now=reads_now)
 
     def drop(self, name: str) -> None:
         """Unloads an adapter."""
-        self.core.drop_adapter(*self._ids.pop(name))
+        spec = self._specs.pop(name)
+        self.core.drop_adapter(spec.adapter_id, spec.generation)
+
+    def spec(self, name: str) -> AdapterSpec:
+        """What the core was told of an adapter."""
+        return self._specs[name]
 
     def add(self, request_id: str, prompt: AdaptedPrompt) -> None:
         """Queues a request."""
         params = prompt.params or SamplingParams(temperature=0.0, max_tokens=prompt.num_tokens, ignore_eos=True)
-        adapter_id, generation = self._ids[prompt.adapter] if prompt.adapter else (0, 0)
+        spec = self._specs[prompt.adapter] if prompt.adapter else None
         self.core.add_request(
             EngineCoreRequest(
                 request_id,
                 list(prompt.token_ids),
                 params,
                 seed=0,
-                adapter_id=adapter_id,
-                adapter_generation=generation,
+                adapter_id=spec.adapter_id if spec else 0,
+                adapter_generation=spec.generation if spec else 0,
                 adapter_scale=prompt.scale,
             )
         )
@@ -297,9 +304,3 @@ class AdaptedEngine:
                 uses = outputs.stats.adapters or []
                 self.max_adapters = max(self.max_adapters, sum(use.num_running > 0 for use in uses))
         raise AssertionError("The requests did not finish.")
-
-    @contextmanager
-    def recording(self) -> Iterator[list[torch.Tensor]]:
-        """Collects the logits of each step."""
-        with recorded_logits() as rows:
-            yield rows

@@ -173,7 +173,7 @@ def weights_bytes(config: EngineConfig) -> int:
 
 
 def adapter_bytes(config: EngineConfig) -> int:
-    """Bytes of all adapters that host memory may hold, each of the largest rank and on all linear layers but the head."""
+    """Bytes of all adapters that host memory may hold, of the largest rank and on all linear layers but the head."""
     if config.lora is None:
         return 0
     spec = config.model.spec
@@ -289,11 +289,12 @@ def _num_blocks(config: EngineConfig, room: int, block_bytes: int, min_blocks: i
 
 def _refusal(config: EngineConfig, memory: Memory, budget: int, room: int, num_blocks: int, needed_bytes: int) -> str:
     block_bytes = kv_block_bytes(config)
-    adapters = f"adapters {format_bytes(adapter_bytes(config))} + " if config.lora is not None else ""
+    adapters = f"+ adapters {format_bytes(adapter_bytes(config))} " if config.lora is not None else ""
     numbers = (
-        f"weights {format_bytes(weights_bytes(config))} + {adapters}activations {format_bytes(activation_bytes(config))} "
-        f"+ KV cache {format_bytes(needed_bytes)} for one request of {config.model.max_model_len} tokens, with "
-        f"{format_bytes(budget)} to take ({config.cache.memory_utilization:.0%} of {format_bytes(memory.total_bytes)}, "
+        f"weights {format_bytes(weights_bytes(config))} {adapters}"
+        f"+ activations {format_bytes(activation_bytes(config))} + KV cache {format_bytes(needed_bytes)} for one "
+        f"request of {config.model.max_model_len} tokens, with {format_bytes(budget)} to take "
+        f"({config.cache.memory_utilization:.0%} of {format_bytes(memory.total_bytes)}, "
         f"{format_bytes(memory.available_bytes)} available)"
     )
     is_fixed_by_user = config.cache.kv_cache_memory_bytes is not None or config.cache.num_blocks_override is not None

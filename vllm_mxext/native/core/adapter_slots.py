@@ -23,6 +23,7 @@ class _Adapter:
     Attributes:
         key: its id and generation.
         is_pinned: it stays in host memory.
+        is_superseded: a later generation is known. It stays, as its files may be gone, and takes nobody's place.
         num_bytes: host memory it takes; 0 while it is not there.
         is_loading: it is being read.
         slot: its slot; 0 = none.
@@ -32,6 +33,7 @@ class _Adapter:
 
     key: AdapterKey
     is_pinned: bool
+    is_superseded: bool = False
     num_bytes: int = 0
     is_loading: bool = False
     slot: int = 0
@@ -90,13 +92,9 @@ class AdapterSlots:
         return key in self._adapters
 
     def add(self, key: AdapterKey, *, is_pinned: bool, reads_now: bool) -> None:
-        """Lets requests name an adapter; for one that is known, changes only whether it is pinned.
-
-        Earlier generations of it stay in host memory until they are removed: their files may be gone.
-        """
+        """Lets requests name an adapter; for one that is known, changes only whether it is pinned."""
         for other in self._adapters.values():
-            if other.key[0] == key[0] and other.key != key:
-                other.is_pinned = True
+            other.is_superseded = other.is_superseded or (other.key[0] == key[0] and other.key != key)
         known = self._adapters.get(key)
         if known is None:
             self._adapters[key] = _Adapter(key, is_pinned)
@@ -121,8 +119,9 @@ class AdapterSlots:
         """Decides what is to be read now, for the adapters of these requests among others, and what goes for it."""
         wanted = self._wanted(waiting)
         changes = HostChanges([], [])
-        num_loading = sum(adapter.is_loading for adapter in self._adapters.values())
-        num_free = self._max_host - num_loading - sum(adapter.is_resident for adapter in self._adapters.values())
+        counted = [adapter for adapter in self._adapters.values() if not adapter.is_superseded]
+        num_loading = sum(adapter.is_loading for adapter in counted)
+        num_free = self._max_host - num_loading - sum(adapter.is_resident for adapter in counted)
         for key in wanted:
             adapter = self._adapters[key]
             if adapter.is_resident or adapter.is_loading:
@@ -131,7 +130,7 @@ class AdapterSlots:
                 break
             if num_free <= 0:
                 victim = self._least_recently_used(
-                    other for other in self._adapters.values() if other.is_resident and other.key not in wanted
+                    other for other in counted if other.is_resident and other.key not in wanted
                 )
                 if victim is None:
                     self._asked.clear()  # nobody waits for what has no place
@@ -224,7 +223,11 @@ class AdapterSlots:
 
     def _wanted(self, waiting: Iterable[Request]) -> dict[AdapterKey, None]:
         """Adapters that should be in host memory, the most urgent first, no more than it holds."""
-        wanted = {key: None for key, adapter in self._adapters.items() if adapter.running or adapter.is_pinned}
+        wanted = {
+            key: None
+            for key, adapter in self._adapters.items()
+            if (adapter.running or adapter.is_pinned) and not adapter.is_superseded
+        }
         wanted |= dict.fromkeys(self._asked)
         for request in waiting:
             if len(wanted) >= self._max_host:
