@@ -77,6 +77,9 @@ class LoRAModule:
     format: str | None = None
     description: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.name}={self.path}"
+
 
 @dataclass(frozen=True, slots=True)
 class LoRAServingConfig:
