@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from vllm_mxext.engine.adapter_files import InspectFiles, no_adapters
 from vllm_mxext.engine.client import AdapterInfo, AdapterSource
@@ -31,7 +32,9 @@ class Loan:
 
 
 class ClientAdapters:
-    """Loads, unloads and lends adapters; what happens to one name happens one after the other.
+    """Loads, unloads and lends adapters.
+
+    What is done to one name is done in the order in which it was asked for, and to the end when the caller leaves.
 
     Args:
         registry: what is served.
@@ -45,8 +48,7 @@ class ClientAdapters:
         self._supervisor = supervisor
         self._inspect = inspect
         self._is_on = is_on
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-        """Name -> its lock, and how many hold it or wait for it."""
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -55,7 +57,7 @@ class ClientAdapters:
         return self._registry.adapters
 
     async def load(self, source: AdapterSource, *, replaces: bool, pins: bool) -> AdapterInfo:
-        """Serves an adapter; goes on to the end when the caller leaves.
+        """Serves an adapter.
 
         Raises:
             AdapterConflictError: the name is taken by another adapter, or by the model.
@@ -73,10 +75,7 @@ class ClientAdapters:
         Raises:
             AdapterNotFoundError: there is no adapter of this name.
         """
-        async with self._alone(name):
-            info, dropped = self._registry.remove(name)
-            await self._drop(dropped)
-        return info
+        return await asyncio.shield(self._start(self._unload(name)))
 
     @contextlib.contextmanager
     def lent(self, name: str | None) -> Iterator[Loan]:
@@ -119,24 +118,19 @@ class ClientAdapters:
             await self._drop(self._registry.serve(version))
             return self._registry.info(source.name)
 
+    async def _unload(self, name: str) -> AdapterInfo:
+        async with self._alone(name):
+            info, dropped = self._registry.remove(name)
+            await self._drop(dropped)
+            return info
+
     async def _drop(self, key: AdapterKey | None) -> None:
         if key is not None:
             await self._supervisor.drop_adapter(key)
 
-    @contextlib.asynccontextmanager
-    async def _alone(self, name: str) -> AsyncIterator[None]:
-        """Waits until nothing else happens to a name."""
-        lock, num_holders = self._locks.get(name, (asyncio.Lock(), 0))
-        self._locks[name] = (lock, num_holders + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            num_holders = self._locks[name][1] - 1
-            if num_holders:
-                self._locks[name] = (lock, num_holders)
-            else:
-                del self._locks[name]
+    def _alone(self, name: str) -> asyncio.Lock:
+        """Returns what is held while something is done to a name."""
+        return self._locks.setdefault(name, asyncio.Lock())
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
