@@ -1,4 +1,4 @@
-"""A core process with a `HashRunner`; its first argument says what is wrong with it, or that it has adapters instead."""
+"""A core process with a `HashRunner`; its first argument says what is wrong with it, or that it has adapters alone."""
 
 from __future__ import annotations
 
