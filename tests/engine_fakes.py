@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from tests.adapter_fakes import CoreAdapters
 from vllm_mxext.config.engine import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from vllm_mxext.config.model_spec import ModelSpec, RopeSpec
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
@@ -20,7 +21,13 @@ from vllm_mxext.native import core_messages as messages
 from vllm_mxext.native.core.scheduler import Scheduler
 from vllm_mxext.native.core_client import CoreExit, CoreListener
 from vllm_mxext.native.engine_core import EngineCore
-from vllm_mxext.native.protocol import EngineCoreRequest, ModelRunnerOutput, SchedulerOutput, TokenLogprobs
+from vllm_mxext.native.protocol import (
+    AdapterKey,
+    EngineCoreRequest,
+    ModelRunnerOutput,
+    SchedulerOutput,
+    TokenLogprobs,
+)
 from vllm_mxext.sampling_params import SamplingParams
 
 NUM_BLOCKS = 65
@@ -178,10 +185,14 @@ class LoopCore:
     Args:
         core: what does the work.
         start_failure: fail to start like this.
+        load_errors: names of adapters that cannot be read -> why.
     """
 
-    def __init__(self, core: EngineCore, start_failure: CoreExit | None = None) -> None:
+    def __init__(
+        self, core: EngineCore, start_failure: CoreExit | None = None, load_errors: dict[str, str] | None = None
+    ) -> None:
         self.core = core
+        self.adapters = CoreAdapters(self._say, {} if load_errors is None else load_errors)
         self.received: list[EngineCoreRequest] = []
         self.aborted: list[str] = []
         self.is_frozen = False
@@ -204,16 +215,27 @@ class LoopCore:
         requests = msgspec.msgpack.decode(data, type=messages.AddRequests).requests
         self.received += requests
         for request in requests:
+            self.adapters.begin(request)
             self.core.add_request(request)
         self._wake()
 
     def abort(self, request_ids: Sequence[str]) -> None:
         self.aborted += map(name_of, request_ids)
         self.core.abort(request_ids)
+        self.adapters.end(request_ids)
         self._wake()
 
     async def reset_prefix_cache(self) -> bool:
         return self.core.reset_prefix_cache()
+
+    def add_adapter(self, spec: messages.AdapterSpec, *, reads_now: bool) -> None:
+        self.adapters.add(spec, reads_now)
+
+    async def load_adapter(self, spec: messages.AdapterSpec) -> bool:
+        return self.is_alive and await self.adapters.load(spec)
+
+    async def drop_adapter(self, key: AdapterKey) -> None:
+        self.adapters.drop(key)
 
     async def stop(self) -> None:
         self.is_alive = False
@@ -233,6 +255,7 @@ class LoopCore:
         if self.is_alive:
             self.is_alive = False
             self._listener.on_core_exit(exit_ or CoreExit("The engine process was killed by SIGKILL."))
+            self.adapters.die()
 
     def _load(self) -> None:
         self._say(messages.Progress("loading", 0.5))
@@ -258,6 +281,9 @@ class LoopCore:
         except CoreKilledError:
             self.die()
             return
+        self.adapters.end(output.request_id for output in outputs.outputs if output.finish_reason is not None)
+        if outputs.stats is not None:
+            outputs.stats.adapters = self.adapters.uses()
         self._say(messages.StepOutputs(outputs))
         self._wake()
 
@@ -271,6 +297,7 @@ class LoopCores:
         lethal: whether a step with these requests kills a core.
         nan_ids: requests whose logits are unusable.
         start_failures: how the next cores fail to start; None = they do not.
+        load_errors: names of adapters that cannot be read -> why.
         cores: all made so far.
     """
 
@@ -278,12 +305,13 @@ class LoopCores:
     lethal: Callable[[Sequence[str]], bool] = lambda request_ids: False
     nan_ids: set[str] = field(default_factory=set)
     start_failures: list[CoreExit | None] = field(default_factory=list)
+    load_errors: dict[str, str] = field(default_factory=dict)
     cores: list[LoopCore] = field(default_factory=list)
 
     def spawn(self) -> LoopCore:
         failure = self.start_failures.pop(0) if self.start_failures else None
         runner = HashRunner(self.nan_ids, self._is_lethal)
-        self.cores.append(LoopCore(make_core(self.config, runner), failure))
+        self.cores.append(LoopCore(make_core(self.config, runner), failure, self.load_errors))
         return self.cores[-1]
 
     @property

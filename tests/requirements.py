@@ -98,6 +98,12 @@ PROMISES = {
     "SPEC-5": "A draft model of the same vocabulary drafts with the request's own noise; another one is refused.",
     "SPEC-6": "Drafts and accepted tokens are counted under vLLM's names.",
     "DET-1": "With --deterministic logits are the same bits alone and in any batch, on every kernel path.",
+    # Adapters: the front of the engine
+    "LORA-10": "Flags and variables about adapters mean what they mean in vLLM and in the documentation.",
+    "LORA-11": "A name means one set of weights: a changed adapter gets a new generation, and no id is used twice.",
+    "LORA-12": "A request keeps the weights that its name meant when it was accepted, until it ends.",
+    "LORA-13": "A new engine process knows every adapter that is served or still in use before it gets a request.",
+    "LORA-14": "`LoRARequest` works offline and with the asynchronous engine, per call and per prompt, as in vLLM.",
     # Engine
     "ENG-1": "`LLM` generates and chats offline, for single prompts and lists, as a context manager.",
     "ENG-2": "`AsyncLLMEngine` and `LLMEngine` serve, step, pause and abort requests.",

@@ -164,6 +164,7 @@ VARIABLES_OF_OTHERS: dict[str, str | None] = {
     "VLLM_CPU_KVCACHE_SPACE": "the KV cache is sized with --kv-cache-memory-bytes",
     "VLLM_CPU_OMP_THREADS_BIND": "threads are chosen with --num-threads",
     "VLLM_BATCH_INVARIANT": None,
+    "VLLM_LORA_RESOLVER_CACHE_DIR": "adapters of a folder are served with --lora-dir",
     "VLLM_PLUGINS": "plug-ins of vLLM are not loaded",
 }
 """Variables of vLLM and Hugging Face: why they have no effect, or None where what they ask for is so anyway."""

@@ -11,6 +11,8 @@ from vllm_mxext.sampling_params import SamplingParams
 MAX_TIMEOUT_S = 1e6
 """Limits of time are less than this, so that they can be added to any clock."""
 
+MAX_ADAPTER_SCALE = 16.0
+
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
@@ -91,7 +93,7 @@ class GenerateRequest:
         adapter_scale: factor on everything that the adapter adds.
 
     Raises:
-        InvalidRequestError: a limit is not positive.
+        InvalidRequestError: a limit is not positive, or the scale is out of range.
     """
 
     request_id: str
@@ -107,6 +109,7 @@ class GenerateRequest:
     def __post_init__(self) -> None:
         _check_limit(self.timeout_s, "timeout_ms")
         _check_limit(self.max_generation_s, "t_max_predict_ms")
+        _check_scale(self.adapter_scale)
         if self.cache_salt is None:
             object.__setattr__(self, "cache_salt", self.prompt.cache_salt)
 
@@ -126,7 +129,7 @@ class BeamSearchRequest:
         adapter_scale: factor on everything that the adapter adds.
 
     Raises:
-        InvalidRequestError: the limit is not positive.
+        InvalidRequestError: the limit is not positive, or the scale is out of range.
     """
 
     request_id: str
@@ -140,6 +143,7 @@ class BeamSearchRequest:
 
     def __post_init__(self) -> None:
         _check_limit(self.timeout_s, "timeout_ms")
+        _check_scale(self.adapter_scale)
         if self.cache_salt is None:
             object.__setattr__(self, "cache_salt", self.prompt.cache_salt)
 
@@ -148,3 +152,9 @@ def _check_limit(seconds: float | None, field: str) -> None:
     if seconds is not None and not 0 < seconds < MAX_TIMEOUT_S:
         message = f"{field} must be greater than 0 and less than {MAX_TIMEOUT_S * 1000:.0f}, got {seconds * 1000:g}."
         raise InvalidRequestError(message, param=field)
+
+
+def _check_scale(scale: float) -> None:
+    if not 0 <= scale <= MAX_ADAPTER_SCALE:
+        message = f"adapter_scale must be from 0 to {MAX_ADAPTER_SCALE:g}, got {scale:g}."
+        raise InvalidRequestError(message, param="adapter_scale")

@@ -12,6 +12,7 @@ from vllm_mxext.config.options import (
     GROUPS,
     CacheOptions,
     DeviceOptions,
+    LoRAOptions,
     ModelOptions,
     SchedulerOptions,
     ServerOptions,
@@ -32,6 +33,7 @@ class AppConfig:
         cache: KV cache.
         scheduler: batching and queue.
         speculation: draft tokens.
+        lora: adapters.
         device: where it runs.
         origins: field name -> origin, for every value that is not a default.
         warnings: sentences to log at start, for example about variables that nothing reads.
@@ -42,6 +44,7 @@ class AppConfig:
     cache: CacheOptions = field(default_factory=CacheOptions)
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
     speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
+    lora: LoRAOptions = field(default_factory=LoRAOptions)
     device: DeviceOptions = field(default_factory=DeviceOptions)
     origins: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

@@ -12,6 +12,8 @@ from typing import Any
 
 from vllm_mxext.config import values
 from vllm_mxext.config.int4_spec import INT4_METHODS
+from vllm_mxext.config.lora_modules import lora_modules
+from vllm_mxext.config.server import LoRAModule
 from vllm_mxext.config.values import ValueKind
 from vllm_mxext.envs import FLAG_PREFIX
 
@@ -295,6 +297,41 @@ class SpeculationOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class LoRAOptions:
+    """LoRA adapters."""
+
+    enable_lora: bool = _flag(
+        False, values.switch(), "Serve LoRA adapters; on as well if another flag or variable asks for them."
+    )
+    max_loras: int = _flag(
+        8, values.integer(1), "Adapters that running requests use at once; requests for others wait.",
+        variables=("VLLM_MAX_LORAS", "MIM_MAX_GPU_LORAS"),
+    )  # fmt: skip
+    max_lora_rank: int = _flag(32, values.integer(1), "Largest rank of an adapter.", variables=("VLLM_MAX_LORA_RANK",))
+    max_cpu_loras: int = _flag(
+        16, values.integer(1), "Adapters in main memory, at least --max-loras; others are read again when needed.",
+        variables=("MIM_MAX_CPU_LORAS",),
+    )  # fmt: skip
+    lora_allow_pickle: bool = _flag(
+        False, values.switch(), "Read adapter files that have to be unpickled too; those of strangers can do harm."
+    )
+    lora_modules: tuple[LoRAModule, ...] = _server_flag(
+        (), lora_modules(),
+        'Adapters served from the start: NAME=PATH, or {"name": ..., "path": ..., "base_model_name": ...}.',
+    )  # fmt: skip
+    allow_runtime_lora_updating: bool = _server_flag(
+        False, values.switch(), "Let requests load and unload adapters; only for clients who may read any file.",
+        variables=("VLLM_ALLOW_RUNTIME_LORA_UPDATING",),
+    )  # fmt: skip
+    lora_dir: Path | None = _server_flag(
+        None, values.path(), "Folder whose adapters are served: new ones are loaded, changed ones loaded again."
+    )
+    lora_refresh_interval: float = _server_flag(
+        5.0, values.number(0, 86_400), "Seconds between two looks at --lora-dir."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceOptions:
     """Where the model runs."""
 
@@ -319,6 +356,7 @@ GROUPS: tuple[tuple[str, type], ...] = (
     ("cache", CacheOptions),
     ("scheduler", SchedulerOptions),
     ("speculation", SpeculationOptions),
+    ("lora", LoRAOptions),
     ("device", DeviceOptions),
 )
 """Fields of `AppConfig` and their types, in the order of help and documentation."""

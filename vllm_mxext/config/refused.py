@@ -40,7 +40,6 @@ SHORT_NAMES = {
 
 _TEXT_ONLY = "this version generates text from text only; remove the flag"
 _ONE_DEVICE = "this version runs on one device; remove the flag or set it to 1"
-_NO_LORA = "LoRA adapters come with a later version; remove the flag"
 _NO_TOOLS = "the server calls no tools itself; remove the flag"
 _LOSSLESS = "draft tokens never change what is sampled, so there is nothing to choose; remove the flag"
 _ONE_GRAMMAR_LIBRARY = "llguidance enforces every constraint here; use auto or remove the flag"
@@ -61,11 +60,6 @@ _GROUPS: tuple[tuple[str, str], ...] = (
         _ONE_DEVICE,
         "distributed-executor-backend nnodes node-rank master-addr master-port enable-expert-parallel worker-use-ray "
         "max-parallel-loading-workers disable-custom-all-reduce api-server-count",
-    ),
-    (
-        _NO_LORA,
-        "lora-modules max-loras max-lora-rank max-cpu-loras fully-sharded-loras lora-dtype lora-extra-vocab-size "
-        "enable-lora-bias prompt-adapters lora-resolver",
     ),
     (
         _NO_TOOLS,
@@ -90,10 +84,7 @@ _GROUPS: tuple[tuple[str, str], ...] = (
 )
 """Sentence -> names."""
 
-_SWITCHES = (
-    "enable-expert-parallel disable-custom-all-reduce fully-sharded-loras enable-sleep-mode worker-use-ray "
-    "enable-lora-bias interleave-mm-strings"
-)
+_SWITCHES = "enable-expert-parallel disable-custom-all-reduce enable-sleep-mode worker-use-ray interleave-mm-strings"
 """Names in `_GROUPS` that take no value."""
 
 _SINGLE: tuple[RefusedFlag, ...] = (
@@ -123,7 +114,12 @@ _SINGLE: tuple[RefusedFlag, ...] = (
     RefusedFlag("tokenizer-mode", "there is one tokenizer mode; remove the flag", ("auto", "hf")),
     RefusedFlag("skip-tokenizer-init", "the server needs the tokenizer; remove the flag", (False,), is_switch=True),
     RefusedFlag("trust-remote-code", "code from checkpoints is never run; remove the flag", (False,), is_switch=True),
-    RefusedFlag("enable-lora", _NO_LORA, (False,), is_switch=True),
+    RefusedFlag("lora-dtype", "adapters are computed in --dtype; use auto or remove the flag", ("auto",)),
+    RefusedFlag("lora-extra-vocab-size", "adapters cannot add tokens to the vocabulary; remove the flag", (0,)),
+    RefusedFlag("fully-sharded-loras", "one device has all of an adapter; remove the flag", (True, False), True),
+    RefusedFlag("enable-lora-bias", "biases of adapters are always served; remove the flag", (True, False), True),
+    RefusedFlag("prompt-adapters", "prompt adapters are not served, LoRA adapters are: use --lora-modules instead"),
+    RefusedFlag("lora-resolver", "use --lora-dir, which serves the adapters of a folder, instead"),
     RefusedFlag("enable-request-id-headers", "the X-Request-Id header is always sent; remove the flag", (True,), True),
     RefusedFlag(
         "enable-prompt-tokens-details", "cached prompt tokens are always reported; remove the flag", (True,), True

@@ -16,6 +16,7 @@ from vllm_mxext.config.engine import (
     EngineConfig,
     KVCacheDType,
     LoadFormat,
+    LoRAConfig,
     ModelConfig,
     PreparedConfig,
     Quantization,
@@ -29,10 +30,11 @@ from vllm_mxext.config.generation import (
     read_chat_template,
     structured_outputs,
 )
+from vllm_mxext.config.lora import lora_reason, resolve_lora
 from vllm_mxext.config.memory_plan import longest_model_len
 from vllm_mxext.config.model_spec import ModelSpec, read_model_spec
 from vllm_mxext.config.options import ServerOptions
-from vllm_mxext.config.server import CorsConfig, ParserConfig, ServerConfig, TlsConfig
+from vllm_mxext.config.server import CorsConfig, LoRAServingConfig, ParserConfig, ServerConfig, TlsConfig
 from vllm_mxext.config.speculation import resolve_speculation, shortened
 from vllm_mxext.errors import ConfigError
 
@@ -139,8 +141,9 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
     device = _device(app, host.num_cores, decisions)
     speculation, num_draft_tokens = resolve_speculation(app.speculation, model, device)
     scheduler = replace(scheduler, num_draft_tokens=num_draft_tokens)
+    lora, lora_serving = _lora(app, names, decisions)
     engine = EngineConfig(
-        model, cache, scheduler, device, _prepared(app, decisions), speculation, app.model.logits_processors
+        model, cache, scheduler, device, _prepared(app, decisions), speculation, app.model.logits_processors, lora
     )
     if app.model.max_model_len == _AUTO_LENGTH:
         engine = _fitted(engine, host.memory, decisions)
@@ -157,7 +160,7 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
         app.server.reasoning_parser,
         app.server.tool_parser_plugin,
     )
-    return ResolvedConfig(app, engine, _server(app.server), frontend, decisions)
+    return ResolvedConfig(app, engine, _server(app.server, lora_serving), frontend, decisions)
 
 
 def _find_model(app: AppConfig, decisions: dict[str, Decision]) -> tuple[Path, tuple[str, ...]]:
@@ -294,7 +297,18 @@ def _prepared(app: AppConfig, decisions: dict[str, Decision]) -> PreparedConfig 
     return PreparedConfig(folder.absolute() / "prepared", app.model.prepared_weights_limit)
 
 
-def _server(options: ServerOptions) -> ServerConfig:
+def _lora(
+    app: AppConfig, names: tuple[str, ...], decisions: dict[str, Decision]
+) -> tuple[LoRAConfig | None, LoRAServingConfig]:
+    lora, serving = resolve_lora(app.lora, app.origins, names)
+    if lora is not None and not app.lora.enable_lora:
+        decisions["enable_lora"] = Decision(True, f"for {lora_reason(app.lora)}")
+    if lora is not None and lora.max_cpu_loras != app.lora.max_cpu_loras:
+        decisions["max_cpu_loras"] = Decision(lora.max_cpu_loras, "as many as --max-loras")
+    return lora, serving
+
+
+def _server(options: ServerOptions, lora: LoRAServingConfig) -> ServerConfig:
     return ServerConfig(
         host=options.host,
         port=options.port,
@@ -329,6 +343,7 @@ def _server(options: ServerOptions) -> ServerConfig:
         log_requests=options.enable_log_requests,
         max_log_len=options.max_log_len,
         quiet_endpoints=options.disable_access_log_for_endpoints,
+        lora=lora,
     )
 
 

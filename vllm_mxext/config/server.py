@@ -60,6 +60,45 @@ class ParserConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LoRAModule:
+    """An adapter that is served from the start.
+
+    Attributes:
+        name: what requests call it.
+        path: its folder or file.
+        base_model_name: the model it was made for; only reported.
+        format: of its files: `huggingface`, `nemo`, `trtllm` or `gguf`; None = found out.
+        description: for people.
+    """
+
+    name: str
+    path: str
+    base_model_name: str | None = None
+    format: str | None = None
+    description: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class LoRAServingConfig:
+    """Which adapters the server has and how they change.
+
+    Attributes:
+        modules: adapters that are served from the start.
+        allows_updates: requests may load and unload adapters.
+        folder: the adapters in its folders are served too; None = no such folder.
+        refresh_s: seconds between two looks at it.
+    """
+
+    modules: tuple[LoRAModule, ...] = ()
+    allows_updates: bool = False
+    folder: Path | None = None
+    refresh_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """How the server listens, answers, guards and logs.
 
@@ -90,6 +129,7 @@ class ServerConfig:
         log_outputs: log each request's output at INFO.
         max_log_len: characters of a prompt or output in the log at most; None = no limit. Prompts appear at DEBUG only.
         quiet_endpoints: paths that the access log leaves out.
+        lora: adapters.
     """
 
     host: str = "127.0.0.1"
@@ -118,3 +158,4 @@ class ServerConfig:
     log_outputs: bool = False
     max_log_len: int | None = None
     quiet_endpoints: tuple[str, ...] = ()
+    lora: LoRAServingConfig = field(default_factory=LoRAServingConfig)

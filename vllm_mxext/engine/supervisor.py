@@ -10,16 +10,19 @@ from typing import Protocol
 
 from vllm_mxext.engine.blame import Blame
 from vllm_mxext.engine.client import EnginePhase, EngineStatus
-from vllm_mxext.errors import EngineDeadError
+from vllm_mxext.errors import AdapterError, EngineDeadError
 from vllm_mxext.logger import init_logger
 from vllm_mxext.native import core_messages as messages
 from vllm_mxext.native.core_client import AsyncCoreClient, CoreExit
-from vllm_mxext.native.protocol import EngineCoreOutputs, EngineCoreRequest
+from vllm_mxext.native.protocol import AdapterKey, AdapterUse, EngineCoreOutputs, EngineCoreRequest
 
 logger = init_logger(__name__)
 
 _START_PHASES = {"loading": (EnginePhase.LOADING, 0.05, 0.85), "warming up": (EnginePhase.WARMING_UP, 0.9, 0.1)}
 """Start-up phase of the core -> phase reported, progress at its beginning, and its share of the whole start-up."""
+
+_MAX_DEATHS_OF_LOADING = 2
+"""Cores that may die while they read one adapter, which is taken to be the reason then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class RestartPolicy:
         first_backoff_s: wait before the second restart in a row that brought nothing, in seconds; doubles each time.
         max_backoff_s: longest wait.
         max_failed_starts: restarts in a row that may fail before the engine is given up; the first start may not fail.
-        max_idle_deaths: deaths in a row without an open request before the engine is given up.
+        max_idle_deaths: deaths in a row without an open request or adapter being loaded before the engine is given up.
         stable_after_s: a core that has lived so long ends every row of deaths.
     """
 
@@ -42,7 +45,7 @@ class RestartPolicy:
 
 
 class OpenRequests(Protocol):
-    """The requests a supervisor serves; they outlive the core."""
+    """The requests a supervisor serves, and the adapters that they may name; they outlive the core."""
 
     def open_core_requests(self) -> list[EngineCoreRequest]:
         """Every open request as it goes on where it stands, oldest first."""
@@ -50,6 +53,14 @@ class OpenRequests(Protocol):
 
     def take_outputs(self, outputs: EngineCoreOutputs) -> None:
         """Takes what one engine step brought."""
+        ...
+
+    def known_adapters(self) -> list[messages.AdapterSpec]:
+        """Every adapter that requests may name, or that open ones do."""
+        ...
+
+    def take_adapter_uses(self, uses: Sequence[AdapterUse]) -> None:
+        """Takes how all adapters stand."""
         ...
 
     def core_ready(self, info: messages.CoreInfo) -> None:
@@ -93,6 +104,8 @@ class CoreSupervisor:
         self._restart: asyncio.TimerHandle | None = None
         self._settled = asyncio.Event()
         """Set when the engine is ready for the first time, or lost."""
+        self._serving = asyncio.Event()
+        """Set while a core is ready, and when there will be none any more."""
         self._info: messages.CoreInfo | None = None
         self._phase = EnginePhase.STARTING
         self._progress = 0.0
@@ -103,6 +116,7 @@ class CoreSupervisor:
         self._ready_s = 0.0
         self._last_sign_s = 0.0
         self._in_core: set[str] = set()
+        self._num_loading = 0
         self._with_new_tokens: set[str] = set()
         self._suspects: deque[str] = deque()
         self._probe: str | None = None
@@ -165,12 +179,40 @@ class CoreSupervisor:
             return True
         return await self._core.reset_prefix_cache()
 
+    async def load_adapter(self, spec: messages.AdapterSpec) -> None:
+        """Has an adapter read by the core; waits for one that is ready, and asks the next one if it dies meanwhile.
+
+        Raises:
+            AdapterError: it cannot be read, or cores die of reading it.
+            EngineDeadError: the engine is gone for good.
+        """
+        for _ in range(_MAX_DEATHS_OF_LOADING):
+            await self._serving.wait()
+            if self._core is None or not self._is_ready:
+                raise EngineDeadError(self._detail or "The engine has been shut down.")
+            self._num_loading += 1
+            try:
+                if await self._core.load_adapter(spec):
+                    return
+            finally:
+                self._num_loading -= 1
+        raise AdapterError(
+            f"Adapter '{spec.name}' was not loaded: the engine process died twice while it read '{spec.path}'.",
+            param="lora_path",
+        )
+
+    async def drop_adapter(self, key: AdapterKey) -> None:
+        """Has the core forget an adapter that no request uses any more; one that is not ready does not know it."""
+        if self._core is not None and self._is_ready:
+            await self._core.drop_adapter(key)
+
     async def stop(self) -> None:
         """Ends the core for good and waits until it is gone; may be called again, also after it was cancelled."""
         self._is_stopping = True
         if self._restart is not None:
             self._restart.cancel()
         self._is_ready = False
+        self._serving.set()
         if self._core is not None:
             await self._core.stop()
         self._core = None
@@ -188,6 +230,10 @@ class CoreSupervisor:
                 self._enter_phase(name, begin + share * fraction)
             case messages.Ready(info):
                 self._become_ready(info)
+            case messages.AdapterDone(call_id, error, adapters):
+                if error is not None and not call_id:
+                    logger.error("%s", error)
+                self._requests.take_adapter_uses(adapters)
             case messages.Alive():
                 pass
             case _:
@@ -199,6 +245,7 @@ class CoreSupervisor:
             self._in_core.clear()
             return
         was_ready, self._is_ready = self._is_ready, False
+        self._serving.clear()
         self._core, self._probe = None, None
         self._suspects.clear()
         if exit_.is_config_error or not (was_ready or self._may_fail_to_start()):
@@ -246,6 +293,10 @@ class CoreSupervisor:
             ", ".join(f"{seconds:.2f} s {name}" for name, seconds in self._phase_seconds),
         )
         self._requests.core_ready(info)
+        if self._core is not None:
+            for spec in self._requests.known_adapters():
+                self._core.add_adapter(spec, reads_now=spec.is_pinned)
+        self._serving.set()
         open_requests = self._requests.open_core_requests()
         self._suspects = deque(self._blame.suspects(request.request_id for request in open_requests))
         self._probe = None
@@ -306,7 +357,7 @@ class CoreSupervisor:
         if self._loop.time() - self._ready_s >= self._policy.stable_after_s:
             self._num_fruitless_lives = self._num_idle_deaths = 0
         self._num_fruitless_lives += 1
-        self._num_idle_deaths = 0 if self._in_core else self._num_idle_deaths + 1
+        self._num_idle_deaths = 0 if self._in_core or self._num_loading else self._num_idle_deaths + 1
         if self._num_idle_deaths >= self._policy.max_idle_deaths:
             self._give_up(f"It died {self._num_idle_deaths} times without any work; the last time: {exit_.reason}")
             return False
@@ -330,4 +381,5 @@ class CoreSupervisor:
         logger.critical("The engine cannot go on: %s", reason)
         self._phase, self._progress, self._detail = EnginePhase.DEAD, 0.0, reason
         self._settled.set()
+        self._serving.set()
         self._requests.engine_lost(reason)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -21,9 +21,10 @@ import msgspec
 import zmq
 
 from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.errors import AdapterError
 from vllm_mxext.native import core_messages as messages
 from vllm_mxext.native.core_messages import CoreInfo
-from vllm_mxext.native.protocol import EngineCoreOutputs, EngineCoreRequest
+from vllm_mxext.native.protocol import AdapterKey, AdapterUse, EngineCoreOutputs, EngineCoreRequest
 
 if TYPE_CHECKING:
     from vllm_mxext.native.engine_core import EngineCore, ProgressReport
@@ -83,6 +84,22 @@ class AsyncCoreClient(CoreClient, Protocol):
         """Forgets cached blocks; running requests keep theirs. Returns whether it was done."""
         ...
 
+    def add_adapter(self, spec: messages.AdapterSpec, *, reads_now: bool) -> None:
+        """Lets later requests name an adapter; what is wrong with its files is their error."""
+        ...
+
+    async def load_adapter(self, spec: messages.AdapterSpec) -> bool:
+        """Reads an adapter and lets requests name it from then on; False if the core is gone before that is done.
+
+        Raises:
+            AdapterError: it cannot be read.
+        """
+        ...
+
+    async def drop_adapter(self, key: AdapterKey) -> None:
+        """Forgets an adapter that no open request names; returns when its memory is back."""
+        ...
+
     async def stop(self) -> None:
         """Ends the core and waits until it is gone."""
         ...
@@ -132,6 +149,18 @@ class InprocCoreClient:
         """Forgets cached blocks; running requests keep theirs. Returns whether it was done."""
         return self._core.reset_prefix_cache()
 
+    def load_adapter(self, spec: messages.AdapterSpec) -> list[AdapterUse]:
+        """Reads an adapter, lets requests name it from then on, and returns how all adapters stand.
+
+        Raises:
+            AdapterError: it cannot be read.
+        """
+        return self._core.load_adapter(spec, reads_now=True)
+
+    def drop_adapter(self, key: AdapterKey) -> list[AdapterUse]:
+        """Forgets an adapter that no open request names, and returns how all others stand."""
+        return self._core.drop_adapter(*key)
+
 
 class ProcessCoreClient:
     """One life of a core process.
@@ -154,7 +183,7 @@ class ProcessCoreClient:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(messages.FromCore)
         self._failure: messages.Failed | None = None
-        self._calls: dict[int, asyncio.Future[bool]] = {}
+        self._calls: dict[int, asyncio.Future[messages.Answer | None]] = {}
         self._num_calls = 0
         self._has_exited = asyncio.Event()
         self._is_serving = False
@@ -204,11 +233,28 @@ class ProcessCoreClient:
 
     async def reset_prefix_cache(self) -> bool:
         """Forgets cached blocks; running requests keep theirs. Returns whether it was done."""
-        self._num_calls += 1
-        call: asyncio.Future[bool] = self._loop.create_future()
-        self._calls[self._num_calls] = call
-        self._send(messages.ResetPrefixCache(self._num_calls))
-        return await call
+        answer = await self._ask(messages.ResetPrefixCache)
+        # The next core starts with an empty cache.
+        return not isinstance(answer, messages.PrefixCacheReset) or answer.done
+
+    def add_adapter(self, spec: messages.AdapterSpec, *, reads_now: bool) -> None:
+        """Lets later requests name an adapter; what is wrong with its files is their error."""
+        self._send(messages.LoadAdapter(0, spec, reads_now))
+
+    async def load_adapter(self, spec: messages.AdapterSpec) -> bool:
+        """Reads an adapter and lets requests name it from then on; False if the core is gone before that is done.
+
+        Raises:
+            AdapterError: it cannot be read.
+        """
+        answer = await self._ask(lambda call_id: messages.LoadAdapter(call_id, spec))
+        if isinstance(answer, messages.AdapterDone) and answer.error is not None:
+            raise AdapterError(answer.error, param="lora_path")
+        return answer is not None
+
+    async def drop_adapter(self, key: AdapterKey) -> None:
+        """Forgets an adapter that no open request names; returns when its memory is back."""
+        await self._ask(lambda call_id: messages.DropAdapter(call_id, *key))
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Ends the process: by message if it listens already, else, or `grace_s` later, by SIGKILL."""
@@ -227,6 +273,22 @@ class ProcessCoreClient:
         except asyncio.TimeoutError:
             return False
         return True
+
+    async def _ask(self, question: Callable[[int], messages.ToCore]) -> messages.Answer | None:
+        """Sends a question and returns its answer; None if the core is gone."""
+        if self._has_exited.is_set():
+            await asyncio.sleep(0)  # the listener hears of it before the caller does
+            return None
+        self._num_calls += 1
+        call: asyncio.Future[messages.Answer | None] = self._loop.create_future()
+        self._calls[self._num_calls] = call
+        self._send(question(self._num_calls))
+        return await call
+
+    def _answer(self, message: messages.Answer) -> None:
+        call = self._calls.pop(message.call_id, None)
+        if call is not None and not call.done():
+            call.set_result(message)
 
     def _send(self, message: messages.ToCore) -> None:
         if self._has_exited.is_set():
@@ -250,10 +312,11 @@ class ProcessCoreClient:
                 self._send(messages.Start(messages.encode_config(self._config)))
             case messages.Failed():
                 self._failure = message
-            case messages.PrefixCacheReset(call_id, done):
-                call = self._calls.pop(call_id, None)
-                if call is not None and not call.done():
-                    call.set_result(done)
+            case messages.PrefixCacheReset():
+                self._answer(message)
+            case messages.AdapterDone():
+                self._loop.call_soon(self._listener.on_core_message, message)
+                self._answer(message)
             case _:
                 self._is_serving = self._is_serving or isinstance(message, messages.Ready)
                 self._loop.call_soon(self._listener.on_core_message, message)
@@ -276,11 +339,11 @@ class ProcessCoreClient:
         self._context.term()
         self._close_stdin()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._loop.call_soon(self._listener.on_core_exit, self._describe_exit(code))
         for call in self._calls.values():
             if not call.done():
-                call.set_result(True)  # the next core starts with an empty cache
+                call.set_result(None)
         self._calls.clear()
-        self._loop.call_soon(self._listener.on_core_exit, self._describe_exit(code))
 
     def _close_stdin(self) -> None:
         if self._process.stdin is not None:

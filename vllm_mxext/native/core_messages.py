@@ -178,6 +178,7 @@ class Failed(msgspec.Struct, tag="failed", array_like=True, frozen=True):
 
 
 ToCore = Start | AddRequests | Abort | ResetPrefixCache | LoadAdapter | DropAdapter | Stop
+Answer = PrefixCacheReset | AdapterDone
 FromCore = Hello | Progress | Ready | StepOutputs | Alive | PrefixCacheReset | AdapterDone | Failed
 
 

@@ -169,3 +169,10 @@ async def test_time_over_before_the_first_step_is_an_error(start: Start) -> None
         await serve(harness, search(timeout_s=1e-6))
     harness.cores.current.thaw()
     await nothing_is_left(harness)
+
+
+async def test_a_search_that_is_left_before_it_began_gives_its_places_and_its_id_back(start: Start) -> None:
+    harness = await start()
+    for _ in range(2):
+        await (await harness.client.beam_search(search("s"))).aclose()
+    assert harness.client._searches.num_places == 0

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tests.engine_fakes import engine_config, undisturbed
+from vllm_mxext.errors import AdapterError
 from vllm_mxext.native import core_messages as messages
 from vllm_mxext.native.core_client import CoreExit, ProcessCoreClient
 from vllm_mxext.native.protocol import EngineCoreRequest
@@ -134,6 +135,37 @@ async def test_abort_reaches_the_core_between_two_steps(ready: tuple[ProcessCore
 
 async def test_the_prefix_cache_can_be_reset(ready: tuple[ProcessCoreClient, Listener]) -> None:
     client, _ = ready
+    assert await client.reset_prefix_cache()
+
+
+def adapter(path: str, generation: int = 1) -> messages.AdapterSpec:
+    return messages.AdapterSpec(1, generation, "a", path, "gguf", "print")
+
+
+async def test_adapters_are_loaded_and_dropped_and_every_answer_tells_how_all_stand() -> None:
+    client, listener = make_client("adapters"), Listener()
+    client.start(listener)
+    await listener.until_ready()
+    client.add_adapter(adapter("/first"), reads_now=False)
+    with pytest.raises(AdapterError, match="no folder '/none'"):
+        await client.load_adapter(adapter("/none"))
+    assert await client.load_adapter(adapter("/second", 2))
+    await client.drop_adapter((1, 1))
+    told = [message for message in listener.messages if isinstance(message, messages.AdapterDone)]
+    assert [(done.call_id, [use.generation for use in done.adapters]) for done in told] == [
+        (0, [1]), (1, [1]), (2, [1, 2]), (3, [2])
+    ]  # fmt: skip
+    await client.stop()
+
+
+async def test_what_is_asked_of_a_core_that_dies_is_not_done_and_its_listener_hears_first() -> None:
+    client, listener = make_client("adapters"), Listener()
+    client.start(listener)
+    await listener.until_ready()
+    assert not await client.load_adapter(adapter("/lethal"))
+    assert listener.exit is not None
+    assert not await client.load_adapter(adapter("/first"))
+    await client.drop_adapter((1, 1))
     assert await client.reset_prefix_cache()
 
 

@@ -71,7 +71,7 @@ class BeamSearches:
         abort_steps: ends such requests.
         tokenizer: makes texts.
         recorder: told about the ends of searches.
-        ended: called whenever a search has ended.
+        ended: called with each search when it has ended.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class BeamSearches:
         abort_steps: Callable[[Iterable[str]], None],
         tokenizer: Tokenizer,
         recorder: StatsRecorder,
-        ended: Callable[[], None],
+        ended: Callable[[BeamSearch], None],
     ) -> None:
         self._open_step = open_step
         self._abort_steps = abort_steps
@@ -108,7 +108,7 @@ class BeamSearches:
         run = _Run(search)
         self._runs[search.request.request_id] = run
         task = asyncio.create_task(self._serve(run), name=f"beam search {search.request.request_id}")
-        task.add_done_callback(_see)
+        task.add_done_callback(lambda task: self._finish(run, task))
         return BeamStream(task)
 
     def abort(self, request_ids: Iterable[str]) -> None:
@@ -128,7 +128,6 @@ class BeamSearches:
         if timeout_s is not None:
             remaining_s = search.metrics.arrival_s + timeout_s - time.monotonic()
             timer = asyncio.get_running_loop().call_later(max(0.0, remaining_s), self._end, run, "length")
-        output = None
         try:
             while not search.is_finished:
                 if run.ending is None:
@@ -137,14 +136,17 @@ class BeamSearches:
                     search.cut(run.ending)
             if run.ending == "length" and not search.has_output:
                 raise DeadlineExceededError(f"The request had no output within its {timeout_s:g} seconds.")
-            output = search.output(self._tokenizer, TIMEOUT if run.ending == "length" else None)
-            return output
+            return search.output(self._tokenizer, TIMEOUT if run.ending == "length" else None)
         finally:
             if timer is not None:
                 timer.cancel()
-            del self._runs[search.request.request_id]
-            self._record(search, output)
-            self._ended()
+
+    def _finish(self, run: _Run, task: asyncio.Task[RequestOutput]) -> None:
+        """Forgets a search that has ended, also one that was cancelled before it began."""
+        del self._runs[run.search.request.request_id]
+        has_failed = task.cancelled() or task.exception() is not None
+        self._record(run.search, None if has_failed else task.result())
+        self._ended(run.search)
 
     async def _step(self, run: _Run) -> None:
         """Computes one step; leaving it early aborts its requests."""
@@ -176,9 +178,3 @@ class BeamSearches:
         self._recorder.record_finished(
             FinishedRequest(reasons, metrics, num_prompt_tokens, lengths, search.request.params.max_tokens)
         )
-
-
-def _see(task: asyncio.Task[RequestOutput]) -> None:
-    """Marks an exception as seen: whoever reads the stream has it, or nobody is left who could want it."""
-    if not task.cancelled():
-        task.exception()

@@ -13,10 +13,12 @@ from typing import TypeVar
 
 from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.config.frontend import FrontendConfig
+from vllm_mxext.engine.adapter_files import InspectFiles, make_inspection
 from vllm_mxext.engine.admission import Admission
+from vllm_mxext.engine.backends.adapters import ClientAdapters, Loan
 from vllm_mxext.engine.backends.beam_searches import BeamSearches, BeamStream
 from vllm_mxext.engine.backends.requests_in_flight import RequestsInFlight
-from vllm_mxext.engine.client import EnginePhase, EngineStatus, ModelInfo
+from vllm_mxext.engine.client import AdapterInfo, AdapterSource, EnginePhase, EngineStatus, ModelInfo
 from vllm_mxext.engine.frontend.beam_search import BeamSearch
 from vllm_mxext.engine.frontend.grammars import make_grammar_admission
 from vllm_mxext.engine.frontend.input_processor import InputProcessor, ProcessedRequest
@@ -24,6 +26,7 @@ from vllm_mxext.engine.frontend.output_processor import OutputProcessor, Process
 from vllm_mxext.engine.frontend.output_stream import OutputStream
 from vllm_mxext.engine.frontend.request_state import RequestState
 from vllm_mxext.engine.frontend.thinking_rules import find_reasoning_format
+from vllm_mxext.engine.lora_registry import LoRARegistry
 from vllm_mxext.engine.model_info import model_info
 from vllm_mxext.engine.supervisor import CoreSupervisor, RestartPolicy
 from vllm_mxext.errors import EngineDeadError, EngineNotReadyError, InvalidRequestError, QueueFullError
@@ -67,6 +70,7 @@ class NativeEngineClient:
         options: threads, watchdog and restarts.
         recorder: told about steps, tokens, ends and rejections.
         spawn: makes a client for a new core; by default one with a process of its own.
+        inspect: looks at an adapter's files; by default for the model of the engine.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class NativeEngineClient:
         options: NativeClientOptions | None = None,
         recorder: StatsRecorder | None = None,
         spawn: Callable[[], AsyncCoreClient] | None = None,
+        inspect: InspectFiles | None = None,
     ) -> None:
         self._options = options or NativeClientOptions()
         self._recorder = recorder or NullStatsRecorder()
@@ -88,11 +93,14 @@ class NativeEngineClient:
         self._input = InputProcessor(config, tokenizer, lambda: secrets.randbits(64), self._grammars, reasoning)
         self._outputs = OutputProcessor(tokenizer, time.monotonic, self._recorder, frontend.stream_interval)
         self._admission = Admission(frontend.admission, config.scheduler.max_num_seqs)
+        registry = LoRARegistry(self._model.served_names)
         self._supervisor = CoreSupervisor(
             spawn or (lambda: ProcessCoreClient(config)),
-            RequestsInFlight(self._outputs, self._end, self._recorder),
+            RequestsInFlight(self._outputs, registry, self._end, self._recorder),
             self._options.restart,
         )
+        inspect = inspect or make_inspection(config)
+        self._adapters = ClientAdapters(registry, self._supervisor, inspect, is_on=config.lora is not None)
         self._executor = ThreadPoolExecutor(self._options.num_tokenizer_threads, thread_name_prefix="tokenize")
         self._grammar_executor = ThreadPoolExecutor(_NUM_GRAMMAR_THREADS, thread_name_prefix="grammar")
         self._searches = BeamSearches(self._open_step, self._abort_open, tokenizer, self._recorder, self._search_ended)
@@ -152,16 +160,18 @@ class NativeEngineClient:
 
         Raises:
             InvalidRequestError: the request cannot be served as it is.
+            AdapterNotFoundError: its adapter is not loaded.
             QueueFullError: too many requests are waiting.
             EngineNotReadyError: loading, draining or stalled.
             EngineDeadError: the engine is gone for good.
         """
         arrival_s = time.monotonic()
-        with self._arrival(request, request.params.num_samples, arrival_s):
+        with self._arrival(request, request.params.num_samples, arrival_s) as loan:
             executor = self._executor_for(request)
-            processed = await self._in_thread(executor, lambda: self._input.process(request, arrival_s))
+            processed = await self._in_thread(executor, lambda: self._input.process(request, arrival_s, loan.key))
             self._check_still_accepts(processed)
             stream = self._open(processed)
+            loan.is_kept = True
             if request.request_id in self._early_aborts:
                 self._end(self._outputs.abort([request.request_id]))
             else:
@@ -173,16 +183,20 @@ class NativeEngineClient:
 
         Raises:
             InvalidRequestError: the request cannot be served as it is.
+            AdapterNotFoundError: its adapter is not loaded.
             QueueFullError: too many requests are waiting.
             EngineNotReadyError: loading, draining or stalled.
             EngineDeadError: the engine is gone for good.
         """
         arrival_s = time.monotonic()
-        with self._arrival(request, request.params.beam_width, arrival_s):
+        with self._arrival(request, request.params.beam_width, arrival_s) as loan:
             executor = self._executor if isinstance(request.prompt, TextPrompt) else None
-            search = await self._in_thread(executor, lambda: BeamSearch.begin(request, self._input, arrival_s))
+            search = await self._in_thread(
+                executor, lambda: BeamSearch.begin(request, self._input, arrival_s, loan.key)
+            )
             self._check_still_accepts(search.processed)
             stream = self._searches.start(search)
+            loan.is_kept = True
             self._searches.abort(self._early_aborts & {request.request_id})
         return stream
 
@@ -206,6 +220,30 @@ class NativeEngineClient:
         """Forgets cached blocks, so that later requests find nothing computed before; False if that was refused."""
         return await self._supervisor.reset_prefix_cache()
 
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """The adapters that requests may name, in the order of loading."""
+        return self._adapters.infos
+
+    async def load_adapter(self, source: AdapterSource, *, replaces: bool = False, pins: bool = False) -> AdapterInfo:
+        """Checks an adapter's files, reads its weights and serves it from then on; waits for an engine that is ready.
+
+        Raises:
+            AdapterConflictError: the name is taken by another adapter, or by the model.
+            AdapterError: the files are missing or broken, or do not fit the model or the limits.
+            UnsupportedFeatureError: the engine serves no adapters.
+            EngineDeadError: the engine is gone for good.
+        """
+        return await self._adapters.load(source, replaces=replaces, pins=pins)
+
+    async def unload_adapter(self, name: str) -> AdapterInfo:
+        """Takes a name away at once; the weights are given back when the last open request with them has ended.
+
+        Raises:
+            AdapterNotFoundError: there is no adapter of this name.
+        """
+        return await self._adapters.unload(name)
+
     def begin_drain(self) -> None:
         """Refuses new requests from now on; open ones go on."""
         self._is_draining = True
@@ -219,6 +257,7 @@ class NativeEngineClient:
         self._is_shut_down = True
         await self.abort([*self._arriving, *self._searches.request_ids, *self._outputs.request_ids])
         await self._supervisor.stop()
+        await self._adapters.close()
         self._executor.shutdown(wait=False)
         self._grammar_executor.shutdown(wait=False)
         self._grammars.close()
@@ -244,8 +283,8 @@ class NativeEngineClient:
                 self._admission.check_tokens(num_new, self._outputs.queued_tokens(), time.monotonic())
 
     @contextlib.contextmanager
-    def _arrival(self, request: GenerateRequest | BeamSearchRequest, num_samples: int, now_s: float) -> Iterator[None]:
-        """Reserves a place for the request until it is open."""
+    def _arrival(self, request: GenerateRequest | BeamSearchRequest, num_samples: int, now_s: float) -> Iterator[Loan]:
+        """Reserves a place for the request until it is open, and lends it its adapter."""
         self._check_accepts()
         request_id = request.request_id
         is_open = self._outputs.has_request(request_id) or self._searches.has_request(request_id)
@@ -257,7 +296,8 @@ class NativeEngineClient:
         self._arriving[request_id] = num_samples
         self._refresh_idle()
         try:
-            yield
+            with self._adapters.lent(request.adapter) as loan:
+                yield loan
         finally:
             del self._arriving[request_id]
             self._early_aborts.discard(request_id)
@@ -309,7 +349,8 @@ class NativeEngineClient:
     def _abort_open(self, request_ids: Iterable[str]) -> None:
         self._end(self._outputs.abort(request_ids))
 
-    def _search_ended(self) -> None:
+    def _search_ended(self, search: BeamSearch) -> None:
+        self._adapters.take_back(search.processed.adapter)
         self._admission.record_end(time.monotonic())
         self._refresh_idle()
 
@@ -340,6 +381,7 @@ class NativeEngineClient:
         now_s = time.monotonic()
         for state in step.changed:
             if state.is_finished and not state.processed.is_step:
+                self._adapters.take_back(state.processed.adapter)
                 self._admission.record_end(now_s)
         self._refresh_idle()
 

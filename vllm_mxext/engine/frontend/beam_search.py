@@ -6,8 +6,10 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from vllm_mxext.engine.frontend.input_processor import InputProcessor, ProcessedRequest
-from vllm_mxext.native.protocol import EngineCoreRequest
+from vllm_mxext.native.protocol import AdapterKey
 from vllm_mxext.outputs import (
     CompletionOutput,
     FinishReasonName,
@@ -68,16 +70,30 @@ class BeamSearch:
         self.is_finished = False
 
     @classmethod
-    def begin(cls, request: BeamSearchRequest, processor: InputProcessor, arrival_s: float) -> BeamSearch:
-        """Tokenizes and checks a search.
+    def begin(
+        cls,
+        request: BeamSearchRequest,
+        processor: InputProcessor,
+        arrival_s: float,
+        adapter: AdapterKey | None = None,
+    ) -> BeamSearch:
+        """Tokenizes and checks a search; its adapter is given as id and generation.
 
         Raises:
             InvalidRequestError: it cannot be served as it is.
         """
         given = request.params
         params = SamplingParams(temperature=0.0, max_tokens=given.max_tokens, logprobs=given.logprobs, seed=0)
-        whole = GenerateRequest(request.request_id, request.prompt, params, request.priority, request.cache_salt)
-        return cls(request, processor.process(whole, arrival_s))
+        whole = GenerateRequest(
+            request.request_id,
+            request.prompt,
+            params,
+            request.priority,
+            request.cache_salt,
+            adapter=request.adapter,
+            adapter_scale=request.adapter_scale,
+        )
+        return cls(request, processor.process(whole, arrival_s, adapter))
 
     @property
     def processed(self) -> ProcessedRequest:
@@ -96,15 +112,11 @@ class BeamSearch:
         for index, beam in enumerate(self._beams):
             token_ids = [*whole.prompt_token_ids, *beam.token_ids]
             step_id = f"{self.request.request_id}/{self._num_steps}.{index}"
-            core_request = EngineCoreRequest(
+            core_request = msgspec.structs.replace(
+                whole,
                 request_id=f"{whole.request_id}/{self._num_steps}.{index}",
                 prompt_token_ids=token_ids,
                 params=self._step_params,
-                seed=0,
-                eos_token_ids=whole.eos_token_ids,
-                priority=whole.priority,
-                arrival_s=whole.arrival_s,
-                cache_salt=whole.cache_salt,
                 group_id=whole.request_id,
             )
             request = GenerateRequest(step_id, TokensPrompt(tuple(token_ids)), self._step_params, whole.priority)

@@ -10,7 +10,7 @@ from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.engine.frontend.sampling_inputs import SamplingInputs
 from vllm_mxext.errors import ContextLengthExceededError, InvalidRequestError, UnsupportedFeatureError
 from vllm_mxext.logits_processors import check_params, load_logits_processors
-from vllm_mxext.native.protocol import EngineCoreRequest
+from vllm_mxext.native.protocol import AdapterKey, EngineCoreRequest
 from vllm_mxext.native.structured.admission import GrammarAdmission
 from vllm_mxext.native.structured.vocabulary import end_token_ids
 from vllm_mxext.parsing.reasoning import ReasoningFormat
@@ -42,6 +42,12 @@ class ProcessedRequest:
     prompt_token_ids: list[int]
     samples: tuple[EngineCoreRequest, ...]
     is_step: bool = False
+
+    @property
+    def adapter(self) -> AdapterKey | None:
+        """Id and generation of its adapter, which is given back when it has ended."""
+        first = self.samples[0]
+        return (first.adapter_id, first.adapter_generation) if first.adapter_id else None
 
     @property
     def arrival_s(self) -> float:
@@ -85,8 +91,15 @@ class InputProcessor:
         self._processors = load_logits_processors(config.logits_processors)
         self._eos_token_ids = end_token_ids(model.spec, tokenizer)
 
-    def process(self, request: GenerateRequest, arrival_s: float) -> ProcessedRequest:
+    def process(
+        self, request: GenerateRequest, arrival_s: float, adapter: AdapterKey | None = None
+    ) -> ProcessedRequest:
         """Tokenizes the prompt, checks every limit and makes one core request per sample.
+
+        Args:
+            request: what is asked for.
+            arrival_s: when it came.
+            adapter: what the name of its adapter means.
 
         Raises:
             ContextLengthExceededError: prompt, or prompt plus `max_tokens`, does not fit the model.
@@ -104,6 +117,7 @@ class InputProcessor:
         if params.num_samples > params.n and not params.reports_logprobs:
             params = params.clone(logprobs=0)  # which samples are best is seen by their log probabilities
         other_params = params if params.prompt_logprobs is None else params.clone(prompt_logprobs=None)
+        adapter_id, generation = adapter or (0, 0)
         samples = tuple(
             EngineCoreRequest(
                 request_id=core_id if params.num_samples == 1 else f"{core_id}/{index}",
@@ -113,10 +127,13 @@ class InputProcessor:
                 eos_token_ids=self._eos_token_ids,
                 priority=request.priority,
                 arrival_s=arrival_s,
+                adapter_id=adapter_id,
+                adapter_generation=generation,
                 cache_salt=request.cache_salt,
                 group_id=core_id if params.num_samples > 1 else None,
                 rules=rules,
                 grammar=grammar,
+                adapter_scale=request.adapter_scale,
             )
             for index in range(params.num_samples)
         )
