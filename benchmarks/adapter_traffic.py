@@ -1,0 +1,142 @@
+"""Loads a server with requests for many adapters, a few of them popular (Zipf), beside the same on the base model.
+
+    python benchmarks/adapter_traffic.py
+    python benchmarks/adapter_traffic.py --servers vllm_mxext vllm --peers DIR
+
+The traffic on adapters and on the base model takes turns on one server; with several servers one follows the other.
+Before it, time to first token is measured with one request after the other: for adapters that nobody has asked for
+(`cold`), for one again and again (`warm`), and for the base model. With --host below --adapters, cold ones are read from
+their files. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+from make_adapters import make_adapters
+from make_checkpoint import DEFAULT_SHAPE, VOCAB_SIZE, default_folder, make_checkpoint
+
+from vllm_mxext.bench.report import format_table, json_line
+from vllm_mxext.bench.server_process import OUR_SERVER, ServerProcess
+from vllm_mxext.bench.serving import ServingResult, measure_server
+from vllm_mxext.bench.workload import Workload
+
+SERVERS = ("vllm_mxext", "vllm")
+MAX_MODEL_LEN = 1024
+
+
+def command(server: str, model: Path, arguments: argparse.Namespace, adapters: list[Path]) -> tuple[list[str], str]:
+    """Returns how a server is started, and the path that answers once requests are served."""
+    modules = [f"{adapter.name}={adapter}" for adapter in adapters]
+    limits = [
+        "--enable-lora", "--max-loras", str(arguments.slots), "--max-lora-rank", str(arguments.rank),
+        "--max-cpu-loras", str(arguments.host), "--max-model-len", str(MAX_MODEL_LEN),
+        "--max-num-seqs", str(arguments.concurrency), "--no-enable-prefix-caching", "--served-model-name", "base",
+        "--lora-modules", *modules,
+    ]  # fmt: skip
+    if server == "vllm_mxext":
+        return [*OUR_SERVER, "--model", str(model), "--kv-cache-memory-bytes", "2GiB", *limits], "/v1/health/ready"
+    program = arguments.peers / "vllm" / "env" / "bin" / "vllm"
+    return [str(program), "serve", str(model), "--dtype", "bfloat16", *limits], "/health"
+
+
+def bodies(workload: Workload, models: list[str], seed: int) -> list[dict[str, Any]]:
+    """Returns completion requests whose prompts are words, one token each."""
+    prompts = workload.prompts(range(VOCAB_SIZE), seed)
+    return [
+        {
+            "model": model,
+            "prompt": " ".join(f"w{token}" for token in prompt),
+            "max_tokens": workload.output_len,
+            "temperature": 0,
+            "ignore_eos": True,
+        }
+        for model, prompt in zip(models, prompts, strict=True)
+    ]
+
+
+def zipf(adapters: list[Path], count: int, exponent: float, seed: int) -> list[str]:
+    """Returns so many names, the n-th adapter as often as `n ** -exponent` says."""
+    weights = [(rank + 1) ** -exponent for rank in range(len(adapters))]
+    return random.Random(seed).choices([adapter.name for adapter in adapters], weights, k=count)
+
+
+async def load(url: str, requests: list[dict[str, Any]], concurrency: int) -> ServingResult:
+    """Sends the requests, `concurrency` at a time."""
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False) as client:
+        return await measure_server(client, requests, concurrency)
+
+
+async def first_tokens(url: str, names: list[str], seed: int) -> list[float]:
+    """Returns times to the first token of one request after the other, in seconds."""
+    times = []
+    for index, name in enumerate(names):
+        (body,) = bodies(Workload(1, 32, 2), [name], seed + index)
+        times.append((await load(url, [body], 1)).streams[0].ttft_s)
+    return times
+
+
+def measure(server: str, url: str, adapters: list[Path], arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Loads one server and returns its figures."""
+    workload = Workload.parse(arguments.workload)
+    figures: dict[str, list[float]] = {"base": [], "adapters": [], "ratio": []}
+    asyncio.run(load(url, bodies(Workload(2, 16, 4), ["base", adapters[-1].name], 99), 2))
+    rare = [adapter.name for adapter in adapters[-1 - arguments.probes : -1]]
+    figures["ttft cold"] = asyncio.run(first_tokens(url, rare, 1000))
+    figures["ttft warm"] = asyncio.run(first_tokens(url, [rare[-1]] * arguments.probes, 2000))
+    figures["ttft base"] = asyncio.run(first_tokens(url, ["base"] * arguments.probes, 3000))
+    for repeat in range(arguments.repeats):
+        names = zipf(adapters, workload.num_requests, arguments.exponent, repeat)
+        for kind, models in (("base", ["base"] * len(names)), ("adapters", names)):
+            result = asyncio.run(load(url, bodies(workload, models, repeat), arguments.concurrency))
+            figures[kind].append(result.figures()["output_tokens_per_s"])
+            print(f"{server} {kind}: {figures[kind][-1]} output tokens/s", flush=True)
+        figures["ratio"].append(figures["adapters"][-1] / figures["base"][-1])
+    return figures
+
+
+def main() -> None:
+    """Reads the arguments, measures and reports."""
+    parser = argparse.ArgumentParser(description="Traffic over many adapters.")
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=["vllm_mxext"])
+    parser.add_argument("--peers", type=Path, help="folder of benchmarks/peers/make_environments.py")
+    parser.add_argument("--shape", default=DEFAULT_SHAPE)
+    parser.add_argument("--workload", default="64(64->64)")
+    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--adapters", type=int, default=100)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--host", type=int, default=100, help="adapters in host memory")
+    parser.add_argument("--exponent", type=float, default=1.0, help="of the Zipf distribution")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--probes", type=int, default=8, help="requests that time to first token is measured with")
+    arguments = parser.parse_args()
+    model = default_folder(arguments.shape)
+    make_checkpoint(model, shape=arguments.shape)
+    folder = model.with_name(f"{model.name}-{arguments.adapters}-adapters-{arguments.rank}")
+    adapters = make_adapters(model, folder, [arguments.rank] * arguments.adapters)
+    results: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as logs:
+        for server in arguments.servers:
+            program, ready = command(server, model, arguments, adapters)
+            with ServerProcess(program, Path(logs) / f"{server}.log", environ=dict(os.environ)) as process:
+                process.wait_for(ready, 1800.0)
+                results[server] = measure(server, process.url, adapters, arguments)
+                results[server]["memory MB"] = [process.memory_bytes() / 1e6]
+    rows = [(server, name, median(values)) for server, figures in results.items() for name, values in figures.items()]
+    print(format_table(("server", "figure", "median"), rows))
+    config = {name: value for name, value in vars(arguments).items() if name != "peers"}
+    print(json_line("adapter_traffic", config, results))
+
+
+if __name__ == "__main__":
+    main()
