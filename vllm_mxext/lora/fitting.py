@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from vllm_mxext.config.model_spec import ModelSpec
 from vllm_mxext.errors import AdapterError
@@ -30,6 +31,16 @@ def module_shape(spec: ModelSpec, name: str) -> tuple[int, int]:
     }[name]
 
 
+def check_rows(path: Path, name: str, tensor: StoredTensor, num_rows: int) -> None:
+    """Refuses a matrix of several modules that has other rows than they have together.
+
+    Raises:
+        AdapterError: so it is.
+    """
+    if len(tensor.shape) != 2 or tensor.shape[0] != num_rows:
+        raise misfit(path, f"its {name} is {_sizes(tensor.shape)} and should have {num_rows} rows")
+
+
 def describe(key: ModuleKey) -> str:
     """A module by words, for messages."""
     return key.name if key.layer is None else f"{key.name} of layer {key.layer}"
@@ -49,14 +60,13 @@ def check_fit(adapter: AdapterFiles, spec: ModelSpec, max_rank: int) -> None:
             f"with --max-lora-rank {adapter.rank}."
         )
     for text in _misfits(adapter, spec):
-        raise misfit(adapter, text)
+        raise misfit(adapter.path, text, adapter.base_model_name)
 
 
-def misfit(adapter: AdapterFiles, text: str) -> AdapterError:
+def misfit(path: Path, text: str, base_model_name: str | None = None) -> AdapterError:
     """The error that says that an adapter is for another model, and for which if it says so."""
-    made_for = f"it says that it was made for {adapter.base_model_name}" if adapter.base_model_name else None
-    hint = f"; {made_for}." if made_for else "; serve the model that it was made for."
-    return refusal(f"The adapter {adapter.path} does not fit this model: {text}{hint}")
+    made_for = f"it says that it was made for {base_model_name}" if base_model_name else "serve its own base model"
+    return refusal(f"The adapter {path} does not fit this model: {text}; {made_for}.")
 
 
 def _misfits(adapter: AdapterFiles, spec: ModelSpec) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import stat
 from collections.abc import Callable, Iterator
@@ -17,9 +18,10 @@ import numpy.typing as npt
 from vllm_mxext.errors import AdapterError
 from vllm_mxext.lora.files import StoredDType, StoredTensor
 
-MAX_HEADER_BYTES = 8 * 2**20
+MAX_HEADER_BYTES = 4 * 2**20
 """Most that is read of what describes an adapter: a header, a pickle without its tensors, a JSON file."""
 
+_MAX_LISTED = 1000
 _NUMPY_DTYPES: dict[StoredDType, str] = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
 
@@ -69,6 +71,24 @@ class AdapterFolder:
             raise refusal(f"{path} is a link out of the adapter's folder; copy the file into the folder.")
         self._used[name] = resolved
         return resolved
+
+    def names(self, ending: str) -> list[str]:
+        """Names of its files with this ending, in order; the file's own name if it is one."""
+        if not self._path.is_dir():
+            return [self._path.name]
+        return sorted(one.name for one in itertools.islice(self._path.iterdir(), _MAX_LISTED) if one.suffix == ending)
+
+    def open_only(self, ending: str) -> Path:
+        """Where the only file with this ending lies; it becomes part of the fingerprint.
+
+        Raises:
+            AdapterError: there is none, or more than one.
+        """
+        names = self.names(ending)
+        if len(names) != 1:
+            found = f"{len(names)} files ({', '.join(names[:5])})" if names else "no file"
+            raise refusal(f"{self._path} holds {found} that end in {ending}; give the path of one.")
+        return self.open(names[0])
 
     def fingerprint(self) -> str:
         """Hash of name, size, time of writing and inode of the files that have been opened."""
@@ -148,13 +168,18 @@ def rows_of(tensor: StoredTensor, start: int, stop: int) -> StoredTensor:
     return derived(tensor, (stop - start, *tensor.shape[1:]), lambda values: values[start:stop])
 
 
+def open_part(path: Path, start: int = 0, size: int | None = None) -> BoundedFile:
+    """Opens a part of a file, all of it by default."""
+    return BoundedFile(path, start, path.stat().st_size - start if size is None else size)
+
+
 def transposed(tensor: StoredTensor) -> StoredTensor:
     """A matrix with rows and columns exchanged."""
     return derived(tensor, tensor.shape[::-1], lambda values: values.T)
 
 
 class BoundedFile:
-    """A part of a file for parsers of archives; refuses to read more at once than a description takes.
+    """A part of a file for parsers of headers and archives; refuses to read more than descriptions take.
 
     Args:
         path: the file.
@@ -165,6 +190,7 @@ class BoundedFile:
     def __init__(self, path: Path, start: int, size: int) -> None:
         self._path, self._start, self._size = path, start, size
         self._position = 0
+        self._budget = 2 * MAX_HEADER_BYTES
 
     def tell(self) -> int:
         """Where the next read begins."""
@@ -182,8 +208,9 @@ class BoundedFile:
         """Reads up to `size` bytes."""
         left = max(0, self._size - self._position)
         size = left if size < 0 else min(size, left)
-        if size > MAX_HEADER_BYTES:
-            raise refusal(f"{self._path} holds a description of {size} bytes; it is not an adapter.")
+        self._budget -= size
+        if self._budget < 0:
+            raise refusal(f"{self._path} describes itself in more than {MAX_HEADER_BYTES} bytes; it is not an adapter.")
         with self._path.open("rb") as file:
             file.seek(self._start + self._position)
             content = file.read(size)

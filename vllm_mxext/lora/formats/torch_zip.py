@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from vllm_mxext.lora.files import StoredDType, StoredTensor
-from vllm_mxext.lora.opening import MAX_HEADER_BYTES, BoundedFile, parsing, refusal, stored_tensor
+from vllm_mxext.lora.opening import MAX_HEADER_BYTES, BoundedFile, open_part, parsing, refusal, stored_tensor
 
 _STORAGES: dict[str, StoredDType] = {
     "torch FloatStorage": "float32",
@@ -61,8 +61,7 @@ def read_torch_zip(path: Path, start: int = 0, size: int | None = None) -> dict[
         AdapterError: it is broken, or holds anything but a dictionary of tensors.
     """
     with parsing(path):
-        size = path.stat().st_size - start if size is None else size
-        view = BoundedFile(path, start, size)
+        view = open_part(path, start, size)
         if view.read(4) != _ZIP_MAGIC:
             raise refusal(f"{path} was not saved by torch.save of torch 1.6 or later; save the adapter as safetensors.")
         with zipfile.ZipFile(cast("IO[bytes]", view)) as archive:
