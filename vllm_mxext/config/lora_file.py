@@ -156,11 +156,14 @@ def _warnings(file: LoRAFile) -> list[str]:
 
 
 def _first_finding(error: ValidationError) -> str:
-    finding = error.errors(include_url=False, include_context=False)[0]
+    findings = error.errors(include_url=False, include_context=False)
+    unknown = [finding for finding in findings if finding["type"] == "extra_forbidden"]
+    finding = (unknown or findings)[0]
     path = finding["loc"]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    if finding["type"] == "extra_forbidden":
-        return f"unknown key {where}{did_you_mean(str(path[-1]), _known_keys(path[:-1]))}"
+    if unknown:
+        known = _known_keys(path[:-1])
+        return f"unknown key {where}{did_you_mean(str(path[-1]), known)} Known here: {', '.join(known)}."
     if finding["type"] == "missing":
         return f"{where} is missing."
     return f"{where}: {finding['msg']}, got {finding['input']!r}."

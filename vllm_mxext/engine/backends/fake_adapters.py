@@ -50,12 +50,11 @@ class FakeAdapters:
             raise AdapterConflictError(f"'{source.name}' is the model's own name; choose another one.")
         known = self._loaded.get(source.name)
         fingerprint, rank = _look_at(Path(source.path), self.max_lora_rank)
-        if known is not None:
-            if known.info.source.path == source.path and known.fingerprint == fingerprint:
-                known.info = replace(known.info, is_pinned=pins)
-                return known.info
-            if not replaces:
+        if known is not None and not replaces:
+            if known.info.source.path != source.path or known.fingerprint != fingerprint:
                 raise AdapterConflictError(f"The lora adapter '{source.name}' has already been loaded.")
+            known.info = replace(known.info, is_pinned=pins)
+            return known.info
         self.num_loads += 1
         if known is None:
             self._last_id += 1
