@@ -51,9 +51,8 @@ def lora_router(context: ServerContext) -> APIRouter:
     """Returns the routes; those that change something refuse to where the server was not started for that."""
     router = APIRouter(tags=["LoRA"])
     read = partial(check, unsupported={}, refuses_unknown=context.config.refuses_unknown_fields)
-    post = partial(router.post, responses=UPDATE, response_class=PlainTextResponse)
 
-    @post("/v1/load_lora_adapter", openapi_extra=json_body("LoadLoRAAdapterRequest"))
+    @router.post("/v1/load_lora_adapter", openapi_extra=json_body("LoadLoRAAdapterRequest"), responses=UPDATE)
     async def load(request: Request) -> Response:
         """Loads an adapter from a path of the server's machine, or one that the server knows by its name."""
         _check_allowed(context)
@@ -64,7 +63,7 @@ def lora_router(context: ServerContext) -> APIRouter:
         info = await context.adapters.load(source, replaces=bool(body.load_inplace), pins=bool(body.pinned))
         return PlainTextResponse(f"Success: LoRA adapter '{info.name}' added successfully.")
 
-    @post("/v1/unload_lora_adapter", openapi_extra=json_body("UnloadLoRAAdapterRequest"))
+    @router.post("/v1/unload_lora_adapter", openapi_extra=json_body("UnloadLoRAAdapterRequest"), responses=UPDATE)
     async def unload(request: Request) -> Response:
         """Takes an adapter's name away; requests that use it go on, then its memory is given back."""
         _check_allowed(context)

@@ -38,8 +38,12 @@ NAMED = ANY | _errors(404)
 WITH_BODY = NAMED | _errors(400, 413)
 """A route that takes a body."""
 
-UPDATE: Responses = {**WITH_BODY, **_errors(403)}
-"""A route that changes what is served; its success is plain text."""
+UPDATE: Responses = {
+    **WITH_BODY,
+    **_errors(403),
+    200: {"description": "It is done; a sentence says so.", "content": {"text/plain": {}}},
+}
+"""A route that changes what is served."""
 
 GENERATION: Responses = {
     **WITH_BODY,
