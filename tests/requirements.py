@@ -15,7 +15,7 @@ from pathlib import Path
 PROMISES = {
     # Installation and command line
     "INSTALL-1": "Without a compiled kernel library the engine computes through PyTorch and says so.",
-    "CLI-1": "`mxext` has the commands serve, chat, complete, parse, fit, bench and collect-env.",
+    "CLI-1": "`mxext` has the commands serve, chat, complete, lora, parse, fit, bench and collect-env.",
     "CLI-2": "Help is printed and configuration is resolved without importing torch.",
     "CLI-3": "`python -m vllm_mxext.entrypoints.openai.api_server` is the same server as `mxext serve`.",
     "DOCS-1": "Every example of the README runs as printed.",
@@ -125,6 +125,12 @@ PROMISES = {
     "API-10": "Malformed and absurd requests get 4xx, disturb no stream and leave nothing behind.",
     "API-11": "Prompts can be rendered to text and token ids without generating anything.",
     "API-12": "A server that is told to puts the times of a request into its response, as vLLM does.",
+    "LORA-API-1": "Adapters are loaded, named in requests, scaled, listed and unloaded over HTTP, in vLLM's words.",
+    "LORA-API-2": "Clients load and unload adapters only where the server allows it; the refusal names the switch.",
+    "LORA-API-3": "A watched folder's adapters come, reload and go with their files; broken ones harm no other.",
+    "LORA-API-4": "Figures per adapter, vllm:lora_requests_info among them, go when the adapter does.",
+    "LORA-FILE-1": "Every key of the LoRA configuration file is honoured; an unknown one is refused with a suggestion.",
+    "LORA-CLI-1": "`mxext lora` and `tools.lora_manager` load, list, test and unload, and exit with a code per cause.",
     "STREAM-1": "Streams carry real tokens and end with a finish reason, usage when asked for, and [DONE].",
     "STREAM-2": "Deltas never split a character and never show a part of a stop string.",
     "STREAM-3": "Silent streams carry keep-alive comments.",

@@ -18,7 +18,9 @@ from fastapi import FastAPI
 from tests.api.talking import PARSERS, saying
 from vllm_mxext.config.server import ParserConfig, ServerConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
+from vllm_mxext.server.adapters import ServedAdapters
 from vllm_mxext.server.app import create_app
+from vllm_mxext.server.clock import SystemClock
 from vllm_mxext.server.lifecycle import ServerProcess
 from vllm_mxext.server.listen import open_socket
 
@@ -122,8 +124,10 @@ async def running_server(
     engine = engine or FakeEngineClient()
     config = replace(config or ServerConfig(), port=0)
     sock = open_socket(config)
-    app = create_app(engine, config, clock=clock)
-    process = ServerProcess(engine, app, config, sock)
+    clock = clock or SystemClock()
+    adapters = ServedAdapters(engine, config.lora, clock)
+    app = create_app(engine, config, clock=clock, adapters=adapters)
+    process = ServerProcess(engine, app, config, sock, adapters)
     task = asyncio.create_task(process.run())
     await process.wait_until_listening()
     port = sock.getsockname()[1] if config.uds is None else 0

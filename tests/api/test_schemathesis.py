@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 
-from vllm_mxext.config.server import ServerConfig
+from vllm_mxext.config.server import LoRAServingConfig, ServerConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
 from vllm_mxext.server.app import create_app
 from vllm_mxext.server.http_protocol import BoundedHttpProtocol
@@ -35,12 +35,16 @@ class ServerThread:
     """A server on an event loop of its own; signals, which `ServerProcess` handles, are for main threads only."""
 
     def __init__(self) -> None:
-        self.engine = FakeEngineClient()
+        self.engine = FakeEngineClient(max_loras=2)
         self.num_cases = 0
         self._sock = open_socket(ServerConfig(port=0))
         self.url = f"http://127.0.0.1:{self._sock.getsockname()[1]}"
+        lora = LoRAServingConfig(allows_updates=True)
         config = uvicorn.Config(
-            create_app(self.engine, ServerConfig()), http=BoundedHttpProtocol, log_config=None, log_level="warning"
+            create_app(self.engine, ServerConfig(lora=lora)),
+            http=BoundedHttpProtocol,
+            log_config=None,
+            log_level="warning",
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))

@@ -1,4 +1,4 @@
-"""The connection of `mxext chat`, `mxext complete` and `mxext bench serve` to a running server."""
+"""The connection of `mxext chat`, `complete`, `lora` and `bench serve` to a running server."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ API_KEY_VARIABLE = "VLLM_API_KEY"
 
 class ServerError(MxError):
     """The server could not be reached, or refused the request."""
+
+
+class UnreachableError(ServerError):
+    """No server answers at the address."""
 
 
 def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +79,7 @@ class Connection:
             ServerError: no server answers, or it refuses.
         """
         try:
-            return str(self._json("GET", "/v1/models")["data"][0]["id"])
+            return str(self.json("GET", "/v1/models")["data"][0]["id"])
         except (LookupError, TypeError):
             raise ServerError(f"{self._url} does not answer like an OpenAI-compatible server.") from None
 
@@ -85,20 +89,36 @@ class Connection:
         Raises:
             ServerError: no server answers, or it refuses.
         """
-        tokens: list[int] = self._json("POST", "/tokenize", {"model": model, "prompt": text})["tokens"]
+        tokens: list[int] = self.json("POST", "/tokenize", {"model": model, "prompt": text})["tokens"]
         return tokens
 
-    def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Sends a request and returns the JSON of its answer.
+
+        Raises:
+            ServerError: no server answers, or it refuses.
+        """
+        try:
+            return self._request(method, path, body).json()
+        except ValueError:
+            raise ServerError(f"{self._url} does not answer like an OpenAI-compatible server.") from None
+
+    def text(self, method: str, path: str, body: dict[str, Any]) -> str:
+        """Sends a request and returns the text of its answer.
+
+        Raises:
+            ServerError: no server answers, or it refuses.
+        """
+        return self._request(method, path, body).text
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:
             response = self._client.request(method, path, json=body)
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
         if response.is_error:
             raise ServerError(_refusal(response))
-        try:
-            return response.json()
-        except ValueError:
-            raise ServerError(f"{self._url} does not answer like an OpenAI-compatible server.") from None
+        return response
 
     def stream(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
         """Posts `body` with `stream` on and yields the events; closing the generator aborts the request.
@@ -117,10 +137,10 @@ class Connection:
 
     def _unreachable(self, error: Exception) -> ServerError:
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-            return ServerError(
+            return UnreachableError(
                 f"No server answers at {self._url} ({error}); start one with 'mxext serve', or name another with --url."
             )
-        return ServerError(f"The connection to {self._url} broke: {error}.")
+        return UnreachableError(f"The connection to {self._url} broke: {error}.")
 
 
 def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:

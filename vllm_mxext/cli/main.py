@@ -1,7 +1,7 @@
 """The console script `mxext`: finds the command and imports only its module.
 
 Exit codes: 0 = done; 1 = it was started and failed; 2 = wrong arguments, file, variable or checkpoint;
-130 = interrupted with Ctrl-C.
+130 = interrupted with Ctrl-C. `mxext lora` exits with 3 if no server answers.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ COMMANDS = {
     "serve": Command("vllm_mxext.cli.serve", "serve a model through an OpenAI-compatible API"),
     "chat": Command("vllm_mxext.cli.chat", "talk to a running server"),
     "complete": Command("vllm_mxext.cli.complete", "send one prompt to a running server"),
+    "lora": Command("vllm_mxext.cli.lora", "load, list, try and unload adapters of a running server"),
     "parse": Command("vllm_mxext.cli.parse", "tell reasoning and tool calls from the answer in a text"),
     "bench": Command("vllm_mxext.cli.bench", "measure the engine, a running server, start-up or kernels"),
     "fit": Command("vllm_mxext.cli.fit", "print a model's memory plan and kernels without loading it"),

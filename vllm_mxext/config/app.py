@@ -69,7 +69,13 @@ def parse_serve_args(
     settings, config_file = sources.read_command_line(argv, prog)
     from_file = sources.read_file(config_file) if config_file is not None else {}
     merged = {**from_file, **sources.read_environment(environ), **settings}
-    return _build(merged, tuple(sources.unknown_variables(environ)))
+    warnings = sources.unknown_variables(environ)
+    if "lora_config" in merged:
+        from vllm_mxext.config.lora_file import with_lora_file  # noqa: PLC0415 - only those who use a file pay for it
+
+        merged, more = with_lora_file(merged)
+        warnings += more
+    return _build(merged, tuple(warnings))
 
 
 def from_arguments(given: Mapping[str, Any], *, environ: Mapping[str, str] | None = None) -> AppConfig:

@@ -15,6 +15,7 @@ def lora_reason(options: LoRAOptions) -> str | None:
     asked = {
         "--enable-lora": options.enable_lora,
         "--lora-modules": options.lora_modules,
+        "--lora-config": options.lora_config is not None,
         "--lora-dir": options.lora_dir is not None,
         "--allow-runtime-lora-updating": options.allow_runtime_lora_updating,
     }

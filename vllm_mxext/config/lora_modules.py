@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import unicodedata
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from vllm_mxext.config.values import BadValueError, ValueKind
 MAX_NAME_LENGTH = 128
 
 _RULE = 'must be NAME=PATH or a JSON object such as {"name": "sql", "path": "/adapters/sql"}'
-_KEYS = tuple(field.name for field in dataclasses.fields(LoRAModule))
+_KEYS = ("name", "path", "base_model_name", "format", "description")
 
 
 def name_problem(name: str) -> str | None:

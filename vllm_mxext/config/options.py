@@ -319,6 +319,9 @@ class LoRAOptions:
         (), lora_modules(),
         'Adapters served from the start: NAME=PATH, or {"name": ..., "path": ..., "base_model_name": ...}.',
     )  # fmt: skip
+    lora_config: Path | None = _server_flag(
+        None, values.path(), "YAML file with the base model, adapters and settings of LoRA (docs/lora.md); flags win."
+    )
     allow_runtime_lora_updating: bool = _server_flag(
         False, values.switch(), "Let requests load and unload adapters; only for clients who may read any file.",
         variables=("VLLM_ALLOW_RUNTIME_LORA_UPDATING",),

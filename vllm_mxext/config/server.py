@@ -61,7 +61,7 @@ class ParserConfig:
 
 @dataclass(frozen=True, slots=True)
 class LoRAModule:
-    """An adapter that is served from the start.
+    """An adapter that the server knows.
 
     Attributes:
         name: what requests call it.
@@ -69,6 +69,7 @@ class LoRAModule:
         base_model_name: the model it was made for; only reported.
         format: of its files: `huggingface`, `nemo`, `trtllm` or `gguf`; None = found out.
         description: for people.
+        is_loaded_at_start: served as soon as the server is; otherwise it can be loaded later by its name alone.
     """
 
     name: str
@@ -76,6 +77,7 @@ class LoRAModule:
     base_model_name: str | None = None
     format: str | None = None
     description: str | None = None
+    is_loaded_at_start: bool = True
 
     def __str__(self) -> str:
         return f"{self.name}={self.path}"
@@ -86,7 +88,7 @@ class LoRAServingConfig:
     """Which adapters the server has and how they change.
 
     Attributes:
-        modules: adapters that are served from the start.
+        modules: adapters that the server knows from the start.
         allows_updates: requests may load and unload adapters.
         folder: the adapters in its folders are served too; None = no such folder.
         refresh_s: seconds between two looks at it.

@@ -133,7 +133,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     known = {variable for flag in all_flags() for variable in flag.variables}
     known |= {name for variable in envs.VARIABLES for name in (variable.name, *variable.aliases)}
     mine = sorted(name for name in environ if name.startswith(envs.FLAG_PREFIX) and name not in known)
-    sentences = [f"Nothing reads the environment variable {name}{_did_you_mean(name, known)}" for name in mine]
+    sentences = [f"Nothing reads the environment variable {name}{did_you_mean(name, known)}" for name in mine]
     for name in sorted(environ):
         is_foreign = name.startswith(envs.VLLM_PREFIX) and not name.startswith(envs.FLAG_PREFIX) and name not in known
         if name in envs.VARIABLES_OF_OTHERS:
@@ -141,7 +141,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
             if reason is not None and environ[name] not in ("", "0"):
                 sentences.append(f"The environment variable {name} has no effect: {reason}.")
         elif is_foreign and not _SET_BY_KUBERNETES.match(name):
-            sentences.append(f"Nothing reads vLLM's environment variable {name}{_did_you_mean(name, known)}")
+            sentences.append(f"Nothing reads vLLM's environment variable {name}{did_you_mean(name, known)}")
     return sentences
 
 
@@ -155,20 +155,34 @@ def read_file(path: Path) -> Settings:
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong.
     """
+    content = read_yaml(path, "Configuration file")
+    return from_mapping(content, f"file {path}", f"In configuration file '{path}': ")
+
+
+def read_yaml(path: Path, kind: str) -> dict[Any, Any]:
+    """Reads a YAML file that holds a mapping; an empty one has no entries.
+
+    Args:
+        path: the file.
+        kind: what it is, to begin error texts.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
     import yaml  # noqa: PLC0415 - only those who use a file pay for it
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"Configuration file '{path}' cannot be read: {error.strerror}.") from None
+        raise ConfigError(f"{kind} '{path}' cannot be read: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"Configuration file '{path}' is not valid YAML: {reason}.") from None
+        raise ConfigError(f"{kind} '{path}' is not valid YAML: {reason}.") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"Configuration file '{path}' must hold lines of the form 'flag-name: value'.")
-    return from_mapping(content, f"file {path}", f"In configuration file '{path}': ")
+        raise ConfigError(f"{kind} '{path}' must hold lines of the form 'key: value'.")
+    return content
 
 
 def from_mapping(given: Mapping[Any, Any], origin: str, prefix: str = "", *, is_offline: bool = False) -> Settings:
@@ -198,7 +212,7 @@ def from_mapping(given: Mapping[Any, Any], origin: str, prefix: str = "", *, is_
             _check_refused(refused[dashed], value, f"{prefix}{key}")
         else:
             known = [flag if is_offline else flag.replace("_", "-") for flag in flags]
-            raise ConfigError(f"{prefix}unknown name '{key}'{_did_you_mean(name if is_offline else dashed, known)}")
+            raise ConfigError(f"{prefix}unknown name '{key}'{did_you_mean(name if is_offline else dashed, known)}")
     return settings
 
 
@@ -256,9 +270,10 @@ def _suggestion(token: str) -> str:
         options.append(f"--{flag.name}")
         if flag.facts.kind.arity == "switch":
             options.append(f"--no-{flag.name}")
-    return _did_you_mean(name, options)
+    return did_you_mean(name, options)
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns the end of a sentence about an unknown name: a suggestion if one is close."""
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else "."

@@ -62,6 +62,7 @@ class ModelInfo:
         max_open_samples: samples that running and waiting requests may have together; None = no limit.
         num_draft_tokens: draft tokens of a request per step at most; 0 without speculation.
         max_loras: adapters that running requests may use at once; 0 = the engine serves no adapters.
+        max_lora_rank: largest rank of an adapter; 0 without adapters.
     """
 
     served_names: tuple[str, ...]
@@ -74,6 +75,7 @@ class ModelInfo:
     max_open_samples: int | None = None
     num_draft_tokens: int = 0
     max_loras: int = 0
+    max_lora_rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)

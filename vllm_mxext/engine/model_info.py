@@ -24,4 +24,5 @@ def model_info(config: EngineConfig, frontend: FrontendConfig) -> ModelInfo:
         max_open_samples=None if max_queued is None else config.scheduler.max_num_seqs + max_queued,
         num_draft_tokens=config.scheduler.num_draft_tokens,
         max_loras=0 if config.lora is None else config.lora.max_loras,
+        max_lora_rank=0 if config.lora is None else config.lora.max_lora_rank,
     )

@@ -10,6 +10,7 @@ from prometheus_client import Histogram as LabelledHistogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 
+from vllm_mxext.observability.adapter_metrics import AdapterFigures, AdapterMetrics
 from vllm_mxext.observability.histogram import Histogram
 from vllm_mxext.observability.stats import FinishedRequest, StepStats
 from vllm_mxext.outputs import FinishReasonName
@@ -65,6 +66,7 @@ class PrometheusMetrics:
         self._token_buckets = token_count_buckets(max_model_len)
         self._cache_info: Gauge | None = None
         self._last_step = StepStats()
+        self._adapters: AdapterMetrics | None = None
         self._init_engine_state()
         self._init_request_figures()
         self._init_http()
@@ -173,6 +175,8 @@ class PrometheusMetrics:
 
     def record_finished(self, request: FinishedRequest) -> None:
         """Takes a request at its end."""
+        if request.adapter is not None and self._adapters is not None:
+            self._adapters.record_finished(request)
         for reason in request.finish_reasons:
             self._success[reason].inc()
         self._request_prompt.observe(request.num_prompt_tokens)
@@ -215,6 +219,11 @@ class PrometheusMetrics:
         )
         self._cache_info = info
         info.labels(self._labels[1], *(str(value) for value in settings.values())).set(1)
+
+    def watch_adapters(self, max_loras: int, read: Callable[[], Sequence[AdapterFigures]]) -> None:
+        """Shows the figures of LoRA adapters from now on; `read` is asked for them whenever somebody looks."""
+        self._adapters = AdapterMetrics(dict(zip(_LABELS, self._labels, strict=True)), max_loras, read)
+        self.registry.register(self._adapters)
 
     def record_http(self, handler: str, method: str, status: int, duration_s: float) -> None:
         """Takes one HTTP exchange.

@@ -48,6 +48,7 @@ class FinishedRequest:
         num_prompt_tokens: prompt length.
         num_generation_tokens: output tokens of each sample.
         max_tokens: the limit it asked for; None = up to the context length.
+        adapter: name of the LoRA adapter it used; None = none.
     """
 
     finish_reasons: Sequence[FinishReasonName]
@@ -55,6 +56,7 @@ class FinishedRequest:
     num_prompt_tokens: int
     num_generation_tokens: Sequence[int]
     max_tokens: int | None = None
+    adapter: str | None = None
 
 
 class StatsRecorder(Protocol):

@@ -17,10 +17,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Lifespan
 
-from vllm_mxext.config.server import CorsConfig, ServerConfig
+from vllm_mxext.config.server import CorsConfig, LoRAServingConfig, ServerConfig
 from vllm_mxext.engine.client import EngineClient
 from vllm_mxext.errors import MxError
 from vllm_mxext.observability.metrics import PrometheusMetrics
+from vllm_mxext.server.adapters import ServedAdapters
 from vllm_mxext.server.clock import Clock, SystemClock
 from vllm_mxext.server.context import ServerContext, package_version, system_fingerprint
 from vllm_mxext.server.errors import describe, describe_http
@@ -31,6 +32,7 @@ from vllm_mxext.server.middleware.plugin import load_middleware
 from vllm_mxext.server.middleware.readiness import ReadinessMiddleware
 from vllm_mxext.server.middleware.telemetry import TelemetryMiddleware
 from vllm_mxext.server.parsers import choose_parsers
+from vllm_mxext.server.routes.lora import LORA_BODY_MODELS, lora_router
 from vllm_mxext.server.routes.openai import BODY_MODELS, openai_router
 from vllm_mxext.server.routes.operations import operations_router
 
@@ -46,6 +48,7 @@ def create_app(
     metrics: PrometheusMetrics | None = None,
     *,
     clock: Clock | None = None,
+    adapters: ServedAdapters | None = None,
 ) -> FastAPI:
     """Builds the application; it neither starts nor stops the engine.
 
@@ -54,19 +57,24 @@ def create_app(
         config: how to answer and guard.
         metrics: figures to show; the engine should be feeding the same ones.
         clock: time for keep-alive and durations.
+        adapters: the server's adapters; by default none is loaded at start and no folder is watched.
 
     Raises:
         ConfigError: a parser that the configuration names does not exist.
     """
+    clock = clock or SystemClock()
     context = ServerContext(
         client,
         config,
         metrics or PrometheusMetrics(client.model.served_names[0], client.model.max_model_len),
-        clock or SystemClock(),
+        clock,
         ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="server"),
         choose_parsers(config.parsers, client.tokenizer.chat_template(has_tools=True)),
         system_fingerprint(client.model),
+        adapters or ServedAdapters(client, LoRAServingConfig(), clock),
     )
+    if client.model.max_loras:
+        context.metrics.watch_adapters(client.model.max_loras, lambda: client.adapters)
     docs = config.is_docs_enabled
     app = FastAPI(
         title="vllm_mxext",
@@ -79,7 +87,8 @@ def create_app(
         middleware=_middlewares(context),
     )
     # Listed one by one, not included as routers, so that `app.routes` can be searched for the route of a path.
-    app.router.routes += [*openai_router(context).routes, *operations_router(context).routes]
+    for router in (openai_router(context), lora_router(context), operations_router(context)):
+        app.router.routes += router.routes
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
 
     async def on_error(request: Request, error: Exception) -> Response:
@@ -117,7 +126,7 @@ def _middlewares(context: ServerContext) -> list[Middleware]:
         if not config.metrics_need_key:
             open_paths.append(METRICS_PATH)
         layers.append(Middleware(ApiKeyMiddleware, config.api_keys, open_paths))
-    layers.append(Middleware(ReadinessMiddleware, context.client))
+    layers.append(Middleware(ReadinessMiddleware, context.adapters))
     layers.append(Middleware(BodyLimitMiddleware, config.max_request_body_bytes))
     return [*layers, *map(load_middleware, config.middleware)]
 
@@ -137,7 +146,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
         _, definitions = models_json_schema(
-            [(model, "validation") for model in BODY_MODELS], ref_template="#/components/schemas/{model}"
+            [(model, "validation") for model in (*BODY_MODELS, *LORA_BODY_MODELS)],
+            ref_template="#/components/schemas/{model}",
         )
         schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
         for operations in schema["paths"].values():

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from vllm_mxext.config.server import ServerConfig
 from vllm_mxext.engine.client import EngineClient, ModelInfo
-from vllm_mxext.errors import ModelNotFoundError
 from vllm_mxext.observability.metrics import PrometheusMetrics
+from vllm_mxext.server.adapters import ServedAdapters
 from vllm_mxext.server.clock import Clock
 from vllm_mxext.server.openai.output_plan import ParserSetup
 
@@ -32,6 +32,7 @@ class ServerContext:
         executor: threads for work that would block the event loop: templates, tokenizing.
         parsers: what reads tool calls and reasoning.
         fingerprint: `system_fingerprint` of every response.
+        adapters: LoRA adapters.
     """
 
     client: EngineClient
@@ -41,6 +42,7 @@ class ServerContext:
     executor: ThreadPoolExecutor
     parsers: ParserSetup
     fingerprint: str
+    adapters: ServedAdapters
 
     async def run_in_thread(self, work: Callable[[], T]) -> T:
         """Runs blocking work and returns its result."""
@@ -52,13 +54,8 @@ class ServerContext:
         Raises:
             ModelNotFoundError: it is not served here.
         """
-        names = self.client.model.served_names
-        if not asked:
-            return names[0]
-        if asked not in names:
-            served = ", ".join(f"`{name}`" for name in names)
-            raise ModelNotFoundError(f"The model `{asked[:200]}` does not exist. Served here: {served}.", param="model")
-        return asked
+        self.adapters.resolve(asked)
+        return asked or self.client.model.served_names[0]
 
 
 def package_version() -> str:

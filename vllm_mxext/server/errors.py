@@ -14,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from vllm_mxext.errors import (
+    AdapterConflictError,
+    AdapterError,
     ContextLengthExceededError,
     DeadlineExceededError,
     EngineDeadError,
@@ -31,6 +33,7 @@ MAX_REPORTED_INPUT_CHARS = 200
 TYPE_OF_STATUS = {
     400: "BadRequestError",
     401: "AuthenticationError",
+    403: "PermissionDeniedError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     413: "RequestTooLargeError",
@@ -48,6 +51,10 @@ class UnauthorizedError(RequestError):
     """No valid API key was presented."""
 
 
+class ForbiddenError(RequestError):
+    """Nobody may do this at this server, as it was started."""
+
+
 class RequestTooLargeError(RequestError):
     """The body is larger than the server takes."""
 
@@ -60,6 +67,7 @@ _REQUEST_ERRORS: tuple[tuple[type[RequestError], int, str | None], ...] = (
     (QueueFullError, 429, "queue_full"),
     (ModelNotFoundError, 404, "model_not_found"),
     (UnauthorizedError, 401, "invalid_api_key"),
+    (ForbiddenError, 403, None),
     (RequestTooLargeError, 413, None),
     (ContextLengthExceededError, 400, "context_length_exceeded"),
 )
@@ -122,6 +130,8 @@ def _describe_request_error(error: RequestError) -> ErrorReply:
     message, param = str(error), error.param
     if isinstance(error, MalformedRequestError):
         return ErrorReply(400, message, "Bad Request", param)
+    if isinstance(error, (AdapterError, AdapterConflictError)):
+        return ErrorReply(400, message, "InvalidUserInput", param)  # as vLLM calls it
     headers = {}
     if isinstance(error, QueueFullError):
         headers["Retry-After"] = str(math.ceil(max(1.0, error.retry_after_s)))

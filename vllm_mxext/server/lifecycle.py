@@ -17,6 +17,7 @@ from vllm_mxext.config.server import ServerConfig
 from vllm_mxext.engine.client import EngineClient, EnginePhase
 from vllm_mxext.errors import EngineDeadError
 from vllm_mxext.logger import init_logger
+from vllm_mxext.server.adapters import ServedAdapters
 from vllm_mxext.server.http_protocol import BoundedHttpProtocol
 from vllm_mxext.server.listen import describe_socket
 
@@ -41,10 +42,19 @@ class ServerProcess:
         app: the application over it.
         config: addresses, certificates and timeouts.
         sock: bound socket to listen on.
+        adapters: the server's adapters, if it has any.
     """
 
-    def __init__(self, client: EngineClient, app: ASGIApp, config: ServerConfig, sock: socket.socket) -> None:
+    def __init__(
+        self,
+        client: EngineClient,
+        app: ASGIApp,
+        config: ServerConfig,
+        sock: socket.socket,
+        adapters: ServedAdapters | None = None,
+    ) -> None:
         self._client = client
+        self._adapters = adapters
         self._config = config
         self._sock = sock
         self._server = _HttpServer(_uvicorn_config(app, config, self._check_engine))
@@ -61,6 +71,7 @@ class ServerProcess:
 
         Raises:
             EngineDeadError: the engine could not be started, or was lost for good; the text is the root cause.
+            ConfigError: an adapter that is to be served from the start cannot be loaded.
         """
         loop = asyncio.get_running_loop()
         for signal_number in _SIGNALS:
@@ -98,11 +109,15 @@ class ServerProcess:
         try:
             await self._client.start()
             await self._client.wait_until_ready()
+            if self._adapters is not None:
+                await self._adapters.load_at_start()
         except Exception as error:  # raised again by run(), when everything is closed
             self._fail(error)
         else:
             names = ", ".join(self._client.model.served_names)
             logger.info("Serving %s on %s", names, address)
+            if self._adapters is not None:
+                await self._adapters.watch()
 
     async def _check_engine(self) -> None:
         """Called by the HTTP server about once a second."""

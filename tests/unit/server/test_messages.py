@@ -10,6 +10,7 @@ import pytest
 from vllm_mxext.config.server import ParserConfig, ServerConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
 from vllm_mxext.observability.metrics import PrometheusMetrics
+from vllm_mxext.server.adapters import ServedAdapters
 from vllm_mxext.server.clock import SystemClock
 from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.openai.messages import render_conversation
@@ -21,9 +22,10 @@ from vllm_mxext.server.parsers import choose_parsers
 def context():
     with ThreadPoolExecutor(1) as executor:
         parsers = choose_parsers(ParserConfig(), None)
-        client = FakeEngineClient()
+        client, config, clock = FakeEngineClient(), ServerConfig(), SystemClock()
+        adapters = ServedAdapters(client, config.lora, clock)
         yield ServerContext(
-            client, ServerConfig(), PrometheusMetrics("m", 10), SystemClock(), executor, parsers, "fingerprint"
+            client, config, PrometheusMetrics("m", 10), clock, executor, parsers, "fingerprint", adapters
         )
 
 

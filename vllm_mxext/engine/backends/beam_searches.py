@@ -175,6 +175,7 @@ class BeamSearches:
         reasons: list[FinishReasonName] = ["abort"] * search.request.params.num_returned
         if output is not None:
             reasons = [sample.finish_reason or "error" for sample in output.outputs]
+        request = search.request
         self._recorder.record_finished(
-            FinishedRequest(reasons, metrics, num_prompt_tokens, lengths, search.request.params.max_tokens)
+            FinishedRequest(reasons, metrics, num_prompt_tokens, lengths, request.params.max_tokens, request.adapter)
         )

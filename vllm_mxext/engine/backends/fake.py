@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field, replace
 
-from vllm_mxext.engine.backends.fake_sample import FakeSample, fake_logprobs
+from vllm_mxext.engine.backends.fake_adapters import FakeAdapters
+from vllm_mxext.engine.backends.fake_request import OpenRequest
+from vllm_mxext.engine.backends.fake_sample import FakeSample
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
-from vllm_mxext.engine.client import EnginePhase, EngineStatus, ModelInfo
+from vllm_mxext.engine.client import AdapterInfo, AdapterSource, EnginePhase, EngineStatus, ModelInfo
 from vllm_mxext.errors import (
     ContextLengthExceededError,
     EngineDeadError,
@@ -21,7 +22,7 @@ from vllm_mxext.errors import (
     QueueFullError,
 )
 from vllm_mxext.observability.stats import FinishedRequest, NullStatsRecorder, StatsRecorder
-from vllm_mxext.outputs import PositionLogprobs, RequestMetrics, RequestOutput
+from vllm_mxext.outputs import RequestMetrics, RequestOutput
 from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, TextPrompt
 from vllm_mxext.sampling_params import OutputKind, SamplingParams
 
@@ -37,31 +38,6 @@ def echo_script(request: GenerateRequest, prompt_token_ids: Sequence[int], index
     return [*(said * repeats), FakeTokenizer.EOS]
 
 
-@dataclass(slots=True)
-class _Open:
-    """One open request."""
-
-    request: GenerateRequest
-    prompt_token_ids: list[int]
-    samples: list[FakeSample]
-    metrics: RequestMetrics
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    error: MxError | None = None
-    is_prompt_told: bool = False
-
-    def take_prompt_logprobs(self) -> list[PositionLogprobs | None] | None:
-        """Made-up log probabilities of the prompt, once."""
-        num_logprobs = self.request.params.prompt_logprobs
-        if num_logprobs is None or self.is_prompt_told:
-            return None
-        self.is_prompt_told = True
-        return [None, *(fake_logprobs(token, num_logprobs) for token in self.prompt_token_ids[1:])]
-
-    @property
-    def is_finished(self) -> bool:
-        return all(sample.finish_reason for sample in self.samples)
-
-
 class FakeEngineClient:
     """An `EngineClient` without a model.
 
@@ -75,6 +51,7 @@ class FakeEngineClient:
         max_model_len: context length in tokens.
         default_sampling: as in `ModelInfo`.
         recorder: where figures go.
+        max_loras: adapter slots.
 
     Attributes:
         requests: every admitted request, in order.
@@ -95,6 +72,7 @@ class FakeEngineClient:
         max_model_len: int = 4096,
         default_sampling: dict[str, float | int] | None = None,
         recorder: StatsRecorder | None = None,
+        max_loras: int = 0,
     ) -> None:
         self.requests: list[GenerateRequest] = []
         self.aborted: list[str] = []
@@ -109,17 +87,21 @@ class FakeEngineClient:
         self._recorder = recorder or NullStatsRecorder()
         self._tokenizer = FakeTokenizer()
         self._status = EngineStatus(EnginePhase.STARTING)
+        names = ("fake-model", "org/fake-model")
+        self._adapters = FakeAdapters(max_loras, reserved=names)
         self._model = ModelInfo(
-            ("fake-model", "org/fake-model"),
+            names,
             "fake",
             max_model_len,
             FakeTokenizer.SIZE,
             20,
             default_sampling or {},
             1,
-            None if max_queued is None else max_num_seqs + max_queued,
+            max_num_seqs + max_queued,
+            max_loras=max_loras,
+            max_lora_rank=self._adapters.max_lora_rank,
         )
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, OpenRequest] = {}
         self._steps_allowed: int | None = None
         self._changed = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
@@ -203,11 +185,12 @@ class FakeEngineClient:
         """Validates and admits `request`, then returns its output stream; see `EngineClient.generate`."""
         prompt_token_ids = self._admit(request)
         limit = request.params.max_tokens or self._model.max_model_len - len(prompt_token_ids)
+        preamble = self._adapters.preamble(request)
         samples = [
-            FakeSample(index, list(self._script(request, prompt_token_ids, index)), request.params, limit)
+            FakeSample(index, [*preamble, *self._script(request, prompt_token_ids, index)], request.params, limit)
             for index in range(request.params.n)
         ]
-        opened = _Open(request, prompt_token_ids, samples, RequestMetrics(time.monotonic()))
+        opened = OpenRequest(request, prompt_token_ids, samples, RequestMetrics(time.monotonic()))
         self._open[request.request_id] = opened
         self.requests.append(request)
         self._wake()
@@ -227,9 +210,10 @@ class FakeEngineClient:
         )
         return await self.generate(
             GenerateRequest(
-                request.request_id, request.prompt, params, request.priority, request.cache_salt, request.timeout_s
+                request.request_id, request.prompt, params, request.priority, request.cache_salt, request.timeout_s,
+                adapter=request.adapter, adapter_scale=request.adapter_scale,
             )
-        )
+        )  # fmt: skip
 
     async def abort(self, request_ids: Sequence[str]) -> None:
         """Ends open requests with finish reason `abort`; unknown ids are ignored."""
@@ -250,6 +234,20 @@ class FakeEngineClient:
     async def reset_prefix_cache(self) -> bool:
         """There is nothing to forget."""
         return not self._open
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """The adapters that requests may name."""
+        requests = [opened.request for opened in self._open.values()]
+        return self._adapters.infos(requests[: self._max_num_seqs], requests[self._max_num_seqs :])
+
+    async def load_adapter(self, source: AdapterSource, *, replaces: bool = False, pins: bool = False) -> AdapterInfo:
+        """Serves an adapter; see `EngineClient.load_adapter`."""
+        return self._adapters.load(source, replaces=replaces, pins=pins)
+
+    async def unload_adapter(self, name: str) -> AdapterInfo:
+        """Takes an adapter's name away; see `EngineClient.unload_adapter`."""
+        return self._adapters.unload(name)
 
     def begin_drain(self) -> None:
         """Refuses new requests from now on; open ones go on."""
@@ -311,7 +309,7 @@ class FakeEngineClient:
             self._wake()
             await asyncio.sleep(0)
 
-    def _step(self, opened: _Open) -> None:
+    def _step(self, opened: OpenRequest) -> None:
         now = time.monotonic()
         if opened.metrics.first_token_s is None:
             opened.metrics.first_scheduled_s = opened.metrics.arrival_s
@@ -324,7 +322,7 @@ class FakeEngineClient:
             self._close(opened)
         opened.changed.set()
 
-    async def _stream(self, opened: _Open) -> AsyncGenerator[RequestOutput, None]:
+    async def _stream(self, opened: OpenRequest) -> AsyncGenerator[RequestOutput, None]:
         kind = opened.request.params.output_kind
         try:
             while True:
@@ -334,7 +332,7 @@ class FakeEngineClient:
                     raise opened.error
                 if kind is OutputKind.FINAL_ONLY and not opened.is_finished:
                     continue
-                output = self._output(opened)
+                output = opened.take_output()
                 if output.outputs:
                     yield output
                 if output.finished:
@@ -343,21 +341,7 @@ class FakeEngineClient:
             if not opened.is_finished:
                 self._abort(opened)
 
-    def _output(self, opened: _Open) -> RequestOutput:
-        is_delta = opened.request.params.output_kind is OutputKind.DELTA
-        samples = [sample for sample in opened.samples if sample.has_news or not is_delta]
-        return RequestOutput(
-            opened.request.request_id,
-            opened.request.prompt.text,
-            opened.prompt_token_ids,
-            [sample.take_output() for sample in samples],
-            opened.is_finished,
-            replace(opened.metrics),
-            num_cached_tokens=len(opened.prompt_token_ids) // 16 * 16,
-            prompt_logprobs=opened.take_prompt_logprobs(),
-        )
-
-    def _abort(self, opened: _Open) -> None:
+    def _abort(self, opened: OpenRequest) -> None:
         if self._open.get(opened.request.request_id) is not opened:
             return
         for sample in opened.samples:
@@ -366,19 +350,19 @@ class FakeEngineClient:
         self._close(opened)
         opened.changed.set()
 
-    def _close(self, opened: _Open) -> None:
+    def _close(self, opened: OpenRequest) -> None:
         opened.metrics.finished_s = time.monotonic()
         self._open.pop(opened.request.request_id, None)
         self._recorder.record_finished(
             FinishedRequest(
                 [sample.finish_reason or "error" for sample in opened.samples], opened.metrics,
                 len(opened.prompt_token_ids), [len(sample.token_ids) for sample in opened.samples],
-                opened.request.params.max_tokens,
+                opened.request.params.max_tokens, opened.request.adapter,
             )
         )  # fmt: skip
         self._wake()
 
-    def _end(self, opened: _Open, error: MxError) -> None:
+    def _end(self, opened: OpenRequest, error: MxError) -> None:
         opened.error = error
         for sample in opened.samples:
             sample.finish_reason = "error"

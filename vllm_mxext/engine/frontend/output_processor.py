@@ -262,6 +262,7 @@ class OutputProcessor:
                     num_prompt_tokens=len(state.processed.prompt_token_ids),
                     num_generation_tokens=[len(sample.token_ids) for sample in state.samples],
                     max_tokens=state.processed.request.params.max_tokens,
+                    adapter=state.processed.request.adapter,
                 )
             )
 

@@ -69,22 +69,23 @@ def _core_environ(log_config_file: Path | None) -> dict[str, str]:
     return {} if log_config_file is None else {envs.LOGGING_CONFIG_PATH.name: str(log_config_file.absolute())}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Runs a command line; a failure's cause is the last line on standard error.
 
     Args:
         argv: arguments after the program's name; those of the process by default.
+        prog: the program, for help and messages.
 
     Returns:
         0 after an orderly end, 1 if the engine failed, 2 if something given was wrong.
     """
     try:
-        return run(parse_serve_args(sys.argv[1:] if argv is None else argv, prog=PROG))
+        return run(parse_serve_args(sys.argv[1:] if argv is None else argv, prog=prog))
     except ConfigError as error:
-        sys.stderr.write(f"{PROG}: error: {error}\n")
+        sys.stderr.write(f"{prog}: error: {error}\n")
         return EXIT_USAGE
     except MxError as error:
-        sys.stderr.write(f"{PROG}: {error}\n")
+        sys.stderr.write(f"{prog}: {error}\n")
         return EXIT_FAILED
 
 

@@ -12,7 +12,9 @@ from vllm_mxext.config.resolve import ResolvedConfig
 from vllm_mxext.engine.factory import create_engine_client
 from vllm_mxext.native.core_client import ProcessCoreClient
 from vllm_mxext.observability.metrics import PrometheusMetrics
+from vllm_mxext.server.adapters import ServedAdapters
 from vllm_mxext.server.app import create_app
+from vllm_mxext.server.clock import SystemClock
 from vllm_mxext.server.lifecycle import ServerProcess
 
 
@@ -28,7 +30,7 @@ def serve(
         core_environ: variables of later engine processes in addition to those of this one.
 
     Raises:
-        ConfigError: the tokenizer or the chat template cannot be loaded.
+        ConfigError: the tokenizer, the chat template or an adapter cannot be loaded.
         EngineDeadError: the engine could not be started, or was lost for good.
     """
     _run_loop(_serve(resolved, sock, core, core_environ))
@@ -42,7 +44,10 @@ async def _serve(
     client = create_engine_client(
         resolved.engine, resolved.frontend, recorder=metrics, environ=core_environ, first_core=core
     )
-    await ServerProcess(client, create_app(client, config, metrics), config, sock).run()
+    clock = SystemClock()
+    adapters = ServedAdapters(client, config.lora, clock)
+    app = create_app(client, config, metrics, clock=clock, adapters=adapters)
+    await ServerProcess(client, app, config, sock, adapters).run()
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vllm_mxext.engine.client import EngineClient, EnginePhase, EngineStatus
+from vllm_mxext.engine.client import EnginePhase, EngineStatus
 from vllm_mxext.errors import EngineNotReadyError
+from vllm_mxext.server.adapters import ServedAdapters
 from vllm_mxext.server.errors import describe
 from vllm_mxext.server.middleware.paths import LIVE_PATH, METRICS_PATH, route_path
 
@@ -19,16 +20,16 @@ class ReadinessMiddleware:
 
     Args:
         app: what is guarded.
-        client: the engine that is asked for its status.
+        adapters: knows the status of the engine and of what is loaded with it.
     """
 
-    def __init__(self, app: ASGIApp, client: EngineClient) -> None:
+    def __init__(self, app: ASGIApp, adapters: ServedAdapters) -> None:
         self._app = app
-        self._client = client
+        self._adapters = adapters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets the request through or answers 503."""
-        status = self._client.status
+        status = self._adapters.status
         if status.accepts_requests or scope["type"] == "lifespan" or route_path(scope) in _ALWAYS_OPEN:
             await self._app(scope, receive, send)
         else:

@@ -19,6 +19,7 @@ from vllm_mxext.outputs import CompletionOutput, RequestOutput
 from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, Prompt, TokensPrompt
 from vllm_mxext.sampling_params import SamplingParams
 from vllm_mxext.server.context import ServerContext
+from vllm_mxext.server.openai.adapter_choice import AdapterChoice, choose_adapter
 from vllm_mxext.server.openai.generation import OpenGeneration
 from vllm_mxext.server.openai.protocol import GenerationRequest
 from vllm_mxext.server.openai.usage import UsageCounter
@@ -37,6 +38,7 @@ class Exchange:
         params: its sampling parameters.
         response_id: `id` of the response.
         model_name: name the request asked for.
+        adapter: LoRA adapter to use, with its scale.
         created_s: Unix time of the response.
         usage: token counts so far.
     """
@@ -46,6 +48,7 @@ class Exchange:
     params: SamplingParams | BeamSearchParams
     response_id: str
     model_name: str
+    adapter: AdapterChoice
     created_s: int = field(default_factory=lambda: int(time.time()))
     usage: UsageCounter = field(default_factory=UsageCounter)
     _texts: dict[tuple[str, int], list[str]] = field(default_factory=dict)
@@ -60,7 +63,8 @@ class Exchange:
     ) -> Exchange:
         """Names the exchange after the request id that the client or the server gave it."""
         request_id = request.request_id or current_request_id() or uuid.uuid4().hex
-        return cls(context, request, params, f"{prefix}-{request_id}", context.served_name(request.model))
+        adapter = choose_adapter(context, request)
+        return cls(context, request, params, f"{prefix}-{request_id}", context.served_name(request.model), adapter)
 
     def head(self, kind: str) -> dict[str, Any]:
         """Returns the fields that open a response or chunk."""
@@ -122,11 +126,14 @@ class Exchange:
 
     def _engine_request(self, request_id: str, prompt: Prompt, priority: int) -> GenerateRequest | BeamSearchRequest:
         cache_salt, timeout_s = self.request.cache_salt, _seconds(self.request.timeout_ms)
+        name, scale = self.adapter
         if isinstance(self.params, BeamSearchParams):
-            return BeamSearchRequest(request_id, prompt, self.params, priority, cache_salt, timeout_s)
+            return BeamSearchRequest(request_id, prompt, self.params, priority, cache_salt, timeout_s, name, scale)
         limit_ms = self.request.t_max_predict_ms
         limit_s = _seconds(limit_ms) if limit_ms is not None and limit_ms > 0 else None  # llama.cpp: <= 0 is off
-        return GenerateRequest(request_id, prompt, self.params, priority, cache_salt, timeout_s, limit_s)
+        return GenerateRequest(
+            request_id, prompt, self.params, priority, cache_salt, timeout_s, limit_s, name, adapter_scale=scale
+        )
 
 
 class ResponseWriter(Protocol):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm_mxext.engine.client import AdapterInfo
 from vllm_mxext.server.context import ServerContext
 
 
 def list_models(context: ServerContext) -> dict[str, Any]:
-    """Returns every name the server answers to."""
-    return {"object": "list", "data": [_card(context, name) for name in context.client.model.served_names]}
+    """Returns every name the server answers to: the model's, then those of its adapters."""
+    cards = [_card(context, name) for name in context.client.model.served_names]
+    return {"object": "list", "data": [*cards, *(_adapter_card(context, info) for info in context.client.adapters)]}
 
 
 def retrieve_model(context: ServerContext, name: str) -> dict[str, Any]:
@@ -18,7 +20,8 @@ def retrieve_model(context: ServerContext, name: str) -> dict[str, Any]:
     Raises:
         ModelNotFoundError: it is not served here.
     """
-    return _card(context, context.served_name(name))
+    adapter = context.adapters.resolve(name)
+    return _card(context, name) if adapter is None else _adapter_card(context, adapter)
 
 
 def _card(context: ServerContext, name: str) -> dict[str, Any]:
@@ -31,4 +34,13 @@ def _card(context: ServerContext, name: str) -> dict[str, Any]:
         "root": model.root,
         "parent": None,
         "max_model_len": model.max_model_len,
+    }
+
+
+def _adapter_card(context: ServerContext, adapter: AdapterInfo) -> dict[str, Any]:
+    return {
+        **_card(context, adapter.name),
+        "created": int(adapter.loaded_at_s),
+        "root": adapter.source.path,
+        "parent": adapter.source.base_model_name or context.client.model.served_names[0],
     }

@@ -26,6 +26,9 @@ MAX_TEXTS_CHARS = 65_536
 
 MAX_PROMPTS = 1024
 
+MAX_LORA_SCALE = 100.0
+"""Factors on what an adapter adds lie between this and its negative."""
+
 
 RequestId = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")]
 
@@ -109,6 +112,13 @@ class RepetitionDetectionFields(BaseModel):
     max_pattern_size: int | None = None
     min_pattern_size: int | None = None
     min_count: int | None = None
+
+
+class AdapterScale(BaseModel):
+    """An adapter by its id, and how strongly it acts, as llama.cpp has it."""
+
+    id: int
+    scale: float = Field(ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE)
 
 
 class ModelRequest(BaseModel):
@@ -196,6 +206,9 @@ class GenerationRequest(ModelRequest, LlamaCppSampling):
     use_beam_search: bool | None = None
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
+    # the adapter, besides its name in `model`
+    lora_scale: float | None = Field(None, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE)
+    lora: Annotated[list[AdapterScale], STOP_AT_FIRST] | None = None
     # how it is served
     timeout_ms: float | None = None
     t_max_predict_ms: float | None = None

@@ -32,7 +32,6 @@ GENERATION_FIELDS: dict[str, Callable[[Any], bool]] = {
     "return_prompt_text": _off,
     "kv_transfer_params": _never,
     "ec_transfer_params": _never,
-    "lora": _never,
 }
 """Field -> whether a value (not null, not empty) means what the server does anyway."""
 

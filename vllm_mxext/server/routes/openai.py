@@ -30,7 +30,7 @@ from vllm_mxext.server.openai.protocol import (
 from vllm_mxext.server.openai.rendering import render_chat, render_completion
 from vllm_mxext.server.openai.tokenization import detokenize, tokenize
 from vllm_mxext.server.openai.unsupported import CHAT_FIELDS, COMPLETION_FIELDS, TOKENIZE_FIELDS
-from vllm_mxext.server.routes.statuses import ANY, GENERATION, NAMED, WITH_BODY
+from vllm_mxext.server.routes.statuses import ANY, GENERATION, NAMED, WITH_BODY, json_body
 
 BODY_MODELS = (
     ChatCompletionRequest,
@@ -47,7 +47,7 @@ def openai_router(context: ServerContext) -> APIRouter:
     router = APIRouter(tags=["OpenAI"])
     read = partial(check, refuses_unknown=context.config.refuses_unknown_fields)
 
-    @router.post("/v1/chat/completions", openapi_extra=_body("ChatCompletionRequest"), responses=GENERATION)
+    @router.post("/v1/chat/completions", openapi_extra=json_body("ChatCompletionRequest"), responses=GENERATION)
     async def chat_completions(request: Request) -> Response:
         """Answers a conversation, as a whole or as a stream of server-sent events."""
         value = await read_object(request)
@@ -56,7 +56,7 @@ def openai_router(context: ServerContext) -> APIRouter:
         priority = _priority(request, body.priority)
         return await run_until_disconnect(request.receive, create_chat_completion(context, body, priority))
 
-    @router.post("/v1/completions", openapi_extra=_body("CompletionRequest"), responses=GENERATION)
+    @router.post("/v1/completions", openapi_extra=json_body("CompletionRequest"), responses=GENERATION)
     async def completions(request: Request) -> Response:
         """Continues one or several prompts, as a whole or as a stream of server-sent events."""
         value = await read_object(request)
@@ -79,7 +79,9 @@ def openai_router(context: ServerContext) -> APIRouter:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return _json(retrieve_model(context, model_id))
 
-    @router.post("/tokenize", openapi_extra=_body("TokenizeTextRequest", "TokenizeChatRequest"), responses=WITH_BODY)
+    @router.post(
+        "/tokenize", openapi_extra=json_body("TokenizeTextRequest", "TokenizeChatRequest"), responses=WITH_BODY
+    )
     async def tokenize_route(request: Request) -> Response:
         """Returns the tokens of a text (`prompt`) or a conversation (`messages`)."""
         value = await read_object(request)
@@ -92,13 +94,13 @@ def openai_router(context: ServerContext) -> APIRouter:
             body = read(value, TokenizeTextRequest, TOKENIZE_FIELDS)
         return _json(await run_until_disconnect(request.receive, tokenize(context, body)))
 
-    @router.post("/detokenize", openapi_extra=_body("DetokenizeRequest"), responses=WITH_BODY)
+    @router.post("/detokenize", openapi_extra=json_body("DetokenizeRequest"), responses=WITH_BODY)
     async def detokenize_route(request: Request) -> Response:
         """Returns the text of tokens."""
         body = read(await read_object(request), DetokenizeRequest, {})
         return _json(await run_until_disconnect(request.receive, detokenize(context, body)))
 
-    @router.post("/v1/chat/completions/render", openapi_extra=_body("ChatCompletionRequest"), responses=WITH_BODY)
+    @router.post("/v1/chat/completions/render", openapi_extra=json_body("ChatCompletionRequest"), responses=WITH_BODY)
     async def chat_render(request: Request) -> Response:
         """Returns the prompt that a chat completion would have, as text and token ids."""
         value = await read_object(request)
@@ -106,7 +108,7 @@ def openai_router(context: ServerContext) -> APIRouter:
         body = read(value, ChatCompletionRequest, CHAT_FIELDS)
         return _json(await run_until_disconnect(request.receive, render_chat(context, body)))
 
-    @router.post("/v1/completions/render", openapi_extra=_body("CompletionRequest"), responses=WITH_BODY)
+    @router.post("/v1/completions/render", openapi_extra=json_body("CompletionRequest"), responses=WITH_BODY)
     async def completion_render(request: Request) -> Response:
         """Returns the prompts that a completion would have, as text and token ids."""
         value = await read_object(request)
@@ -131,9 +133,3 @@ def _priority(request: Request, given: int | None) -> int:
         raise InvalidRequestError(
             f"The header X-Vllm-Priority must be an integer, got {header[:40]!r}.", param="priority"
         ) from None
-
-
-def _body(*names: str) -> dict[str, Any]:
-    schemas = [{"$ref": f"#/components/schemas/{name}"} for name in names]
-    schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -26,7 +26,7 @@ def operations_router(context: ServerContext) -> APIRouter:
     @router.get(LIVE_PATH, responses=ANY)
     async def live() -> Response:
         """Says that the process is worth keeping: 503 only once the engine is dead for good."""
-        status = context.client.status
+        status = context.adapters.status
         if status.phase is EnginePhase.DEAD:
             raise EngineNotReadyError(explain(status))
         return _json({"status": "live", "phase": status.phase.value})
@@ -35,7 +35,7 @@ def operations_router(context: ServerContext) -> APIRouter:
     @router.get(READY_PATH, responses=ANY)
     async def ready() -> Response:
         """Says that a request sent now is served now: 503 while the engine loads, restarts, stalls or drains."""
-        status = context.client.status
+        status = context.adapters.status
         if status.phase is not EnginePhase.READY:
             raise EngineNotReadyError(explain(status))
         await _ask_engine(context)
@@ -45,7 +45,7 @@ def operations_router(context: ServerContext) -> APIRouter:
     @router.get(HEALTH_PATH, responses=ANY)
     async def health() -> Response:
         """Says that requests are accepted and the engine answers, and how long start-up took."""
-        if context.client.status.phase is EnginePhase.READY:
+        if context.adapters.status.phase is EnginePhase.READY:
             await _ask_engine(context)
         return _json(_report(context))
 
@@ -74,7 +74,7 @@ async def _ask_engine(context: ServerContext) -> None:
 
 
 def _report(context: ServerContext) -> dict[str, Any]:
-    status = context.client.status
+    status = context.adapters.status
     return {
         "status": "ready" if status.phase is EnginePhase.READY else "waiting",
         "phase": status.phase.value,

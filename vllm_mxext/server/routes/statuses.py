@@ -1,4 +1,4 @@
-"""The statuses and types of answers that each kind of route has, for the OpenAPI description."""
+"""What routes take and answer, for the OpenAPI description: bodies, statuses and types."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ NAMED = ANY | _errors(404)
 WITH_BODY = NAMED | _errors(400, 413)
 """A route that takes a body."""
 
+UPDATE: Responses = {
+    **WITH_BODY,
+    **_errors(403),
+    200: {"description": "It is done; a sentence says so.", "content": {"text/plain": {}}},
+}
+"""A route that changes what is served."""
+
 GENERATION: Responses = {
     **WITH_BODY,
     **_errors(429, 504),
@@ -53,3 +60,10 @@ FIGURES: Responses = {
     },
 }
 """The route of the metrics."""
+
+
+def json_body(*names: str) -> dict[str, Any]:
+    """Describes a body that is one of the models of these names."""
+    schemas = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+    schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -1,0 +1,1 @@
+"""Programs that the documents call with `python -m`."""
