@@ -5,8 +5,8 @@
 
 The traffic on adapters and on the base model takes turns on one server; with several servers one follows the other.
 Before it, time to first token is measured with one request after the other: for adapters that nobody has asked for
-(`cold`), for one again and again (`warm`), and for the base model. With --host below --adapters, cold ones are read from
-their files. The last line is one JSON object.
+(`cold`), for one again and again (`warm`), and for the base model. With --host below --adapters, cold ones are read
+from their files. The last line is one JSON object.
 """
 
 from __future__ import annotations
