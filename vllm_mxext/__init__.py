@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         RequestMetrics,
         RequestOutput,
     )
-    from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, TextPrompt, TokensPrompt
+    from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, LoRARequest, TextPrompt, TokensPrompt
     from vllm_mxext.sampling_params import OutputKind, SamplingParams
 
 _EXPORTS = {
@@ -36,6 +36,7 @@ _EXPORTS = {
     "GuidedDecodingParams": "vllm_mxext.constraint_params",
     "LLM": "vllm_mxext.entrypoints.llm",
     "LLMEngine": "vllm_mxext.engine.llm_engine",
+    "LoRARequest": "vllm_mxext.requests",
     "LogitsProcessor": "vllm_mxext.logits_processors",
     "Logprob": "vllm_mxext.outputs",
     "OutputKind": "vllm_mxext.sampling_params",
@@ -63,6 +64,7 @@ __all__ = [
     "GenerateRequest",
     "GuidedDecodingParams",
     "LLMEngine",
+    "LoRARequest",
     "LogitsProcessor",
     "Logprob",
     "OutputKind",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from vllm_mxext.requests import LoRARequest
 
 FinishReasonName = Literal["stop", "length", "abort", "error", "repetition"]
 
@@ -40,6 +43,7 @@ class CompletionOutput:
         finish_reason: None while running.
         stop_reason: the stop string or stop token id that ended it; None for end-of-text and for `length`, but
             `timeout` if it was the request's time that had a limit.
+        lora_request: the adapter, for requests that named one by a `LoRARequest`.
     """
 
     index: int
@@ -49,6 +53,7 @@ class CompletionOutput:
     logprobs: list[PositionLogprobs] | None = None
     finish_reason: FinishReasonName | None = None
     stop_reason: int | str | None = None
+    lora_request: LoRARequest | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -67,6 +72,7 @@ class BeamSearchSequence:
         logprobs: one entry per output token, or None when they were not asked for.
         finish_reason: `stop` at an end-of-text token, `length` at `max_tokens`.
         stop_reason: None, as for an output that ended at end-of-text or at its limit.
+        lora_request: the adapter, or None.
     """
 
     tokens: list[int]
@@ -75,6 +81,7 @@ class BeamSearchSequence:
     logprobs: list[PositionLogprobs] | None = None
     finish_reason: FinishReasonName | None = None
     stop_reason: int | str | None = None
+    lora_request: LoRARequest | None = None
 
 
 @dataclass(slots=True)
@@ -124,6 +131,7 @@ class RequestOutput:
         metrics: its times.
         num_cached_tokens: prompt tokens found in the prefix cache (of the first sample).
         prompt_logprobs: one entry per prompt token, None for the first; None if not asked for or not complete.
+        lora_request: the adapter, for requests that named one by a `LoRARequest`.
     """
 
     request_id: str
@@ -134,3 +142,4 @@ class RequestOutput:
     metrics: RequestMetrics | None = None
     num_cached_tokens: int | None = None
     prompt_logprobs: list[PositionLogprobs | None] | None = None
+    lora_request: LoRARequest | None = None

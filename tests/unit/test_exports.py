@@ -11,9 +11,9 @@ import vllm_mxext
 
 EXPORTED = {
     "LLM", "AsyncLLMEngine", "BeamSearchOutput", "BeamSearchParams", "BeamSearchRequest", "BeamSearchSequence",
-    "CompletionOutput", "EngineArgs", "GenerateRequest", "GuidedDecodingParams", "LLMEngine", "LogitsProcessor",
-    "Logprob", "OutputKind", "RequestMetrics", "RequestOutput", "SamplingParams", "StructuredOutputsParams",
-    "TextPrompt", "TokensPrompt",
+    "CompletionOutput", "EngineArgs", "GenerateRequest", "GuidedDecodingParams", "LLMEngine", "LoRARequest",
+    "LogitsProcessor", "Logprob", "OutputKind", "RequestMetrics", "RequestOutput", "SamplingParams",
+    "StructuredOutputsParams", "TextPrompt", "TokensPrompt",
 }  # fmt: skip
 
 

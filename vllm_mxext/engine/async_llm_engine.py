@@ -11,6 +11,7 @@ from typing import Any, Literal
 from vllm_mxext.engine.client import EngineClient, EnginePhase
 from vllm_mxext.engine.engine_args import EngineArgs
 from vllm_mxext.engine.factory import create_engine_client
+from vllm_mxext.engine.lora_requests import LoRARequests, name_in, source_of
 from vllm_mxext.engine.prompts import PromptLike, parse_prompt, with_tokenization
 from vllm_mxext.engine.refused_arguments import refuse_arguments
 from vllm_mxext.errors import EngineDeadError, EngineNotReadyError, QueueFullError, UnsupportedFeatureError
@@ -18,7 +19,7 @@ from vllm_mxext.logger import init_logger
 from vllm_mxext.observability.metrics import PrometheusMetrics
 from vllm_mxext.observability.reading import Gauge, Metric, read_metrics
 from vllm_mxext.outputs import RequestOutput
-from vllm_mxext.requests import GenerateRequest
+from vllm_mxext.requests import GenerateRequest, LoRARequest
 from vllm_mxext.sampling_params import SamplingParams
 from vllm_mxext.tokenizer.interface import Tokenizer
 
@@ -36,6 +37,7 @@ class AsyncLLMEngine:
     def __init__(self, client: EngineClient, metrics: PrometheusMetrics | None = None) -> None:
         self._client = client
         self._metrics = metrics
+        self._loras = LoRARequests()
         self._is_started = False
         self._is_shut_down = False
         self._open_ids: dict[str, int] = {}
@@ -94,7 +96,7 @@ class AsyncLLMEngine:
         sampling_params: SamplingParams,
         request_id: str,
         *,
-        lora_request: None = None,
+        lora_request: LoRARequest | None = None,
         trace_headers: None = None,
         priority: int = 0,
         cache_salt: str | None = None,
@@ -106,7 +108,7 @@ class AsyncLLMEngine:
             prompt: text, token ids, or a dictionary with `prompt` or `prompt_token_ids`.
             sampling_params: of the request.
             request_id: unique among open requests.
-            lora_request: not served yet.
+            lora_request: the adapter to use, which is loaded if it was not used before.
             trace_headers: not served yet.
             priority: lower is served first under the priority policy.
             cache_salt: requests share prefix blocks only with requests of the same salt.
@@ -121,18 +123,64 @@ class AsyncLLMEngine:
         """
         further.pop("session_id", None)
         rank = further.pop("data_parallel_rank", None)
-        refuse_arguments(lora_request=lora_request, trace_headers=trace_headers, data_parallel_rank=rank or None)
+        refuse_arguments(trace_headers=trace_headers, data_parallel_rank=rank or None)
         (parsed,) = with_tokenization([parse_prompt(prompt)], further.pop("tokenization_kwargs", None))
-        request = GenerateRequest(request_id, parsed, sampling_params, priority, cache_salt, **further)
+        adapter = None if lora_request is None else lora_request.lora_name
+        request = GenerateRequest(request_id, parsed, sampling_params, priority, cache_salt, adapter=adapter, **further)
         await self.start()
         await self._resumed.wait()
         with self._open(request_id):
+            if lora_request is not None:
+                await self.add_lora(lora_request)
             stream = await self._client.generate(request)
             try:
                 async for output in stream:
+                    if lora_request is not None:
+                        name_in(output, lora_request)
                     yield output
             finally:
                 await stream.aclose()
+
+    async def add_lora(self, lora_request: LoRARequest) -> bool:
+        """Loads an adapter ahead of its first use, and starts the engine for it; False if it is loaded already.
+
+        Raises:
+            AdapterConflictError: its number or name stands for another adapter.
+            AdapterError: it cannot be loaded.
+            UnsupportedFeatureError: the engine serves no adapters.
+            EngineDeadError: the engine is gone for good.
+        """
+        if self._loras.is_loaded(lora_request):
+            return False
+        await self.start()
+        await self._client.load_adapter(source_of(lora_request), replaces=lora_request.load_inplace)
+        self._loras.add(lora_request)
+        return True
+
+    async def remove_lora(self, lora_id: int) -> bool:
+        """Unloads an adapter; open requests go on with it. False if there is none of this number."""
+        request = self._loras.get(lora_id)
+        if request is None:
+            return False
+        self._loras.remove(request)
+        await self._client.unload_adapter(request.lora_name)
+        return True
+
+    async def list_loras(self) -> set[int]:
+        """Returns the numbers of the loaded adapters."""
+        return self._loras.ids
+
+    async def pin_lora(self, lora_id: int) -> bool:
+        """Keeps an adapter in memory; False if there is none of this number.
+
+        Raises:
+            AdapterConflictError: its files have changed since it was loaded.
+        """
+        request = self._loras.get(lora_id)
+        if request is None:
+            return False
+        await self._client.load_adapter(source_of(request), pins=True)
+        return True
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """Ends one or several requests with finish reason `abort`; unknown ids are ignored."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from vllm_mxext.engine.frontend.beam_search import BeamSearch
 from vllm_mxext.engine.llm_engine import LLMEngine
-from vllm_mxext.outputs import RequestOutput
-from vllm_mxext.requests import BeamSearchRequest
+from vllm_mxext.outputs import BeamSearchOutput, BeamSearchSequence, RequestOutput
+from vllm_mxext.requests import BeamSearchRequest, LoRARequest
+from vllm_mxext.tokenizer.interface import Tokenizer
 
 
 @dataclass(slots=True)
@@ -39,25 +41,46 @@ def run_beam_searches(
     Raises:
         InvalidRequestError: a search cannot be served as it is; nothing has been computed then.
     """
-    searches = [engine.begin_beam_search(request) for request in requests]
-    waiting = iter(searches)
+    searches: list[BeamSearch] = []
     rounds: dict[str, _Round] = {}
     outputs: dict[int, RequestOutput] = {}
-    try:
+    with contextlib.ExitStack() as stack:
+        for request in requests:
+            search = engine.begin_beam_search(request)
+            stack.callback(engine.end_beam_search, search)
+            searches.append(search)
+        waiting = iter(searches)
+        stack.callback(lambda: engine.abort_request(list(rounds)))
         for _ in range(concurrency_limit or len(searches)):
             _begin_round(engine, rounds, next(waiting, None))
         while rounds:
             between_steps()
             for step_output in engine.step():
-                search = _take(engine, rounds, step_output)
-                if search is not None:
-                    outputs[id(search)] = search.output(engine.tokenizer)
+                finished = _take(engine, rounds, step_output)
+                if finished is not None:
+                    outputs[id(finished)] = finished.output(engine.tokenizer)
                     if ended is not None:
-                        ended(outputs[id(search)])
+                        ended(outputs[id(finished)])
                     _begin_round(engine, rounds, next(waiting, None))
-    finally:
-        engine.abort_request(list(rounds))
     return [outputs[id(search)] for search in searches]
+
+
+def beam_sequences(output: RequestOutput, tokenizer: Tokenizer, lora_request: LoRARequest | None) -> BeamSearchOutput:
+    """Returns the output of a search in the shape vLLM gives it: with the prompt, and the text of both together."""
+    return BeamSearchOutput(
+        [
+            BeamSearchSequence(
+                tokens=[*output.prompt_token_ids, *sample.token_ids],
+                cum_logprob=sample.cumulative_logprob or 0.0,
+                text=tokenizer.decode([*output.prompt_token_ids, *sample.token_ids]),
+                logprobs=sample.logprobs,
+                finish_reason=sample.finish_reason,
+                stop_reason=sample.stop_reason,
+                lora_request=lora_request,
+            )
+            for sample in output.outputs
+        ]
+    )
 
 
 def _begin_round(engine: LLMEngine, rounds: dict[str, _Round], search: BeamSearch | None) -> None:

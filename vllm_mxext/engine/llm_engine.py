@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Iterable, Sequence
@@ -9,12 +10,16 @@ from typing import Any, Protocol
 
 from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.config.frontend import StructuredOutputsConfig
+from vllm_mxext.engine.adapter_files import InspectFiles, make_inspection
+from vllm_mxext.engine.client import AdapterInfo
 from vllm_mxext.engine.engine_args import EngineArgs
 from vllm_mxext.engine.frontend.beam_search import BeamSearch
 from vllm_mxext.engine.frontend.grammars import make_grammar_admission
 from vllm_mxext.engine.frontend.input_processor import InputProcessor, ProcessedRequest
 from vllm_mxext.engine.frontend.output_processor import OutputProcessor, ProcessedStep
 from vllm_mxext.engine.frontend.thinking_rules import find_reasoning_format
+from vllm_mxext.engine.inproc_adapters import AdapterCore, InprocAdapters
+from vllm_mxext.engine.lora_registry import LoRARegistry
 from vllm_mxext.engine.prompts import PromptLike, parse_prompt
 from vllm_mxext.errors import EngineDeadError, InvalidRequestError
 from vllm_mxext.native.core_client import InprocCoreClient
@@ -22,13 +27,13 @@ from vllm_mxext.native.protocol import EngineCoreOutputs, EngineCoreRequest
 from vllm_mxext.observability.stats import StatsRecorder
 from vllm_mxext.outputs import RequestOutput
 from vllm_mxext.parsing.reasoning import ReasoningFormat
-from vllm_mxext.requests import BeamSearchRequest, GenerateRequest
+from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, LoRARequest
 from vllm_mxext.sampling_params import SamplingParams
 from vllm_mxext.tokenizer.interface import Tokenizer
 from vllm_mxext.tokenizer.loading import load_tokenizer
 
 
-class SteppedCore(Protocol):
+class SteppedCore(AdapterCore, Protocol):
     """An engine core that its owner steps."""
 
     @property
@@ -65,6 +70,7 @@ class LLMEngine:
         structured_outputs: rules for structured JSON.
         recorder: told about steps, tokens and ends.
         reasoning: how the model marks its reasoning, for `thinking_token_budget`.
+        inspect: looks at an adapter's files; by default for the model of the engine.
 
     Raises:
         ConfigError: the engine cannot be loaded as configured.
@@ -79,6 +85,7 @@ class LLMEngine:
         structured_outputs: StructuredOutputsConfig | None = None,
         recorder: StatsRecorder | None = None,
         reasoning: ReasoningFormat | None = None,
+        inspect: InspectFiles | None = None,
     ) -> None:
         self._tokenizer = tokenizer or load_tokenizer(config.model.tokenizer_path)
         seeds = random.Random(config.model.seed)
@@ -87,6 +94,12 @@ class LLMEngine:
         self._input = InputProcessor(config, self._tokenizer, lambda: seeds.getrandbits(64), self._grammars, reasoning)
         self._outputs = OutputProcessor(self._tokenizer, recorder=recorder)
         self._core: SteppedCore | None = core or InprocCoreClient(config)
+        self._adapters = InprocAdapters(
+            LoRARegistry(config.model.served_model_names),
+            self._core,
+            inspect or make_inspection(config),
+            is_on=config.lora is not None,
+        )
 
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs | None = None, **arguments: Any) -> LLMEngine:
@@ -120,17 +133,61 @@ class LLMEngine:
         prompt: PromptLike,
         params: SamplingParams,
         *,
+        lora_request: LoRARequest | None = None,
         priority: int = 0,
         cache_salt: str | None = None,
         timeout_s: float | None = None,
     ) -> None:
-        """Queues a request.
+        """Queues a request; its adapter is loaded if it was not used before.
 
         Raises:
-            InvalidRequestError: it cannot be served as it is, or its id is in use.
+            InvalidRequestError: it cannot be served as it is, its adapter cannot be loaded, or its id is in use.
         """
-        request = GenerateRequest(request_id, parse_prompt(prompt), params, priority, cache_salt, timeout_s)
+        parsed, adapter = parse_prompt(prompt), self.use_lora(lora_request)
+        request = GenerateRequest(request_id, parsed, params, priority, cache_salt, timeout_s, adapter=adapter)
         self.add_requests([request])
+
+    def use_lora(self, lora_request: LoRARequest | None) -> str | None:
+        """Loads an adapter if it is not loaded as it is wanted; returns the name by which requests call it.
+
+        Raises:
+            AdapterConflictError: its number or name stands for another adapter.
+            AdapterError: it cannot be loaded.
+            UnsupportedFeatureError: the engine serves no adapters.
+        """
+        self._require_core()
+        return self._adapters.use(lora_request)
+
+    def add_lora(self, lora_request: LoRARequest) -> bool:
+        """Loads an adapter ahead of its first use; False if it is loaded already.
+
+        Raises:
+            AdapterConflictError: its number or name stands for another adapter.
+            AdapterError: it cannot be loaded.
+            UnsupportedFeatureError: the engine serves no adapters.
+        """
+        is_loaded = self._adapters.requests.is_loaded(lora_request)
+        self.use_lora(lora_request)
+        return not is_loaded
+
+    def remove_lora(self, lora_id: int) -> bool:
+        """Unloads an adapter; open requests go on with it. False if there is none of this number."""
+        self._require_core()
+        return self._adapters.remove(lora_id)
+
+    def list_loras(self) -> set[int]:
+        """Returns the numbers of the loaded adapters."""
+        return self._adapters.requests.ids
+
+    def pin_lora(self, lora_id: int) -> bool:
+        """Keeps an adapter in memory; False if there is none of this number."""
+        self._require_core()
+        return self._adapters.pin(lora_id)
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """The loaded adapters and how they stand."""
+        return self._adapters.infos
 
     def add_requests(self, requests: Iterable[GenerateRequest]) -> None:
         """Queues requests, or none of them if one cannot be served.
@@ -139,22 +196,37 @@ class LLMEngine:
             InvalidRequestError: one cannot be served as it is, or its id is in use.
         """
         self._require_core()
-        processed = [self._input.process(request, time.monotonic()) for request in requests]
+        processed: list[ProcessedRequest] = []
         seen: set[str] = set()
-        for entry in processed:
-            request_id = entry.request.request_id
-            if request_id in seen or self._outputs.has_request(request_id):
-                raise InvalidRequestError(f"Request id '{request_id}' is in use; choose another.", param="request_id")
-            seen.add(request_id)
+        with contextlib.ExitStack() as on_refusal:
+            for request in requests:
+                request_id = request.request_id
+                if request_id in seen or self._outputs.has_request(request_id):
+                    message = f"Request id '{request_id}' is in use; choose another."
+                    raise InvalidRequestError(message, param="request_id")
+                seen.add(request_id)
+                adapter = self._adapters.lend(request.adapter)
+                on_refusal.callback(self._adapters.take_back, adapter)
+                processed.append(self._input.process(request, time.monotonic(), adapter))
+            on_refusal.pop_all()
         self._add(processed)
 
     def begin_beam_search(self, request: BeamSearchRequest) -> BeamSearch:
-        """Tokenizes and checks a beam search; `add_steps()` queues its steps.
+        """Tokenizes and checks a beam search; `add_steps()` queues its steps, and `end_beam_search()` ends it.
 
         Raises:
             InvalidRequestError: it cannot be served as it is.
         """
-        return BeamSearch.begin(request, self._input, time.monotonic())
+        with contextlib.ExitStack() as on_refusal:
+            adapter = self._adapters.lend(request.adapter)
+            on_refusal.callback(self._adapters.take_back, adapter)
+            search = BeamSearch.begin(request, self._input, time.monotonic(), adapter)
+            on_refusal.pop_all()
+        return search
+
+    def end_beam_search(self, search: BeamSearch) -> None:
+        """Lets go of a search; none of its steps may be open."""
+        self._adapters.take_back(search.processed.adapter)
 
     def add_steps(self, search: BeamSearch) -> list[str]:
         """Queues the next step of a beam search and returns the ids of its requests, whose outputs it takes."""
@@ -172,7 +244,9 @@ class LLMEngine:
         expired = self._collect(self._outputs.expire())
         if not core.has_work:
             return expired
-        return expired + self._collect(self._outputs.process(core.step()))
+        outputs = core.step()
+        self._adapters.update(None if outputs.stats is None else outputs.stats.adapters)
+        return expired + self._collect(self._outputs.process(outputs))
 
     def abort_request(self, request_ids: str | Iterable[str]) -> list[RequestOutput]:
         """Ends requests with finish reason `abort` and returns their last outputs; unknown ids are ignored."""
@@ -207,8 +281,15 @@ class LLMEngine:
     def _collect(self, step: ProcessedStep) -> list[RequestOutput]:
         if step.abort_ids:
             self._require_core().abort(step.abort_ids)
-        outputs = (state.take_output() for state in step.changed)
-        return [output for output in outputs if output is not None]
+        outputs: list[RequestOutput] = []
+        for state in step.changed:
+            if state.is_finished and not state.processed.is_step:
+                self._adapters.take_back(state.processed.adapter)
+            output = state.take_output()
+            if output is not None:
+                self._adapters.name_in(output, state.processed.request.adapter)
+                outputs.append(output)
+        return outputs
 
     def _require_core(self) -> SteppedCore:
         if self._core is None:

@@ -121,9 +121,7 @@ class LoRARegistry:
                     "another name.",
                     param="lora_name",
                 )
-            has_news = version.spec.is_pinned != pins
-            pinned = msgspec.structs.replace(version.spec, is_pinned=pins)
-            return replace(version, spec=pinned, is_new=False, has_news=has_news)
+            return _again(version, is_pinned=pins)
         if served is None:
             self._num_ids += 1
             adapter_id, generation = self._num_ids, 1
@@ -135,6 +133,14 @@ class LoRARegistry:
         )
         base = source.base_model_name or files.base_model_name
         return AdapterVersion(replace(source, format=files.format, base_model_name=base), spec, files.rank)
+
+    def pinned(self, name: str) -> AdapterVersion:
+        """Returns what keeping an adapter in memory means; nothing is changed yet.
+
+        Raises:
+            AdapterNotFoundError: there is no adapter of this name.
+        """
+        return _again(self._known[self._key(name)].version, is_pinned=True)
 
     def serve(self, version: AdapterVersion) -> AdapterKey | None:
         """Serves what the core has loaded; returns the generation that is to be dropped now, if there is one."""
@@ -224,3 +230,10 @@ class LoRARegistry:
             is_pinned=version.spec.is_pinned,
             loaded_at_s=known.loaded_at_s,
         )
+
+
+def _again(version: AdapterVersion, is_pinned: bool) -> AdapterVersion:
+    """Returns what is served already, with this pin."""
+    has_news = version.spec.is_pinned != is_pinned
+    spec = msgspec.structs.replace(version.spec, is_pinned=is_pinned)
+    return replace(version, spec=spec, is_new=False, has_news=has_news)

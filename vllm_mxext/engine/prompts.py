@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from vllm_mxext.errors import InvalidRequestError, UnsupportedFeatureError
 from vllm_mxext.requests import Prompt, TextPrompt, TokensPrompt
 
 if TYPE_CHECKING:
     from typing_extensions import NotRequired  # in typing since Python 3.11
+
+T = TypeVar("T")
 
 _NO_IMAGES = "this version reads text only; leave it out"
 _REFUSED = {
@@ -71,6 +73,22 @@ def parse_prompts(given: PromptLike | Sequence[PromptLike]) -> list[Prompt]:
     if isinstance(values, Sequence) and not isinstance(values, str) and not (values and _is_token_ids(values)):
         return [parse_prompt(value) for value in values]
     return [parse_prompt(values)]
+
+
+def per_prompt(name: str, given: T | Sequence[T], num_prompts: int) -> list[T]:
+    """Returns what an argument says of each prompt: the same of all, or the entries of a list.
+
+    Raises:
+        InvalidRequestError: the list has another length.
+    """
+    values: Any = given
+    if not isinstance(values, Sequence):
+        return [values] * num_prompts
+    if len(values) != num_prompts:
+        raise InvalidRequestError(
+            f"{name} must have one entry per prompt: {len(values)} for {num_prompts} prompts.", param=name
+        )
+    return list(values)
 
 
 def with_tokenization(prompts: Sequence[Prompt], tokenization_kwargs: Mapping[str, Any] | None) -> list[Prompt]:

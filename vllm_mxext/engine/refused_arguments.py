@@ -7,7 +7,6 @@ from typing import Any
 from vllm_mxext.errors import UnsupportedFeatureError
 
 _REASONS = {
-    "lora_request": "LoRA adapters come with a later version; leave it out",
     "trace_headers": "tracing comes with a later version; leave it out",
     "data_parallel_rank": "there is one engine; leave it out",
     "mm_processor_kwargs": "this version reads text only; leave it out",

@@ -8,29 +8,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
 from vllm_mxext.beam_search_params import BeamSearchParams
 from vllm_mxext.config.frontend import ContentFormatName
-from vllm_mxext.engine.beam_searching import run_beam_searches
+from vllm_mxext.engine.beam_searching import beam_sequences, run_beam_searches
 from vllm_mxext.engine.client import ModelInfo
 from vllm_mxext.engine.engine_args import EngineArgs
 from vllm_mxext.engine.frontend.thinking_rules import find_reasoning_format
 from vllm_mxext.engine.interrupts import DeferredInterrupt
 from vllm_mxext.engine.llm_engine import LLMEngine
 from vllm_mxext.engine.model_info import model_info
-from vllm_mxext.engine.prompts import PromptLike, parse_prompts, with_tokenization
+from vllm_mxext.engine.prompts import PromptLike, parse_prompts, per_prompt, with_tokenization
 from vllm_mxext.engine.refused_arguments import refuse_arguments
 from vllm_mxext.entrypoints.conversations import Conversation, render_conversations
 from vllm_mxext.entrypoints.fit import FitReport, fit_report
+from vllm_mxext.entrypoints.progress_bar import ProgressBar
 from vllm_mxext.errors import InvalidRequestError
 from vllm_mxext.observability.metrics import PrometheusMetrics
 from vllm_mxext.observability.reading import Metric, read_metrics
-from vllm_mxext.outputs import BeamSearchOutput, BeamSearchSequence, RequestOutput
-from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, Prompt, TextPrompt, TokensPrompt
+from vllm_mxext.outputs import BeamSearchOutput, RequestOutput
+from vllm_mxext.requests import BeamSearchRequest, GenerateRequest, LoRARequest, Prompt, TextPrompt, TokensPrompt
 from vllm_mxext.sampling_params import OutputKind, SamplingParams
 from vllm_mxext.tokenizer.interface import Tokenizer
 from vllm_mxext.tokenizer.loading import load_tokenizer
+
+LoRAs = LoRARequest | Sequence[LoRARequest | None] | None
+"""An adapter for all prompts, or one or None for each."""
 
 
 class LLM:
@@ -87,7 +89,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
-        lora_request: None = None,
+        lora_request: LoRAs = None,
         priority: Sequence[int] | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
@@ -99,22 +101,22 @@ class LLM:
             prompts: texts, lists of token ids, or dictionaries with `prompt` or `prompt_token_ids`, and `cache_salt`.
             sampling_params: for all prompts, or one per prompt.
             use_tqdm: show a progress bar.
-            lora_request: not served yet.
+            lora_request: the adapter for all prompts, or one or None per prompt; loaded on its first use.
             priority: one number per prompt, lower first; needs `scheduling_policy="priority"`.
             tokenization_kwargs: `add_special_tokens` for prompts that are texts.
 
         Raises:
             InvalidRequestError: a prompt or parameter cannot be served; nothing has been generated then.
         """
-        refuse_arguments(lora_request=lora_request)
         given = with_tokenization(parse_prompts(prompts), tokenization_kwargs)
-        return self._run(given, sampling_params, use_tqdm, priority)
+        return self._run(given, sampling_params, use_tqdm, priority, lora_request)
 
     def stream(
         self,
         prompts: PromptLike | Sequence[PromptLike],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        lora_request: LoRAs = None,
         priority: Sequence[int] | None = None,
     ) -> Iterator[RequestOutput]:
         """Yields what is new of each prompt as it is generated; `request_id` is the prompt's position.
@@ -125,20 +127,22 @@ class LLM:
         Args:
             prompts: as for `generate()`.
             sampling_params: for all prompts, or one per prompt.
+            lora_request: as for `generate()`.
             priority: one number per prompt.
 
         Raises:
             InvalidRequestError: a prompt or parameter cannot be served; nothing has been generated then. What only
                 the engine can see is raised with the first item.
         """
-        return self._stream(self._make_requests(parse_prompts(prompts), sampling_params, priority, OutputKind.DELTA))
+        given = parse_prompts(prompts)
+        return self._stream(self._make_requests(given, sampling_params, priority, lora_request, OutputKind.DELTA))
 
     def beam_search(
         self,
         prompts: PromptLike | Sequence[PromptLike],
         params: BeamSearchParams,
         *,
-        lora_request: None = None,
+        lora_request: LoRAs = None,
         use_tqdm: bool = False,
         concurrency_limit: int | None = None,
     ) -> list[BeamSearchOutput]:
@@ -147,20 +151,25 @@ class LLM:
         Args:
             prompts: as for `generate()`.
             params: of all searches.
-            lora_request: not served yet.
+            lora_request: the adapter for all prompts, or one or None per prompt; loaded on its first use.
             use_tqdm: show a progress bar.
             concurrency_limit: searches at once; None = all.
 
         Raises:
             InvalidRequestError: a prompt or parameter cannot be served; nothing has been computed then.
         """
-        refuse_arguments(lora_request=lora_request)
         self._check_idle()
         given = parse_prompts(prompts)
-        requests = [BeamSearchRequest(self._next_id(), prompt, params) for prompt in given]
-        with _ProgressBar(len(requests), use_tqdm) as bar, DeferredInterrupt() as interrupt:
+        loras = per_prompt("lora_request", lora_request, len(given))
+        adapters = self._load(loras)
+        requests = [
+            BeamSearchRequest(self._next_id(), prompt, params, adapter=adapter)
+            for prompt, adapter in zip(given, adapters, strict=True)
+        ]
+        with ProgressBar(len(requests), use_tqdm) as bar, DeferredInterrupt() as interrupt:
             outputs = run_beam_searches(self._engine, requests, concurrency_limit, interrupt.check, bar.count)
-        return [self._sequences(output) for output in outputs]
+        tokenizer = self._engine.tokenizer
+        return [beam_sequences(output, tokenizer, lora) for output, lora in zip(outputs, loras, strict=True)]
 
     def chat(  # noqa: PLR0913 - the arguments of vLLM
         self,
@@ -168,7 +177,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
-        lora_request: None = None,
+        lora_request: LoRAs = None,
         chat_template: str | None = None,
         chat_template_content_format: ContentFormatName | None = None,
         add_generation_prompt: bool = True,
@@ -182,7 +191,7 @@ class LLM:
             messages: one conversation, or a list of them.
             sampling_params: for all conversations, or one per conversation.
             use_tqdm: show a progress bar.
-            lora_request: not served yet.
+            lora_request: the adapter for all prompts, or one or None per prompt; loaded on its first use.
             chat_template: template text instead of the model's, or the name of one of the model's.
             chat_template_content_format: form of content that the template gets; None is the engine argument's.
             add_generation_prompt: end the prompt with the beginning of an assistant message.
@@ -194,7 +203,6 @@ class LLM:
             InvalidRequestError: the template refused a conversation, or a parameter cannot be served.
             UnsupportedFeatureError: the model has no chat template and none was given.
         """
-        refuse_arguments(lora_request=lora_request)
         prompts: list[Prompt] = [
             TextPrompt(text, add_special_tokens=False)
             for text in render_conversations(
@@ -208,7 +216,7 @@ class LLM:
                 content_format=chat_template_content_format,
             )
         ]
-        return self._run(prompts, sampling_params, use_tqdm)
+        return self._run(prompts, sampling_params, use_tqdm, None, lora_request)
 
     def render(
         self,
@@ -297,13 +305,14 @@ class LLM:
         prompts: Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None,
         use_tqdm: bool,
-        priority: Sequence[int] | None = None,
+        priority: Sequence[int] | None,
+        lora_request: LoRAs,
     ) -> list[RequestOutput]:
         """Serves all prompts; whatever is open when this is left is aborted."""
-        requests = self._make_requests(prompts, params, priority)
+        requests = self._make_requests(prompts, params, priority, lora_request)
         self._engine.add_requests(requests)
         done: dict[str, RequestOutput] = {}
-        with _ProgressBar(len(requests), use_tqdm) as bar, DeferredInterrupt() as interrupt:
+        with ProgressBar(len(requests), use_tqdm) as bar, DeferredInterrupt() as interrupt:
             try:
                 while len(done) < len(requests):
                     interrupt.check()
@@ -327,22 +336,6 @@ class LLM:
             finally:
                 self._engine.abort_request(positions)
 
-    def _sequences(self, output: RequestOutput) -> BeamSearchOutput:
-        tokenizer = self._engine.tokenizer
-        return BeamSearchOutput(
-            [
-                BeamSearchSequence(
-                    tokens=[*output.prompt_token_ids, *sample.token_ids],
-                    cum_logprob=sample.cumulative_logprob or 0.0,
-                    text=tokenizer.decode([*output.prompt_token_ids, *sample.token_ids]),
-                    logprobs=sample.logprobs,
-                    finish_reason=sample.finish_reason,
-                    stop_reason=sample.stop_reason,
-                )
-                for sample in output.outputs
-            ]
-        )
-
     def _check_idle(self) -> None:
         if self._engine.has_unfinished_requests():
             raise InvalidRequestError("A stream of this LLM is open; read it to its end or close it first.")
@@ -351,48 +344,27 @@ class LLM:
         self._num_requests += 1
         return str(self._num_requests - 1)
 
+    def _load(self, loras: Sequence[LoRARequest | None]) -> list[str | None]:
+        """Loads the adapters that were not used before, each once, and returns their names."""
+        names = {lora: self._engine.use_lora(lora) for lora in dict.fromkeys(loras)}
+        return [names[lora] for lora in loras]
+
     def _make_requests(
         self,
         prompts: Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None,
         priority: Sequence[int] | None,
+        lora_request: LoRAs,
         kind: OutputKind = OutputKind.FINAL_ONLY,
     ) -> list[GenerateRequest]:
         self._check_idle()
-        if params is None:
-            params = self.get_default_sampling_params()
-        all_params = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        priorities = [0] * len(prompts) if priority is None else list(priority)
-        for name, values in (("sampling_params", all_params), ("priority", priorities)):
-            if len(values) != len(prompts):
-                raise InvalidRequestError(
-                    f"{name} must have one entry per prompt: {len(values)} for {len(prompts)} prompts.", param=name
-                )
+        params = self.get_default_sampling_params() if params is None else params
+        all_params = per_prompt("sampling_params", params, len(prompts))
+        priorities = per_prompt("priority", 0 if priority is None else priority, len(prompts))
+        adapters = self._load(per_prompt("lora_request", lora_request, len(prompts)))
         return [
-            GenerateRequest(self._next_id(), prompt, all_params[i].clone(output_kind=kind), priorities[i])
+            GenerateRequest(
+                self._next_id(), prompt, all_params[i].clone(output_kind=kind), priorities[i], adapter=adapters[i]
+            )
             for i, prompt in enumerate(prompts)
         ]
-
-
-class _ProgressBar:
-    """A bar over finished requests with tokens per second."""
-
-    def __init__(self, num_requests: int, is_shown: bool) -> None:
-        self._bar = tqdm(total=num_requests, desc="Requests", unit="req", disable=not is_shown, dynamic_ncols=True)
-        self._num_tokens = [0, 0]
-
-    def __enter__(self) -> _ProgressBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def count(self, output: RequestOutput) -> None:
-        """Takes a finished request."""
-        self._num_tokens[0] += len(output.prompt_token_ids)
-        self._num_tokens[1] += sum(len(sample.token_ids) for sample in output.outputs)
-        elapsed_s = self._bar.format_dict["elapsed"]
-        if elapsed_s > 0:
-            rates = (num_tokens / elapsed_s for num_tokens in self._num_tokens)
-            self._bar.set_postfix_str("{:.0f} input tok/s, {:.0f} output tok/s".format(*rates), refresh=False)
-        self._bar.update(1)

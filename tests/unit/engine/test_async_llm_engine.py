@@ -197,9 +197,7 @@ async def test_figures_can_be_read_and_logged(caplog: pytest.LogCaptureFixture) 
         assert "Open requests: 0" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "argument", [{"lora_request": object()}, {"trace_headers": {"a": "b"}}, {"data_parallel_rank": 1}]
-)
+@pytest.mark.parametrize("argument", [{"trace_headers": {"a": "b"}}, {"data_parallel_rank": 1}])
 async def test_arguments_that_would_be_ignored_are_refused(argument: dict[str, object]) -> None:
     async with make_engine(LoopCores()) as engine:
         with pytest.raises(UnsupportedFeatureError, match=next(iter(argument))):

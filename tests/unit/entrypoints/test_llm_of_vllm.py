@@ -14,6 +14,7 @@ from vllm_mxext.beam_search_params import BeamSearchParams
 from vllm_mxext.entrypoints.llm import LLM
 from vllm_mxext.errors import ConfigError, InvalidRequestError, UnsupportedFeatureError
 from vllm_mxext.observability.reading import Counter, Gauge, Histogram
+from vllm_mxext.requests import LoRARequest
 from vllm_mxext.sampling_params import SamplingParams
 
 pytestmark = pytest.mark.promise("ENG-1")
@@ -50,7 +51,7 @@ def test_arguments_of_vllms_constructor_are_taken_at_their_defaults(checkpoint: 
         assert llm.generate("a", GREEDY, use_tqdm=False)[0].finished
 
 
-@pytest.mark.parametrize("argument", [{"tensor_parallel_size": 2}, {"enable_lora": True}, {"swap_space": 4}])
+@pytest.mark.parametrize("argument", [{"tensor_parallel_size": 2}, {"fully_sharded_loras": "x"}, {"swap_space": 4}])
 def test_arguments_that_ask_for_more_are_refused(checkpoint: Path, argument: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(argument))):
         load(checkpoint, **argument)
@@ -174,7 +175,7 @@ def test_prompts_that_are_no_text_are_refused_by_name(llm: LLM, part: str) -> No
 
 
 def test_what_the_engine_cannot_do_is_refused_with_the_reason(llm: LLM) -> None:
-    adapter: Any = object()
+    adapter = LoRARequest("a", 1, "/none")
     with pytest.raises(UnsupportedFeatureError, match="LoRA"):
         llm.generate("a", GREEDY, lora_request=adapter)
     with pytest.raises(UnsupportedFeatureError, match="LoRA"):
