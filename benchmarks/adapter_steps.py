@@ -87,9 +87,9 @@ def decode_ms(llm: LLM, chosen: Sequence[LoRARequest | None], steps: int, name: 
 def prompt_ms(llm: LLM, adapter: LoRARequest | None, seed: int) -> float:
     """Returns milliseconds for a prompt."""
     params = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, detokenize=False)
-    prompt = {"prompt_token_ids": [1000 + (seed * 7919 + index * 31) % 100_000 for index in range(PROMPT_TOKENS)]}
+    prompt = [1000 + (seed * 7919 + index * 31) % 100_000 for index in range(PROMPT_TOKENS)]
     start = time.perf_counter()
-    llm.generate(prompt, params, use_tqdm=False, lora_request=adapter)
+    llm.generate([prompt], params, use_tqdm=False, lora_request=adapter)
     return (time.perf_counter() - start) * 1e3
 
 
@@ -118,11 +118,11 @@ def main() -> None:
     times: dict[str, list[float]] = {}
     for repeat in range(arguments.repeats + 1):
         for case in CASES:
-            taken = decode_ms(llm, requests_for(case, adapters), arguments.steps, f"{case}-{repeat}")
-            times.setdefault(str(case), []).append(taken)
+            step_ms = decode_ms(llm, requests_for(case, adapters), arguments.steps, f"{case}-{repeat}")
+            times.setdefault(str(case), []).append(step_ms)
         for rank in (0, *RANKS):
-            taken = prompt_ms(llm, adapters[rank][0] if rank else None, repeat)
-            times.setdefault(f"prompt of {PROMPT_TOKENS}" + (f", rank {rank}" if rank else ""), []).append(taken)
+            name = f"prompt of {PROMPT_TOKENS}" + (f", rank {rank}" if rank else "")
+            times.setdefault(name, []).append(prompt_ms(llm, adapters[rank][0] if rank else None, repeat))
     times = {name: taken[1:] for name, taken in times.items()}  # the first one warms up
     rows = []
     for name, taken in times.items():
