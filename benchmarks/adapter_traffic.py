@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=["vllm_mxext"])
     parser.add_argument("--peers", type=Path, help="folder of benchmarks/peers/make_environments.py")
     parser.add_argument("--shape", default=DEFAULT_SHAPE)
-    parser.add_argument("--workload", default="64(64->64)")
+    parser.add_argument("--workload", default="64x(64->64)")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--adapters", type=int, default=100)
     parser.add_argument("--rank", type=int, default=16)

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "dispatch.h"
+#include "int4.h"
 #include "int8.h"
 #include "panels.h"
 #include "parallel.h"
@@ -59,10 +60,31 @@ void unpack_int8(const MxLinear& layer, int64_t column, float* out) {
     }
 }
 
+/// Column `column` of the blocks of int4.h, as the numbers they stand for, inputs in the order of the model.
+void unpack_int4(const MxLinear& layer, int64_t column, float* out) {
+    const int group_size = layer.group_size;
+    const int64_t groups = divide_up(layer.in_features, group_size);
+    const int64_t panel = column / kInt4Columns;
+    const char* block = static_cast<const char*>(layer.weights) + panel * groups * int4_block_bytes(group_size);
+    const int64_t place = column % kInt4Columns;
+    for (int64_t first = 0; first < layer.in_features; first += group_size, block += int4_block_bytes(group_size)) {
+        Fp16 scales[kLanes] = {reinterpret_cast<const Fp16*>(block + int4_scale_offset(group_size))[place]};
+        const float scale = load(scales)[0];
+        const int zero = static_cast<uint8_t>(block[int4_zero_offset(group_size) + place]);
+        const int64_t count = std::min<int64_t>(group_size, layer.in_features - first);
+        for (int64_t i = 0; i < count; ++i) {
+            const uint8_t pair = static_cast<uint8_t>(block[i / kInt4RowDepth * kInt4RowBytes + place * 4 + i % 4]);
+            const int weight = i % kInt4RowDepth < 4 ? pair & 15 : pair >> 4;
+            const int64_t input = layer.input_order ? layer.input_order[first + i] : first + i;
+            out[input] = static_cast<float>(weight - zero) * scale;
+        }
+    }
+}
+
 template <class T>
 void tied_embedding(const MxTiedEmbeddingCall& call) {
     const MxLinear& head = *call.head;
-    const auto unpack = head.format == MX_INT8 ? unpack_int8 : unpack_plain<T>;
+    const auto unpack = head.format == MX_INT8 ? unpack_int8 : head.format == MX_INT4 ? unpack_int4 : unpack_plain<T>;
     parallel_for(call.rows, head.in_features, [&](int64_t row) {
         unpack(head, call.token_ids[row], call.out + row * call.out_stride);
     });

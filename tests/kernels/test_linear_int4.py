@@ -107,6 +107,18 @@ def test_an_int4_layer_of_any_shape_equals_its_reference(
     assert torch.equal(rounded, product(kernels, x, weight, bias).to(dtype))
 
 
+@pytest.mark.parametrize("group_size", [32, 128, None])
+@pytest.mark.parametrize("with_order", [False, True])
+def test_rows_of_an_int4_weight_can_be_read_back(kernels, oracle, dtype, group_size, with_order):
+    weight = random_weight(70, 200, group_size, with_order=with_order)
+    ids = torch.tensor([69, 0, 3, 64, 3], dtype=torch.int32)
+    expected = exact_weight(weight)[ids.long()].float()
+    for each in (kernels, oracle):
+        rows = torch.empty(len(ids), 200)
+        each.tied_embedding(ids, each.pack_int4(weight), rows)
+        assert torch.equal(rows, expected)
+
+
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("with_order", [False, True])
 def test_the_reference_dequantises_exactly(oracle, packing, with_order):

@@ -164,6 +164,9 @@ class TorchKernels(TorchAdapterKernels):
         """See `Kernels.tied_embedding`."""
         if isinstance(head, TorchInt8Linear):
             out.copy_(dequantise_groups(head.data[token_ids], head.scales[token_ids])[:, : head.in_features])
+        elif isinstance(head, TorchInt4Linear):
+            rows = head.dequantise()[token_ids]
+            out[:, slice(None) if head.input_order is None else head.input_order] = rows
         else:
             self.embedding(token_ids, head.data, out)
 
