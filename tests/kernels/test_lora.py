@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from vllm_mxext.native.kernels.adapters import AdapterPart, AdapterRange, AdapterWeights
 from vllm_mxext.native.kernels.compiled import CompiledKernels
 from vllm_mxext.native.kernels.library import best_library, load_library
+from vllm_mxext.native.kernels.selection import select_kernels
 from vllm_mxext.native.kernels.torch_deterministic import DeterministicTorchKernels
 from vllm_mxext.native.kernels.torch_kernels import TorchKernels
 
@@ -89,9 +92,10 @@ def merged_product(x, weight, adapter, scale):
 class Problem:
     """A layer of the base and adapters in some of its slots."""
 
-    def __init__(self, kernels, shape, dtype, slots, num_rows, seed=0):
+    def __init__(self, kernels, shape, dtype, slots, num_rows, seed=0, device=CPU):
         random = torch.Generator().manual_seed(seed)
         self.kernels = kernels
+        self.device = device
         self.x = torch.randn(num_rows, shape.in_features, generator=random).to(dtype)
         self.weight = (torch.randn(shape.out_features, shape.in_features, generator=random) / 8).to(dtype)
         self.adapters = {slot: random_adapter(shape, dtype, seed + slot) for slot in slots}
@@ -106,8 +110,9 @@ class Problem:
     def run(self, ranges, out_dtype):
         out = self.base(out_dtype)
         self.ranges.write([AdapterRange(*one) for one in ranges])
-        self.kernels.adapt(self.x, self.layer, self.ranges, out)
-        return out
+        on_device = out.to(self.device)
+        self.kernels.adapt(self.x.to(self.device), self.layer, self.ranges, on_device)
+        return on_device.cpu()
 
     def expected(self, ranges):
         out = self.x.double() @ self.weight.double().T
@@ -117,8 +122,8 @@ class Problem:
         return out
 
 
-def check(kernels, dtype, shape, assert_close):
-    problem = Problem(kernels, shape, dtype, slots=(1, 2, 4), num_rows=80)
+def check(kernels, dtype, shape, assert_close, device=CPU):
+    problem = Problem(kernels, shape, dtype, slots=(1, 2, 4), num_rows=80, device=device)
     # Slot 3 is empty; rows 0, 1 and 77 to 79 belong to nobody.
     ranges = [(2, 3, 1, 1.0), (3, 4, 2, 0.25), (4, 9, 3, 1.0), (9, 10, 4, 1.0), (10, 77, 2, 1.5)]
     untouched = [0, 1, 4, 5, 6, 7, 8, 77, 78, 79]
@@ -268,6 +273,79 @@ def test_what_was_packed_may_be_overwritten(kernels, dtype):
     problem.adapters[1].gain.zero_()
     problem.adapters[1].bias.zero_()
     assert torch.equal(problem.run(ranges, dtype), expected)
+
+
+@pytest.fixture
+def interpreted_kernels(monkeypatch):
+    pytest.importorskip("triton")
+    if np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        pytest.skip("Triton's interpreter needs an older NumPy")
+    from vllm_mxext.native.kernels import triton_kernels, triton_lora
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    importlib.reload(triton_lora)
+    yield triton_kernels.TritonKernels(CPU)
+    monkeypatch.undo()
+    importlib.reload(triton_lora)
+
+
+@pytest.mark.optional
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_interpreted_triton_kernels_equal_merged_weights(interpreted_kernels, dtype, assert_close, shape):
+    if dtype is torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies the bits of bfloat16 numbers")
+    check(interpreted_kernels, dtype, shape, assert_close)
+
+
+@pytest.mark.optional
+def test_triton_sees_other_adapters_in_a_slot(interpreted_kernels):
+    problem = Problem(interpreted_kernels, QKV, torch.float32, slots=(1, 2), num_rows=20)
+    ranges = [(0, 17, 1, 1.0), (17, 20, 2, 1.0)]
+    before = problem.run(ranges, torch.float32)
+    problem.layer.set(1, None)
+    emptied = problem.run(ranges, torch.float32)
+    assert torch.equal(emptied[:17], problem.base(torch.float32)[:17])
+    assert torch.equal(emptied[17:], before[17:])
+    problem.layer.set(1, interpreted_kernels.pack_adapter([problem.adapters[1]])[0])
+    assert torch.equal(problem.run(ranges, torch.float32), before)
+
+
+@pytest.mark.optional
+def test_triton_compiles_the_kernels_for_a_gpu_that_is_not_here(monkeypatch, tmp_path):
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from vllm_mxext.native.kernels import triton_lora
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    sums = {"sums": "*fp32", "sums_stride": "i32"}
+    lines = {"tiles": "*i32", "table": "*i64", "table_stride": "i32"}
+    for kernel, signature, constants in (
+        (
+            triton_lora.shrink,
+            {"x": "*bf16", "x_stride": "i32", "in_features": "i32", **sums, **lines},
+            {"ROWS": 16, "RANKS": 16, "DEPTH": 128},
+        ),
+        (
+            triton_lora.expand,
+            {**sums, "out": "*bf16", "out_stride": "i32", **lines},
+            {"ROWS": 16, "COLUMNS": 64, "RANKS": 16, "WEIGHT": triton.language.bfloat16},
+        ),
+    ):
+        source = ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants)
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+        assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in compiled.asm["ptx"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("is_deterministic", [False, True])
+def test_kernels_of_a_gpu_equal_merged_weights(dtype, assert_close, shape, is_deterministic):
+    device = torch.device("cuda")
+    kernels = select_kernels(device, dtype, is_deterministic=is_deterministic)
+    check(kernels, dtype, shape, assert_close, device)
 
 
 def resident_bytes():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -41,6 +41,19 @@ class AdapterWeights:
     parts: tuple[AdapterPart, ...]
     gain: torch.Tensor | None = None
     bias: torch.Tensor | None = None
+
+
+def cover_outputs(weights: AdapterWeights) -> Iterator[tuple[int, int, AdapterPart | None]]:
+    """Yields first output and number of outputs of every part; with gain or bias also of the outputs between parts."""
+    vector = weights.bias if weights.gain is None else weights.gain
+    end = 0
+    for part in weights.parts:
+        if vector is not None and part.first_output > end:
+            yield end, part.first_output - end, None
+        yield part.first_output, part.b.shape[0], part
+        end = part.first_output + part.b.shape[0]
+    if vector is not None and end < len(vector):
+        yield end, len(vector) - end, None
 
 
 class PackedAdapter(Protocol):

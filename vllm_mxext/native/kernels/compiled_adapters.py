@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -18,6 +18,7 @@ from vllm_mxext.native.kernels.adapters import (
     AdapterRanges,
     AdapterWeights,
     PackedAdapter,
+    cover_outputs,
 )
 from vllm_mxext.native.kernels.lazy_memory import anonymous_memory, large_page_memory
 from vllm_mxext.native.kernels.library import DTYPE_CODES, FORMAT_CODES, KernelLibrary, Operation
@@ -180,7 +181,7 @@ class _LayerPlan:
         self._dtype = dtype
         self._weights = weights
         self._start = self.end = start
-        parts = list(_cover(weights))
+        parts = list(cover_outputs(weights))
         in_features = weights.parts[0].a.shape[1] if weights.parts else 0
         self._stride = _round_up(in_features, _INPUT_MULTIPLE)
         self._struct_at = self._take(ctypes.sizeof(AdapterStruct))
@@ -243,19 +244,6 @@ class _LayerPlan:
             return None
         memory[at : at + vector.numel() * 4].view(torch.float32).copy_(vector)
         return memory.data_ptr() + at
-
-
-def _cover(weights: AdapterWeights) -> Iterator[tuple[int, int, AdapterPart | None]]:
-    """First output and number of outputs of every part; with gain or bias also of the outputs between parts."""
-    vector = weights.bias if weights.gain is None else weights.gain
-    end = 0
-    for part in weights.parts:
-        if vector is not None and part.first_output > end:
-            yield end, part.first_output - end, None
-        yield part.first_output, part.b.shape[0], part
-        end = part.first_output + part.b.shape[0]
-    if vector is not None and end < len(vector):
-        yield end, len(vector) - end, None
 
 
 @cache

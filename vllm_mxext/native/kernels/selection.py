@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -41,6 +42,10 @@ def select_kernels(
             for `dtype`.
     """
     torch_kernels = DeterministicTorchKernels if is_deterministic else TorchKernels
+    if device.type == "cuda" and not is_deterministic and find_spec("triton"):
+        from vllm_mxext.native.kernels.triton_kernels import TritonKernels  # noqa: PLC0415 - not a dependency
+
+        return TritonKernels(device)
     if device.type != "cpu":
         return torch_kernels(device)
     library = best_library()
