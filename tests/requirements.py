@@ -98,6 +98,11 @@ PROMISES = {
     "SPEC-5": "A draft model of the same vocabulary drafts with the request's own noise; another one is refused.",
     "SPEC-6": "Drafts and accepted tokens are counted under vLLM's names.",
     "DET-1": "With --deterministic logits are the same bits alone and in any batch, on every kernel path.",
+    # Adapters: their files
+    "LORA-FORMAT-1": "Adapters of PEFT, NeMo, TensorRT-LLM and llama.cpp are read as these programs mean them.",
+    "LORA-FORMAT-2": "An adapter that does not fit the model or a limit is refused in one sentence, weights unread.",
+    "LORA-FORMAT-3": "Broken and hostile adapter files are refused: no crash, nothing of theirs runs, little memory.",
+    "LORA-FORMAT-4": "Adapters are written for PEFT and TensorRT-LLM with every stored bit.",
     # Adapters: the front of the engine
     "LORA-10": "Flags and variables about adapters mean what they mean in vLLM and in the documentation.",
     "LORA-11": "A name means one set of weights: a changed adapter gets a new generation, and no id is used twice.",

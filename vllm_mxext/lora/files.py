@@ -20,7 +20,8 @@ LAYER_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 EMBEDDING = "embed_tokens"
 HEAD = "lm_head"
 
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+ITEM_BYTES: dict[StoredDType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Bytes of an element."""
 
 
 class ModuleKey(NamedTuple):
@@ -52,7 +53,7 @@ class StoredTensor:
     @property
     def num_bytes(self) -> int:
         """Bytes of its elements."""
-        return math.prod(self.shape) * _ITEM_BYTES[self.dtype]
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
     def read_float32(self) -> npt.NDArray[np.float32]:
         """Reads it as float32."""

@@ -22,6 +22,8 @@ MAX_HEADER_BYTES = 4 * 2**20
 """Most that is read of what describes an adapter: a header, a pickle without its tensors, a JSON file."""
 
 _MAX_LISTED = 1000
+_MAX_NAME_LENGTH = 200
+_MAX_NUMBER = 1e9
 _NUMPY_DTYPES: dict[StoredDType, str] = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
 
@@ -37,6 +39,9 @@ def parsing(path: Path) -> Iterator[None]:
         yield
     except AdapterError:
         raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise refusal(f"{path} cannot be read ({reason}); check that the file is there and may be read.") from error
     except Exception as error:  # hostile bytes find every exception that a parser has
         detail = str(error)[:200] or type(error).__name__
         raise refusal(f"{path} is broken or cut off ({detail}); copy the adapter here again.") from error
@@ -54,7 +59,7 @@ class AdapterFolder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._used: dict[str, Path] = {}
+        self._used: dict[str, str] = {}
 
     def open(self, name: str) -> Path:
         """Where a file of the folder really lies; it becomes part of the fingerprint.
@@ -65,11 +70,12 @@ class AdapterFolder:
         path = self._path / name if self._path.is_dir() else self._path
         with parsing(path):
             resolved = path.resolve(strict=True)
-            if not stat.S_ISREG(resolved.stat().st_mode):
-                raise refusal(f"{path} is not a regular file; an adapter is read from regular files only.")
+            status = resolved.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise refusal(f"{path} is not a regular file; an adapter is read from regular files only.")
         if self._path.is_dir() and not self._contains(resolved):
             raise refusal(f"{path} is a link out of the adapter's folder; copy the file into the folder.")
-        self._used[name] = resolved
+        self._used[name] = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
         return resolved
 
     def names(self, ending: str) -> list[str]:
@@ -91,19 +97,30 @@ class AdapterFolder:
         return self.open(names[0])
 
     def fingerprint(self) -> str:
-        """Hash of name, size, time of writing and inode of the files that have been opened."""
-        digest = hashlib.sha256()
-        for name, path in sorted(self._used.items()):
-            with parsing(path):
-                status = path.stat()
-            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\n".encode())
-        return digest.hexdigest()
+        """Hash of name, size, time of writing and inode of the files, as they were when they were opened."""
+        return hashlib.sha256("\n".join(sorted(self._used.values())).encode(errors="surrogateescape")).hexdigest()
 
     def _contains(self, resolved: Path) -> bool:
         folder = self._path.resolve()
         if resolved.is_relative_to(folder):
             return True
         return folder.parent.name == "snapshots" and resolved.is_relative_to(folder.parent.parent / "blobs")
+
+
+def printable(text: str) -> str:
+    """A text of an unknown file that can be part of a message."""
+    return "".join(char if char.isprintable() else "?" for char in text[:_MAX_NAME_LENGTH])
+
+
+def number(path: Path, name: str, value: object) -> float:
+    """A number of a description.
+
+    Raises:
+        AdapterError: it is none, or absurd.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MAX_NUMBER:
+        raise refusal(f"{path}: {printable(name)} must be a number.")
+    return float(value)
 
 
 def read_json(path: Path) -> dict[str, Any]:

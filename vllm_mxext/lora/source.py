@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ _READERS: dict[AdapterFormat, _Reader] = {
     "nemo": nemo.read_nemo,
 }
 _MAX_LISTED = 1000
+_TAR_MAGIC = b"ustar"
 
 
 def inspect_adapter(
@@ -100,10 +102,10 @@ def detect_formats(path: Path) -> list[AdapterFormat]:
     """Formats that an adapter is stored in, by the names of its files; the one that says most comes first."""
     if path.is_file():
         with path.open("rb") as file:
-            is_gguf = file.read(len(GGUF_MAGIC)) == GGUF_MAGIC
-        if is_gguf:
+            beginning = file.read(tarfile.BLOCKSIZE)
+        if beginning.startswith(GGUF_MAGIC):
             return ["gguf"]
-        return ["nemo"] if path.suffix == nemo.ENDING else []
+        return ["nemo"] if path.suffix == nemo.ENDING or beginning[257:262] == _TAR_MAGIC else []
     is_there: dict[AdapterFormat, bool] = {
         "huggingface": (path / peft.CONFIG_NAME).exists(),
         "trtllm": (path / trtllm.CONFIG_NAME).exists() and (path / trtllm.WEIGHTS_NAME).exists(),

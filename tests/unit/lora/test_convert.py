@@ -16,6 +16,7 @@ from vllm_mxext.lora.convert import write_adapter
 from vllm_mxext.lora.files import LAYER_MODULES, AdapterFiles, StoredTensor
 from vllm_mxext.lora.source import inspect_adapter
 
+pytestmark = pytest.mark.promise("LORA-FORMAT-4")
 Q0 = f"{PREFIX}.0.self_attn.q_proj"
 K1 = f"{PREFIX}.1.self_attn.k_proj"
 EMBED, HEAD = "base_model.model.model.embed_tokens", "base_model.model.lm_head"

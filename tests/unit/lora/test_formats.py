@@ -31,6 +31,7 @@ from vllm_mxext.lora.files import EMBEDDING, HEAD, LAYER_MODULES, AdapterFiles, 
 from vllm_mxext.lora.formats.trtllm import MODULE_IDS
 from vllm_mxext.lora.source import inspect_adapter
 
+pytestmark = pytest.mark.promise("LORA-FORMAT-1")
 PAIRS = random_pairs(dict.fromkeys(LAYER_MODULES, 4))
 
 
@@ -95,6 +96,7 @@ def test_fused_layers_of_nemo_are_taken_apart(tmp_path: Path, prefix: str) -> No
     assert adapter.format == "nemo"
     assert_holds(adapter, pairs, scaling=3)
     assert_holds(inspect(tmp_path), pairs, scaling=3)
+    assert_holds(inspect(path.rename(tmp_path / "blob")), pairs, scaling=3)
 
 
 def test_unfused_adapters_of_nemo_are_read_and_alpha_is_the_rank_by_default(tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_archives_of_nemo_that_reach_outside_are_refused(tmp_path: Path) -> None
 def test_archives_of_nemo_that_are_no_lora_are_refused(tmp_path: Path) -> None:
     tensors, _ = nemo_pairs()
     path = tmp_path / "a.nemo"
-    assert "not allowed" in refusal(write_nemo(path, tensors), allows_pickle=False)
+    assert "--lora-allow-pickle" in refusal(write_nemo(path, tensors), allows_pickle=False)
     assert "alpha" in refusal(write_nemo(path, tensors, {"alpha": "x"}))
     assert "weight_tying" in refusal(write_nemo(path, tensors, {"weight_tying": True}))
     name = nemo_name(0, "lora_kqv_adapter", "out")

@@ -28,6 +28,7 @@ from vllm_mxext.errors import AdapterError
 from vllm_mxext.lora.files import EMBEDDING, HEAD, LAYER_MODULES, AdapterFiles, ModuleKey
 from vllm_mxext.lora.source import inspect_adapter
 
+pytestmark = pytest.mark.promise("LORA-FORMAT-1", "LORA-FORMAT-2")
 Q0 = f"{PREFIX}.0.self_attn.q_proj"
 QWEN2 = model_spec("Qwen2ForCausalLM")
 TIED = model_spec(has_tied_embeddings=True)
@@ -262,7 +263,7 @@ def test_a_rank_over_the_limit_names_the_flag(tmp_path: Path) -> None:
 
 def test_pickles_are_read_only_when_allowed(tmp_path: Path) -> None:
     write_peft(tmp_path, q_tensors(), is_bin=True)
-    assert "save the adapter as safetensors" in refusal(tmp_path)
+    assert "start the server with --lora-allow-pickle" in refusal(tmp_path)
     assert inspect(tmp_path, allows_pickle=True).rank == 4
 
 

@@ -16,6 +16,7 @@ from vllm_mxext.errors import AdapterError
 from vllm_mxext.lora.files import AdapterFiles
 from vllm_mxext.lora.source import TrtllmLoraSource, inspect_adapter
 
+pytestmark = pytest.mark.promise("LORA-FORMAT-2")
 BUILTIN = Path(__file__).parents[3] / "vllm_mxext" / "builtin"
 
 
@@ -108,7 +109,7 @@ def test_weights_that_have_gone_or_shrunk_since_are_an_adapter_error(tmp_path: P
         _read_all(adapter)
     assert "outside of it" in refusal(path)
     file.unlink()
-    with pytest.raises(AdapterError, match="broken or cut off"):
+    with pytest.raises(AdapterError, match="cannot be read"):
         _read_all(adapter)
 
 
@@ -132,8 +133,13 @@ def test_a_source_lists_checks_and_converts_the_adapters_of_a_folder(tmp_path: P
         source.inspect("..")
     source.convert("a", tmp_path / "converted", "trtllm")
     assert inspect(tmp_path / "converted").format == "trtllm"
-    with pytest.raises(AdapterError, match="broken or cut off"):
+    with pytest.raises(AdapterError, match="cannot be read"):
         TrtllmLoraSource(tmp_path / "nothing", SPEC, max_rank=16).names()
+
+
+def test_paths_that_cannot_be_looked_at_are_refused(tmp_path: Path) -> None:
+    refusal(tmp_path / "a\0b")
+    assert "cannot be read" in refusal(tmp_path / ("x" * 5000))
 
 
 def test_names_in_messages_are_printable(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from vllm_mxext.config.model_spec import ModelSpec
 from vllm_mxext.lora.files import EMBEDDING, HEAD, AdapterFiles, ModuleAdapter, ModuleKey, StoredTensor
 from vllm_mxext.lora.fitting import misfit
 from vllm_mxext.lora.formats.gguf_file import GgufFile, read_gguf
-from vllm_mxext.lora.formats.peft_config import printable
-from vllm_mxext.lora.opening import AdapterFolder, derived, refusal, transposed
+from vllm_mxext.lora.opening import AdapterFolder, derived, number, printable, refusal, transposed
 
 ENDING = ".gguf"
 
@@ -54,9 +53,7 @@ def read_gguf_adapter(folder: AdapterFolder, path: Path, spec: ModelSpec) -> Ada
     file = read_gguf(folder.open_only(ENDING))
     made_for = _text(file, "general.base_model.0.name") or None
     _check_kind(path, file, spec, made_for)
-    alpha = file.values.get("adapter.lora.alpha", 0.0)
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < 1e9:
-        raise refusal(f"{path}: adapter.lora.alpha must be a number.")
+    alpha = number(path, "adapter.lora.alpha", file.values.get("adapter.lora.alpha", 0.0))
     pairs: dict[ModuleKey, dict[str, StoredTensor]] = {}
     for name, tensor in file.tensors.items():
         match = _NAME.fullmatch(name)

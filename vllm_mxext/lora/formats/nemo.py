@@ -19,9 +19,8 @@ import yaml
 from vllm_mxext.config.model_spec import ModelSpec
 from vllm_mxext.lora.files import AdapterFiles, ModuleAdapter, ModuleKey, StoredTensor
 from vllm_mxext.lora.fitting import check_rows, module_shape
-from vllm_mxext.lora.formats.peft_config import printable
 from vllm_mxext.lora.formats.torch_zip import read_torch_zip
-from vllm_mxext.lora.opening import AdapterFolder, derived, open_part, parsing, refusal, rows_of
+from vllm_mxext.lora.opening import AdapterFolder, derived, number, open_part, parsing, printable, refusal, rows_of
 
 ENDING = ".nemo"
 
@@ -52,7 +51,10 @@ def read_nemo(folder: AdapterFolder, path: Path, spec: ModelSpec, allows_pickle:
         AdapterError: it is broken or not a LoRA, or must not be unpickled.
     """
     if not allows_pickle:
-        raise refusal(f"{path} has to be unpickled, which is not allowed here; convert the adapter to safetensors.")
+        raise refusal(
+            f"{path} has to be unpickled; convert the adapter to safetensors, or start the server with "
+            "--lora-allow-pickle."
+        )
     archive = folder.open_only(ENDING)
     members = _members(archive)
     alpha = _alpha(archive, members)
@@ -110,9 +112,7 @@ def _alpha(path: Path, members: Mapping[str, tuple[int, int]]) -> float | None:
     if lora.get("weight_tying"):
         raise refusal(f"{path} shares its weights between layers (weight_tying), which is not served.")
     alpha = lora.get("alpha")
-    if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < 1e9):
-        raise refusal(f"{path}: alpha of lora_tuning in {_CONFIG} must be a number.")
-    return None if alpha is None else float(alpha)
+    return None if alpha is None else number(path, "alpha", alpha)
 
 
 def _pairs(path: Path, stored: Mapping[str, StoredTensor]) -> dict[tuple[int, str], dict[str, StoredTensor]]:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 from vllm_mxext.config.model_spec import ModelSpec
 from vllm_mxext.lora.files import EMBEDDING, HEAD, AdapterFiles, ModuleAdapter, ModuleKey, StoredTensor
 from vllm_mxext.lora.fitting import describe
-from vllm_mxext.lora.formats.peft_config import PeftConfig, printable, read_peft_config
+from vllm_mxext.lora.formats.peft_config import PeftConfig, read_peft_config
 from vllm_mxext.lora.formats.safetensors import read_safetensors
 from vllm_mxext.lora.formats.torch_zip import read_torch_zip
-from vllm_mxext.lora.opening import AdapterFolder, refusal, transposed
+from vllm_mxext.lora.opening import AdapterFolder, printable, refusal, transposed
 
 CONFIG_NAME = "adapter_config.json"
 SAFETENSORS_NAME = "adapter_model.safetensors"
@@ -67,7 +67,8 @@ def read_peft(folder: AdapterFolder, path: Path, spec: ModelSpec, allows_pickle:
         raise refusal(f"{path} has {CONFIG_NAME}, but neither {SAFETENSORS_NAME} nor {BIN_NAME}; copy the weights too.")
     elif not allows_pickle:
         raise refusal(
-            f"{path / BIN_NAME} has to be unpickled, which is not allowed here; save the adapter as safetensors."
+            f"{path / BIN_NAME} has to be unpickled; save the adapter as safetensors, or start the server with "
+            "--lora-allow-pickle."
         )
     else:
         stored = read_torch_zip(folder.open(BIN_NAME))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_mxext.lora.opening import read_json, refusal
+from vllm_mxext.lora.opening import number, printable, read_json, refusal
 
 _REFUSED = {
     "alora_invocation_tokens": "an activated LoRA (aLoRA), which starts in the middle of a prompt",
@@ -23,7 +23,6 @@ _REFUSED = {
     "trainable_token_indices": "made of single tokens (trainable_token_indices)",
 }
 _CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
-_MAX_NAME_LENGTH = 200
 _MAX_PATTERN_LENGTH = 500
 _MAX_REPEATS = 4
 
@@ -82,20 +81,15 @@ def read_peft_config(path: Path) -> PeftConfig:
     name = values.get("base_model_name_or_path")
     return PeftConfig(
         rank=_positive_int(path, "r", values.get("r", 8)),
-        alpha=_number(path, "lora_alpha", values.get("lora_alpha", 8)),
+        alpha=number(path, "lora_alpha", values.get("lora_alpha", 8)),
         rank_pattern={key: _positive_int(path, key, value) for key, value in _patterns(path, values, "rank_pattern")},
-        alpha_pattern={key: _number(path, key, value) for key, value in _patterns(path, values, "alpha_pattern")},
+        alpha_pattern={key: number(path, key, value) for key, value in _patterns(path, values, "alpha_pattern")},
         use_rslora=bool(values.get("use_rslora")),
         use_dora=bool(values.get("use_dora")),
         modules_to_save=tuple(saved),
         ties_weights=bool(values.get("ensure_weight_tying")),
         base_model_name=printable(name) if isinstance(name, str) and name else None,
     )
-
-
-def printable(text: str) -> str:
-    """A text of an unknown file that can be part of a message."""
-    return "".join(char if char.isprintable() else "?" for char in text[:_MAX_NAME_LENGTH])
 
 
 def _refuse_kinds(path: Path, values: Mapping[str, Any]) -> None:
@@ -151,9 +145,3 @@ def _positive_int(path: Path, key: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise refusal(f"{path}: {printable(key)} must be a positive whole number.")
     return value
-
-
-def _number(path: Path, key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
-        raise refusal(f"{path}: {printable(key)} must be a number.")
-    return float(value)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from vllm_mxext.lora.files import StoredDType, StoredTensor
+from vllm_mxext.lora.files import ITEM_BYTES, StoredDType, StoredTensor
 from vllm_mxext.lora.opening import MAX_HEADER_BYTES, BoundedFile, open_part, parsing, refusal, stored_tensor
 
 _STORAGES: dict[str, StoredDType] = {
@@ -26,7 +26,6 @@ _STORAGES: dict[str, StoredDType] = {
 _FUNCTIONS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
 _ZIP_MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<26xHH")
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _MARK = object()
 
 
@@ -97,7 +96,7 @@ def _tensors(
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
             raise refusal(f"{path} holds something else than tensors under {str(name)[:200]!r}; it is not an adapter.")
         begin, num_bytes = place(f"data/{tensor.storage.key}")
-        item_bytes = _ITEM_BYTES[tensor.storage.dtype]
+        item_bytes = ITEM_BYTES[tensor.storage.dtype]
         found = stored_tensor(path, start + begin + tensor.offset * item_bytes, tensor.shape, tensor.storage.dtype)
         if tensor.offset < 0 or tensor.offset * item_bytes + found.num_bytes > num_bytes:
             raise ValueError(f"the tensor {name[:200]!r} lies outside of its storage")

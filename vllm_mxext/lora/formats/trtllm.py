@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_mxext.config.model_spec import ModelSpec
-from vllm_mxext.lora.files import AdapterFiles, ModuleAdapter, ModuleKey, StoredDType
+from vllm_mxext.lora.files import ITEM_BYTES, AdapterFiles, ModuleAdapter, ModuleKey, StoredDType
 from vllm_mxext.lora.fitting import misfit, module_shape
 from vllm_mxext.lora.opening import MAX_HEADER_BYTES, AdapterFolder, open_part, parsing, refusal, stored_tensor
 
@@ -32,7 +32,6 @@ _PARTS = {number: (name,) for name, number in MODULE_IDS.items()} | {
     18: ("up_proj", "gate_proj"),
 }
 _DTYPES: dict[str, StoredDType] = {"<f4": "float32", "<f2": "float16", "|V2": "bfloat16"}
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class _Array(NamedTuple):
@@ -75,7 +74,7 @@ def read_trtllm(folder: AdapterFolder, path: Path, spec: ModelSpec) -> AdapterFi
             )
         if number not in _PARTS or layer < 0 or rank < 1:
             raise misfit(path, f"row {index} is of module {number}, layer {layer} and rank {rank}")
-        row = _Row(weights_path, weights.offset + index * length * _ITEM_BYTES[dtype], dtype, length)
+        row = _Row(weights_path, weights.offset + index * length * ITEM_BYTES[dtype], dtype, length)
         for name, module in _modules(path, row, _PARTS[number], rank, spec):
             if modules.setdefault(ModuleKey(layer, name), module) is not module:
                 raise refusal(f"{path} adapts {name} of layer {layer} twice; convert the adapter again.")
