@@ -32,7 +32,7 @@ class AdapterFolder:
         return AdapterFiles(Path(source.path), "huggingface", self.contents[source.path], {})
 
 
-class CoreAdapters:
+class FakeCoreAdapters:
     """The adapters of a fake core, with a record of what was asked of it and what was wrong about that.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from tests.adapter_fakes import CoreAdapters
+from tests.adapter_fakes import FakeCoreAdapters
 from vllm_mxext.config.engine import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from vllm_mxext.config.model_spec import ModelSpec, RopeSpec
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
@@ -192,7 +192,7 @@ class LoopCore:
         self, core: EngineCore, start_failure: CoreExit | None = None, load_errors: dict[str, str] | None = None
     ) -> None:
         self.core = core
-        self.adapters = CoreAdapters(self._say, {} if load_errors is None else load_errors)
+        self.adapters = FakeCoreAdapters(self._say, {} if load_errors is None else load_errors)
         self.received: list[EngineCoreRequest] = []
         self.aborted: list[str] = []
         self.is_frozen = False

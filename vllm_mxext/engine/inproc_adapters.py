@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from vllm_mxext.engine.adapter_files import InspectFiles, no_adapters
@@ -36,12 +36,14 @@ class InprocAdapters:
 
     Args:
         registry: what is served.
-        core: where they are loaded.
+        core: returns where they are loaded.
         inspect: looks at an adapter's files.
         is_on: the engine serves adapters.
     """
 
-    def __init__(self, registry: LoRARegistry, core: AdapterCore, inspect: InspectFiles, is_on: bool) -> None:
+    def __init__(
+        self, registry: LoRARegistry, core: Callable[[], AdapterCore], inspect: InspectFiles, is_on: bool
+    ) -> None:
         self._registry = registry
         self._core = core
         self._inspect = inspect
@@ -115,9 +117,9 @@ class InprocAdapters:
 
     def _serve(self, version: AdapterVersion) -> None:
         if version.has_news:
-            self._registry.update(self._core.load_adapter(version.spec))
+            self._registry.update(self._core().load_adapter(version.spec))
         self._drop(self._registry.serve(version))
 
     def _drop(self, key: AdapterKey | None) -> None:
         if key is not None:
-            self._registry.update(self._core.drop_adapter(key))
+            self._registry.update(self._core().drop_adapter(key))

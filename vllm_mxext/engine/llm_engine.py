@@ -96,7 +96,7 @@ class LLMEngine:
         self._core: SteppedCore | None = core or InprocCoreClient(config)
         self._adapters = InprocAdapters(
             LoRARegistry(config.model.served_model_names),
-            self._core,
+            self._require_core,
             inspect or make_inspection(config),
             is_on=config.lora is not None,
         )

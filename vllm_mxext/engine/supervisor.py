@@ -230,9 +230,7 @@ class CoreSupervisor:
                 self._enter_phase(name, begin + share * fraction)
             case messages.Ready(info):
                 self._become_ready(info)
-            case messages.AdapterDone(call_id, error, adapters):
-                if error is not None and not call_id:
-                    logger.error("%s", error)
+            case messages.AdapterDone(_, _, adapters):
                 self._requests.take_adapter_uses(adapters)
             case messages.Alive():
                 pass

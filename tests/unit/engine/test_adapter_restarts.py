@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,11 +23,9 @@ from tests.unit.engine.conftest import (
 from vllm_mxext.engine.backends.native import NativeClientOptions
 from vllm_mxext.engine.client import AdapterSource, EnginePhase
 from vllm_mxext.engine.supervisor import RestartPolicy
-from vllm_mxext.errors import (
-    AdapterError,
-    EngineDeadError,
-)
+from vllm_mxext.errors import AdapterError, AdapterNotFoundError, EngineDeadError, MxError
 from vllm_mxext.native.core_client import CoreExit
+from vllm_mxext.requests import GenerateRequest
 
 Start = Callable[..., Any]
 
@@ -167,3 +167,49 @@ async def test_shutting_down_ends_what_is_being_loaded(start: Start) -> None:
     await harness.client.shutdown()
     with pytest.raises((EngineDeadError, asyncio.CancelledError)):
         await loading
+
+
+async def use_and_leave(harness: Harness, request: GenerateRequest, num_outputs: int) -> None:
+    """Serves a request, or leaves it after a few outputs; its adapter may not be there."""
+    try:
+        stream = await harness.client.generate(request)
+    except AdapterNotFoundError:
+        return
+    for _ in range(num_outputs):
+        if await anext(stream, None) is None:
+            break
+    await stream.aclose()
+
+
+@pytest.mark.promise("LORA-12", "LORA-13")
+@pytest.mark.parametrize("seed", range(8))
+async def test_after_any_history_nothing_is_left_and_nothing_was_taken_from_a_request(start: Start, seed: int) -> None:
+    draw = random.Random(seed)
+    options = NativeClientOptions(restart=RestartPolicy(first_backoff_s=0.0, max_idle_deaths=1000))
+    harness = await start(lora_cores(), options=options)
+    client, names = harness.client, ["a", "b", "c"]
+    work: list[asyncio.Future[Any]] = []
+    for number in range(80):
+        name, action = draw.choice(names), draw.randrange(10)
+        if action < 2:
+            harness.files.contents["/a"] = draw.choice("xyz")
+            source = AdapterSource(name, "/a")
+            loading = client.load_adapter(source, replaces=draw.random() < 0.8, pins=draw.random() < 0.3)
+            work.append(asyncio.ensure_future(loading))
+        elif action == 2:
+            work.append(asyncio.ensure_future(client.unload_adapter(name)))
+        elif action == 3:
+            harness.cores.current.die()
+        else:
+            request = replace(make_request(str(number), max_tokens=draw.randrange(1, 30)), adapter=name)
+            work.append(asyncio.ensure_future(use_and_leave(harness, request, draw.randrange(1, 30))))
+        for _ in range(draw.randrange(6)):
+            await asyncio.sleep(0)
+    results = await asyncio.gather(*work, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    assert [error for error in errors if not isinstance(error, MxError)] == []
+    await harness.until(lambda: client.status.phase is EnginePhase.READY)
+    for info in client.adapters:
+        await client.unload_adapter(info.name)
+    await harness.until(lambda: not harness.cores.current.adapters.known)
+    assert client._adapters._registry.specs == []

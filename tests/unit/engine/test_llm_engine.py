@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -144,3 +146,14 @@ def test_a_closed_engine_says_so(engine: LLMEngine) -> None:
 def test_an_unknown_engine_argument_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match="max_model_len"):
         LLMEngine.from_engine_args(max_modl_len=5)
+
+
+def test_a_closed_engine_keeps_nothing_of_its_core() -> None:
+    core = SteppedCore(make_core())
+    engine = LLMEngine(engine_config(), core=core, tokenizer=FakeTokenizer())
+    left = weakref.ref(core)
+    engine.add_request("a", "hello", PARAMS)
+    engine.close()
+    del core
+    gc.collect()
+    assert left() is None

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.adapter_fakes import AdapterFolder, CoreAdapters
+from tests.adapter_fakes import AdapterFolder, FakeCoreAdapters
 from tests.engine_fakes import make_core
 from tests.unit.engine.conftest import lora_cores, make_request
 from tests.unit.engine.test_llm_engine import SteppedCore
@@ -38,7 +38,7 @@ class AdapterCore(SteppedCore):
 
     def __init__(self) -> None:
         super().__init__(make_core())
-        self.adapters = CoreAdapters(lambda _message: None, {})
+        self.adapters = FakeCoreAdapters(lambda _message: None, {})
         self.received: list[EngineCoreRequest] = []
 
     def add_requests(self, requests: Sequence[EngineCoreRequest]) -> None:

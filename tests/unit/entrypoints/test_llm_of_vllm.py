@@ -51,7 +51,7 @@ def test_arguments_of_vllms_constructor_are_taken_at_their_defaults(checkpoint: 
         assert llm.generate("a", GREEDY, use_tqdm=False)[0].finished
 
 
-@pytest.mark.parametrize("argument", [{"tensor_parallel_size": 2}, {"fully_sharded_loras": "x"}, {"swap_space": 4}])
+@pytest.mark.parametrize("argument", [{"tensor_parallel_size": 2}, {"lora_dtype": "float16"}, {"swap_space": 4}])
 def test_arguments_that_ask_for_more_are_refused(checkpoint: Path, argument: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(argument))):
         load(checkpoint, **argument)
