@@ -69,10 +69,11 @@ def test_the_servers_of_the_page_serve_their_adapters(tmp_path: Path) -> None:
 @pytest.mark.e2e
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.promise("LORA-CLI-1", "LORA-FILE-1")
-def test_the_commands_run_as_printed(server: ServerProcess) -> None:
+def test_the_commands_run_as_printed(server: ServerProcess, tmp_path: Path) -> None:
     def run(command: str) -> str:
         command = command.replace(PRINTED_URL, server.url)
         command = command.replace(".venv/bin/mxext lora", f"{MXEXT} lora --server-url {server.url}")
+        command = command.replace("/tmp/", f"{tmp_path}/")
         result = subprocess.run(
             ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
         )
@@ -84,8 +85,9 @@ def test_the_commands_run_as_printed(server: ServerProcess) -> None:
     assert "Success: LoRA adapter 'code' added successfully." in loaded
     assert [one["name"] for one in json.loads(listing)["data"]] == ["math_tuned", "code"]
     assert "Success: LoRA adapter 'code' removed successfully." in unloaded
-    loaded, table, tested, unloaded = map(run, printed(".venv/bin/mxext lora"))
+    loaded, table, tested, unloaded, converted = map(run, printed(".venv/bin/mxext lora"))
     assert "added" in loaded
     assert [line.split()[0] for line in table.splitlines()[1:3]] == ["math_tuned", "code_tuned"]
     assert "2x" in tested
     assert "removed" in unloaded
+    assert "Wrote" in converted
