@@ -38,9 +38,11 @@ def _card(context: ServerContext, name: str) -> dict[str, Any]:
 
 
 def _adapter_card(context: ServerContext, adapter: AdapterInfo) -> dict[str, Any]:
+    """Returns an adapter's card; as in vLLM its parent is a name that is served, whatever its files say."""
+    served, base = context.client.model.served_names, adapter.source.base_model_name
     return {
         **_card(context, adapter.name),
         "created": int(adapter.loaded_at_s),
         "root": adapter.source.path,
-        "parent": adapter.source.base_model_name or context.client.model.served_names[0],
+        "parent": base if base in served else served[0],
     }
