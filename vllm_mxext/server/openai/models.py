@@ -21,7 +21,7 @@ def retrieve_model(context: ServerContext, name: str) -> dict[str, Any]:
         ModelNotFoundError: it is not served here.
     """
     adapter = context.adapters.resolve(name)
-    return _card(context, name) if adapter is None else _adapter_card(context, adapter)
+    return _card(context, name) if adapter is None else _adapter_card(context, context.adapters.find(adapter, None))
 
 
 def _card(context: ServerContext, name: str) -> dict[str, Any]:
