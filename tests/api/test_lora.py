@@ -133,11 +133,12 @@ async def test_the_models_list_shows_the_lineage_of_adapters(serve_adapters, ada
     server = await serve_adapters()
     path = adapter()
     await load(server, path)
-    await load(server, path, "named", base_model_name="org/other")
+    await load(server, path, "named", base_model_name="org/fake-model")
+    await load(server, path, "foreign", base_model_name="org/other")
     models = {card.id: card.model_dump() async for card in server.openai().models.list()}
     assert models["fake-model"]["parent"] is None
     assert (models["math"]["root"], models["math"]["parent"]) == (str(path), "fake-model")
-    assert models["named"]["parent"] == "org/other"
+    assert (models["named"]["parent"], models["foreign"]["parent"]) == ("org/fake-model", "fake-model")
     card = await server.openai().models.retrieve("base_model:math")
     assert card.id == "math"
 
@@ -148,8 +149,9 @@ async def test_a_scale_reaches_the_engine_and_needs_an_adapter(serve_adapters, a
     assert await said(server, "math", lora_scale=0.5) == "[math.1*0.5] hello"
     assert await said(server, "math", lora_scale=0.5, use_beam_search=True, n=1, best_of=2) == "[math.1*0.5] hello"
     assert (await refused(server, "/v1/completions", {**PLAIN, "lora_scale": 0.5}))["param"] == "lora_scale"
-    for scale in (1e30, "much"):
-        assert (await refused(server, "/v1/completions", {**PLAIN, "model": "math", "lora_scale": scale}))["param"]
+    for scale in (1e30, -1, "much"):
+        error = await refused(server, "/v1/completions", {**PLAIN, "model": "math", "lora_scale": scale})
+        assert error["param"] == "lora_scale"
 
 
 async def test_the_form_of_llama_cpp_chooses_by_id(serve_adapters, adapter) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from vllm_mxext import builtin
 from vllm_mxext.cli.main import main
 from vllm_mxext.config.server import LoRAModule, LoRAServingConfig, ServerConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
@@ -109,6 +110,28 @@ async def test_wrong_usage_ends_with_2(lora: Lora) -> None:
     with pytest.raises(SystemExit) as caught:
         await lora("laod", "x")
     assert caught.value.code == 2
+
+
+def test_an_adapter_is_converted_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there, back = str(tmp_path / "trtllm"), str(tmp_path / "again")
+    source = str(builtin.adapter_path("math_tuned"))
+    assert main(["lora", "convert", source, there, "--to", "trtllm"]) == 0
+    assert "(huggingface, rank 16)" in capsys.readouterr().out
+    assert main(["lora", "convert", there, back, "--to", "huggingface", "--model", "builtin", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["format"] == "trtllm"
+    assert json.loads((tmp_path / "again" / "adapter_config.json").read_text())["r"] == 16
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["convert", "/no/such/adapter", "x", "--to", "trtllm"], 1),
+        (["convert", "/no/such/adapter", "x", "--to", "trtllm", "--model", "/no/such/model"], 2),
+    ],
+)
+def test_a_conversion_that_cannot_be_is_refused(argv: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lora", *argv]) == code
+    assert "/no/such" in capsys.readouterr().err
 
 
 async def test_a_server_without_adapters_says_so(serve, capsys: pytest.CaptureFixture[str]) -> None:

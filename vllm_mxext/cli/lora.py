@@ -1,6 +1,6 @@
-"""`mxext lora`: loads, lists, tries and unloads the adapters of a running server.
+"""`mxext lora`: loads, lists, tries and unloads the adapters of a running server, and converts adapters' files.
 
-Exit codes: 0 = done; 1 = the server refused; 2 = wrong arguments; 3 = no server answers.
+Exit codes: 0 = done; 1 = the server, or the files, refused; 2 = wrong arguments; 3 = no server answers.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
+from vllm_mxext import builtin
 from vllm_mxext.cli.connection import API_KEY_VARIABLE, DEFAULT_URL, Connection, UnreachableError
 
 EXIT_UNREACHABLE = 3
 
+WRITABLE_FORMATS = ("huggingface", "trtllm")
 FORMATS = ("huggingface", "nemo", "trtllm", "gguf")
 
 _COLUMNS = ("NAME", "TIER", "RANK", "FORMAT", "RUNNING", "WAITING", "MEMORY", "LOADED", "PATH", "DESCRIPTION")
@@ -30,8 +33,7 @@ def run(argv: Sequence[str]) -> int:
     """Runs one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        with Connection(arguments.url, arguments.api_key) as connection:
-            arguments.act(connection, arguments)
+        arguments.act(arguments)
     except UnreachableError as error:
         print(f"mxext: {error}", file=sys.stderr)
         return EXIT_UNREACHABLE
@@ -41,8 +43,8 @@ def run(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mxext lora",
-        description="Load, list, try and unload the LoRA adapters of a running server.",
-        epilog="Exit codes: 0 done, 1 the server refused, 2 wrong usage, 3 no server answers.",
+        description="Load, list, try and unload the LoRA adapters of a running server; convert adapters.",
+        epilog="Exit codes: 0 done, 1 refused, 2 wrong usage, 3 no server answers.",
     )
     _add_common(parser, is_default=True)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -67,13 +69,32 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--scale", type=float, help="how strongly the adapter acts (default: 1)")
     unload = _add_command(commands, "unload", _unload, "take an adapter away")
     unload.add_argument("name")
+    convert = commands.add_parser(
+        "convert", help="write an adapter's files in another layout", description="Needs no server."
+    )
+    convert.add_argument("source", type=Path, help="folder or file of the adapter")
+    convert.add_argument("target", type=Path, help="folder to make")
+    convert.add_argument("--to", choices=WRITABLE_FORMATS, required=True, help="layout to write")
+    convert.add_argument("--model", metavar="FOLDER", help="the model that it is for (default: the built-in one)")
+    convert.add_argument("--format", choices=FORMATS, help="format of its files (default: found out)")
+    convert.add_argument("--allow-pickle", action="store_true", help="read files that have to be unpickled too")
+    _add_json(convert, is_default=False)
+    convert.set_defaults(act=_convert)
     return parser
 
 
-def _add_command(commands: Any, name: str, act: Any, summary: str) -> argparse.ArgumentParser:
+def _add_command(
+    commands: Any, name: str, act: Callable[[Connection, argparse.Namespace], None], summary: str
+) -> argparse.ArgumentParser:
+    """Adds a command that talks to a server."""
+
+    def connect(arguments: argparse.Namespace) -> None:
+        with Connection(arguments.url, arguments.api_key) as connection:
+            act(connection, arguments)
+
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
     _add_common(parser, is_default=False)
-    parser.set_defaults(act=act)
+    parser.set_defaults(act=connect)
     return parser
 
 
@@ -87,6 +108,10 @@ def _add_common(parser: argparse.ArgumentParser, *, is_default: bool) -> None:
         "--api-key", default=None if is_default else argparse.SUPPRESS,
         help=f"key to present (default: ${API_KEY_VARIABLE})",
     )  # fmt: skip
+    _add_json(parser, is_default=is_default)
+
+
+def _add_json(parser: argparse.ArgumentParser, *, is_default: bool) -> None:
     parser.add_argument(
         "--json", action="store_true", default=False if is_default else argparse.SUPPRESS, help="print JSON"
     )
@@ -186,3 +211,23 @@ def _answer(connection: Connection, arguments: argparse.Namespace, model: str, e
 
 def _wrapped(text: str, width: int) -> list[str]:
     return [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from vllm_mxext.config.model_spec import read_model_spec  # noqa: PLC0415 - the other commands need none of this
+    from vllm_mxext.lora.convert import write_adapter  # noqa: PLC0415
+    from vllm_mxext.lora.source import inspect_adapter  # noqa: PLC0415
+
+    is_builtin = arguments.model is None or arguments.model in builtin.BUILTIN_ALIASES
+    model = builtin.model_path() if is_builtin else Path(arguments.model).expanduser()
+    adapter = inspect_adapter(
+        arguments.source.expanduser(), read_model_spec(model),
+        max_rank=sys.maxsize, form=arguments.format, allows_pickle=arguments.allow_pickle,
+    )  # fmt: skip
+    target = arguments.target.expanduser()
+    write_adapter(adapter, target, arguments.to)
+    shown = {"source": str(adapter.path), "format": adapter.format, "rank": adapter.rank, "target": str(target)}
+    if arguments.json:
+        print(json.dumps(shown | {"to": arguments.to}))
+    else:
+        print(f"Wrote the adapter of '{adapter.path}' ({adapter.format}, rank {adapter.rank}) to '{target}'.")

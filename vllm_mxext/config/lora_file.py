@@ -78,7 +78,7 @@ def with_lora_file(settings: Settings) -> tuple[Settings, list[str]]:
     """
     path: Path = settings["lora_config"].value
     content = read_lora_file(path)
-    values = dict(_flag_values(content, path.parent))
+    values = dict(_flag_values(content, path.parent.absolute()))
     given = sources.from_mapping(values, f"file {path}", f"In {_KIND} '{path}': ")
     if "lora_modules" in given and "lora_modules" in settings:
         named = settings["lora_modules"]

@@ -214,6 +214,10 @@ class EngineClient(Protocol):
         """The adapters that requests may name, in the order of loading."""
         ...
 
+    def has_adapter(self, name: str) -> bool:
+        """Whether requests may name this adapter; cheap, unlike a look through `adapters`."""
+        ...
+
     async def load_adapter(self, source: AdapterSource, *, replaces: bool = False, pins: bool = False) -> AdapterInfo:
         """Checks an adapter's files, reads its weights and serves it from then on.
 

@@ -75,6 +75,10 @@ class LoRARegistry:
         """The adapters that requests may name, in the order of loading."""
         return tuple(self._info(key) for key in self._served.values())
 
+    def serves(self, name: str) -> bool:
+        """Whether requests may name this adapter."""
+        return name in self._served
+
     @property
     def specs(self) -> list[AdapterSpec]:
         """Every generation that is served or still in use, for a new core."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,11 +68,10 @@ class ServedAdapters:
     @property
     def available(self) -> list[LoRAModule]:
         """Adapters that can be loaded by their names, and are not."""
-        loaded = {info.name for info in self._client.adapters}
-        return [module for module in self._modules.values() if module.name not in loaded]
+        return [module for name, module in self._modules.items() if not self._client.has_adapter(name)]
 
-    def resolve(self, asked: str | None) -> AdapterInfo | None:
-        """Returns the adapter that a model's name stands for; None if it is the model itself, as it is without a name.
+    def resolve(self, asked: str | None) -> str | None:
+        """Returns the adapter that a model's name stands for; None for the model itself, also without a name.
 
         Raises:
             ModelNotFoundError: nothing of this name is served.
@@ -81,21 +79,20 @@ class ServedAdapters:
         served = self._client.model.served_names
         if not asked or asked in served:
             return None
-        adapters = {info.name: info for info in self._client.adapters}
-        if asked in adapters:
-            return adapters[asked]
-        for base in (*served, BASE_ALIAS):
-            if asked.startswith(f"{base}:") and asked[len(base) + 1 :] in adapters:
-                return adapters[asked[len(base) + 1 :]]
-        raise ModelNotFoundError(self._explain_unknown(asked[:MAX_SHOWN_CHARS], list(adapters)), param="model")
+        for prefix in ("", *(f"{base}:" for base in (*served, BASE_ALIAS))):
+            name = asked.removeprefix(prefix)
+            if asked.startswith(prefix) and self._client.has_adapter(name):
+                return name
+        raise ModelNotFoundError(self._explain_unknown(asked[:MAX_SHOWN_CHARS]), param="model")
 
-    def _explain_unknown(self, asked: str, adapters: Sequence[str]) -> str:
+    def _explain_unknown(self, asked: str) -> str:
         name = asked.rpartition(":")[2]
         if name in self._modules:
             return (
                 f"The adapter `{name}` is known but not loaded; load it with POST /v1/load_lora_adapter, or ask the "
                 "operator to."
             )
+        adapters = [info.name for info in self._client.adapters]
         shown = [*self._client.model.served_names, *adapters[:MAX_NAMES_SHOWN]]
         more = f" and {len(adapters) - MAX_NAMES_SHOWN} more adapters" if len(adapters) > MAX_NAMES_SHOWN else ""
         return f"The model `{asked}` does not exist. Served here: {', '.join(f'`{name}`' for name in shown)}{more}."

@@ -51,6 +51,13 @@ def test_a_loaded_adapter_is_told_with_what_its_files_say(registry: LoRARegistry
     assert registry.info("a").tier == "disk"
 
 
+def test_only_names_that_are_served_count_as_such(registry: LoRARegistry) -> None:
+    load(registry, "a")
+    assert [registry.serves(name) for name in ("a", "b")] == [True, False]
+    registry.remove("a")
+    assert not registry.serves("a")
+
+
 def test_what_the_user_says_of_the_base_model_beats_the_files(registry: LoRARegistry) -> None:
     version = registry.prepare(AdapterSource("a", "/a", base_model_name="mine"), files(base="m"))
     assert version.source.base_model_name == "mine"

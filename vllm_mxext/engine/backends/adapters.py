@@ -56,6 +56,10 @@ class ClientAdapters:
         """The adapters that requests may name, in the order of loading."""
         return self._registry.adapters
 
+    def has(self, name: str) -> bool:
+        """Whether requests may name this adapter."""
+        return self._registry.serves(name)
+
     async def load(self, source: AdapterSource, *, replaces: bool, pins: bool) -> AdapterInfo:
         """Serves an adapter.
 

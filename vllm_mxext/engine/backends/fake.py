@@ -241,6 +241,10 @@ class FakeEngineClient:
         requests = [opened.request for opened in self._open.values()]
         return self._adapters.infos(requests[: self._max_num_seqs], requests[self._max_num_seqs :])
 
+    def has_adapter(self, name: str) -> bool:
+        """Whether requests may name this adapter."""
+        return self._adapters.has(name)
+
     async def load_adapter(self, source: AdapterSource, *, replaces: bool = False, pins: bool = False) -> AdapterInfo:
         """Serves an adapter; see `EngineClient.load_adapter`."""
         return self._adapters.load(source, replaces=replaces, pins=pins)

@@ -77,6 +77,10 @@ class FakeAdapters:
         """Takes an adapter's name away; see `EngineClient.unload_adapter`."""
         return self._loaded.pop(self.find(name).name).info
 
+    def has(self, name: str) -> bool:
+        """Whether there is an adapter of that name."""
+        return name in self._loaded
+
     def find(self, name: str) -> AdapterInfo:
         """Returns the adapter of that name.
 

@@ -225,6 +225,10 @@ class NativeEngineClient:
         """The adapters that requests may name, in the order of loading."""
         return self._adapters.infos
 
+    def has_adapter(self, name: str) -> bool:
+        """Whether requests may name this adapter."""
+        return self._adapters.has(name)
+
     async def load_adapter(self, source: AdapterSource, *, replaces: bool = False, pins: bool = False) -> AdapterInfo:
         """Checks an adapter's files, reads its weights and serves it from then on; waits for an engine that is ready.
 

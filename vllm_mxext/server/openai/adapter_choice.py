@@ -31,8 +31,7 @@ def choose_adapter(context: ServerContext, request: GenerationRequest) -> Adapte
         InvalidRequestError: the fields contradict each other, or there is a scale without an adapter.
         UnsupportedFeatureError: several adapters are to act at once.
     """
-    adapter = context.adapters.resolve(request.model)
-    name = None if adapter is None else adapter.name
+    name = context.adapters.resolve(request.model)
     if request.lora:
         if request.lora_scale is not None:
             raise InvalidRequestError("lora and lora_scale exclude each other; send one of them.", param="lora")

@@ -21,7 +21,7 @@ def retrieve_model(context: ServerContext, name: str) -> dict[str, Any]:
         ModelNotFoundError: it is not served here.
     """
     adapter = context.adapters.resolve(name)
-    return _card(context, name) if adapter is None else _adapter_card(context, adapter)
+    return _card(context, name) if adapter is None else _adapter_card(context, context.adapters.find(adapter, None))
 
 
 def _card(context: ServerContext, name: str) -> dict[str, Any]:
@@ -38,9 +38,11 @@ def _card(context: ServerContext, name: str) -> dict[str, Any]:
 
 
 def _adapter_card(context: ServerContext, adapter: AdapterInfo) -> dict[str, Any]:
+    """Returns an adapter's card; as in vLLM its parent is a name that is served, whatever its files say."""
+    served, base = context.client.model.served_names, adapter.source.base_model_name
     return {
         **_card(context, adapter.name),
         "created": int(adapter.loaded_at_s),
         "root": adapter.source.path,
-        "parent": adapter.source.base_model_name or context.client.model.served_names[0],
+        "parent": base if base in served else served[0],
     }

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
+from vllm_mxext.requests import MAX_ADAPTER_SCALE
 from vllm_mxext.server.openai.message_protocol import STOP_AT_FIRST, ChatMessage
 from vllm_mxext.server.openai.tool_protocol import (
     MAX_TOOLS,
@@ -25,9 +26,6 @@ MAX_TEXTS_CHARS = 65_536
 """Characters of stop strings, or of bad words, in one request: every one of its samples carries them."""
 
 MAX_PROMPTS = 1024
-
-MAX_LORA_SCALE = 100.0
-"""Factors on what an adapter adds lie between this and its negative."""
 
 
 RequestId = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")]
@@ -118,7 +116,7 @@ class AdapterScale(BaseModel):
     """An adapter by its id, and how strongly it acts, as llama.cpp has it."""
 
     id: int
-    scale: float = Field(ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE)
+    scale: float = Field(ge=0, le=MAX_ADAPTER_SCALE)
 
 
 class ModelRequest(BaseModel):
@@ -207,7 +205,7 @@ class GenerationRequest(ModelRequest, LlamaCppSampling):
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
     # the adapter, besides its name in `model`
-    lora_scale: float | None = Field(None, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE)
+    lora_scale: float | None = Field(None, ge=0, le=MAX_ADAPTER_SCALE)
     lora: Annotated[list[AdapterScale], STOP_AT_FIRST] | None = None
     # how it is served
     timeout_ms: float | None = None
