@@ -54,6 +54,8 @@ class CoreAdapters:
         self._reading: set[AdapterKey] = set()
         self._calls: dict[int, AdapterKey] = {}
         """Calls that wait for an adapter to be read."""
+        self._unproven: set[AdapterKey] = set()
+        """Adapters that are known only if what is read now turns out well."""
         self._done: list[AdapterDone] = []
         self._told: list[AdapterUse] = []
 
@@ -65,11 +67,14 @@ class CoreAdapters:
     def load(self, call_id: int, spec: AdapterSpec, *, reads_now: bool) -> None:
         """Lets requests name an adapter; the answer comes when it has been read, or at once if that is not wanted."""
         key = (spec.adapter_id, spec.generation)
+        is_new = key not in self._specs
         self._specs[key] = spec
         self._slots.add(key, is_pinned=spec.is_pinned, reads_now=reads_now)
         self._plan()
-        if self._slots.is_asked(key):
+        if call_id and self._slots.is_asked(key):
             self._calls[call_id] = key
+            if is_new:
+                self._unproven.add(key)
         else:
             self._answer(call_id)
 
@@ -123,7 +128,7 @@ class CoreAdapters:
         else:
             self._slots.set_failed(read.key)
             self._scheduler.fail_adapter(read.key, read.error)
-            if read.key in self._calls.values():
+            if read.key in self._unproven:
                 self._slots.remove(read.key)
                 del self._specs[read.key]
         self._answer_readers(read.key, read.error)
@@ -137,6 +142,7 @@ class CoreAdapters:
             self._store.start(self._specs[key])
 
     def _answer_readers(self, key: AdapterKey, error: str | None) -> None:
+        self._unproven.discard(key)
         for call_id in [call_id for call_id, wanted in self._calls.items() if wanted == key]:
             del self._calls[call_id]
             self._answer(call_id, error)
