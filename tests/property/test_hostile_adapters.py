@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import struct
+import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -32,7 +34,7 @@ from vllm_mxext.errors import AdapterError
 from vllm_mxext.lora.source import inspect_adapter
 
 pytestmark = pytest.mark.promise("LORA-FORMAT-3")
-NUM_MUTATIONS = 300
+NUM_MUTATIONS = 150
 NUM_SPARSE_BYTES = 2**33
 MAX_BYTES = 64 * 2**20
 Maker = Callable[[Path], Path]
@@ -225,6 +227,23 @@ def test_hostile_pickles_are_refused(tmp_path: Path, program: bytes) -> None:
         archive.writestr("a/data.pkl", program)
     with little_memory():
         assert not inspect_or_refuse(file)
+
+
+@pytest.mark.parametrize("config", [b"[" * 100_000, b"a: &a {<<: [{}]}", b"- a\n" * 100_000])
+def test_hostile_configs_of_nemo_are_refused(tmp_path: Path, config: bytes) -> None:
+    file = tmp_path / "a.nemo"
+    with tarfile.open(file, "w:") as archive:
+        for name, content in (("model_config.yaml", config), ("model_weights.ckpt", b"")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with little_memory():
+        assert not inspect_or_refuse(file)
+
+
+@pytest.mark.parametrize("program", [b"}" * 1_000_000, b"N" * 1_000_000, b"(" * 1_000_000 + b"."])
+def test_pickles_that_pile_up_values_are_refused(tmp_path: Path, program: bytes) -> None:
+    test_hostile_pickles_are_refused(tmp_path, program)
 
 
 def test_sparse_files_of_many_gigabytes_are_refused_without_being_read(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from vllm_mxext.errors import AdapterError
 from vllm_mxext.lora.files import StoredDType, StoredTensor
 
-MAX_HEADER_BYTES = 4 * 2**20
+MAX_HEADER_BYTES = 2 * 2**20
 """Most that is read of what describes an adapter: a header, a pickle without its tensors, a JSON file."""
 
 _MAX_LISTED = 1000

@@ -27,7 +27,8 @@ ENDING = ".nemo"
 _CONFIG, _WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_MEMBERS = 1000
-_MAX_CONFIG_BYTES = 256 * 2**10
+_MAX_CONFIG_BYTES = 128 * 2**10
+_MAX_DEPTH = 50
 _NAME = re.compile(
     r"model\.(?:module\.)?(?:decoder\.|language_model\.encoder\.)?layers\.(?P<layer>\d{1,6})\."
     r"(?:self_attention|mlp)\.adapter_layer\.(?P<adapter>lora_[\w.]+)\.linear_(?P<side>in|out)\.weight"
@@ -103,8 +104,7 @@ def _alpha(path: Path, members: Mapping[str, tuple[int, int]]) -> float | None:
         raise refusal(f"{path}: {_CONFIG} is larger than {_MAX_CONFIG_BYTES} bytes; it is not an adapter of NeMo.")
     with parsing(path):
         text = open_part(path, start, size).read()
-        if any(getattr(event, "value", None) == "<<" for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise refusal(f"{path}: {_CONFIG} merges mappings, which NeMo does not write; save it again.")
+        _refuse_tricks(path, text)
         peft: dict[str, Any] = yaml.safe_load(text).get("peft") or {}
         scheme, lora = peft.get("peft_scheme", "lora"), peft.get("lora_tuning") or {}
     if scheme != "lora":
@@ -113,6 +113,15 @@ def _alpha(path: Path, members: Mapping[str, tuple[int, int]]) -> float | None:
         raise refusal(f"{path} shares its weights between layers (weight_tying), which is not served.")
     alpha = lora.get("alpha")
     return None if alpha is None else number(path, "alpha", alpha)
+
+
+def _refuse_tricks(path: Path, text: bytes) -> None:
+    """Refuses what takes the parser very long: merged mappings and deep nesting."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH or getattr(event, "value", None) == "<<":
+            raise refusal(f"{path}: {_CONFIG} is nested or merged as NeMo never writes it; save it again.")
 
 
 def _pairs(path: Path, stored: Mapping[str, StoredTensor]) -> dict[tuple[int, str], dict[str, StoredTensor]]:

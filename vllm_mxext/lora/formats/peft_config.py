@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm_mxext.lora.opening import number, printable, read_json, refusal
 
@@ -25,6 +25,8 @@ _REFUSED = {
 _CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 _MAX_PATTERN_LENGTH = 500
 _MAX_REPEATS = 4
+_MAX_PATTERNS = 2000
+_Value = TypeVar("_Value")
 
 # What patterns are made of, none of which takes exponential time to match: no repeated groups.
 _ATOM = r"(?:[\w\-]|\.|\\[.dwDWsS\-_]|\[\^?[\w\-]+\])"
@@ -38,8 +40,8 @@ class PeftConfig:
     Attributes:
         rank: `r` of modules that no pattern names.
         alpha: `lora_alpha` of these.
-        rank_pattern: names or regular expressions -> `r`.
-        alpha_pattern: names or regular expressions -> `lora_alpha`.
+        rank_patterns: names or regular expressions, and their `r`.
+        alpha_patterns: names or regular expressions, and their `lora_alpha`.
         use_rslora: scaled by the root of the rank.
         use_dora: has magnitudes.
         modules_to_save: modules that are replaced.
@@ -49,8 +51,8 @@ class PeftConfig:
 
     rank: int
     alpha: float
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
+    rank_patterns: Sequence[tuple[re.Pattern[str], int]]
+    alpha_patterns: Sequence[tuple[re.Pattern[str], float]]
     use_rslora: bool
     use_dora: bool
     modules_to_save: tuple[str, ...]
@@ -59,11 +61,11 @@ class PeftConfig:
 
     def rank_of(self, module_name: str) -> int:
         """Rank of a module, by its name in the base model."""
-        return self.rank_pattern.get(_first_match(self.rank_pattern, module_name), self.rank)
+        return _first_match(self.rank_patterns, module_name, self.rank)
 
     def scaling_of(self, module_name: str, rank: int) -> float:
         """Factor on its low-rank product."""
-        alpha = self.alpha_pattern.get(_first_match(self.alpha_pattern, module_name), self.alpha)
+        alpha = _first_match(self.alpha_patterns, module_name, self.alpha)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
 
@@ -82,8 +84,8 @@ def read_peft_config(path: Path) -> PeftConfig:
     return PeftConfig(
         rank=_positive_int(path, "r", values.get("r", 8)),
         alpha=number(path, "lora_alpha", values.get("lora_alpha", 8)),
-        rank_pattern={key: _positive_int(path, key, value) for key, value in _patterns(path, values, "rank_pattern")},
-        alpha_pattern={key: number(path, key, value) for key, value in _patterns(path, values, "alpha_pattern")},
+        rank_patterns=_patterns(path, values, "rank_pattern", _positive_int),
+        alpha_patterns=_patterns(path, values, "alpha_pattern", number),
         use_rslora=bool(values.get("use_rslora")),
         use_dora=bool(values.get("use_dora")),
         modules_to_save=tuple(saved),
@@ -107,38 +109,26 @@ def _refuse_kinds(path: Path, values: Mapping[str, Any]) -> None:
         )
 
 
-def _patterns(path: Path, values: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+def _patterns(
+    path: Path, values: Mapping[str, Any], key: str, check: Callable[[Path, str, object], _Value]
+) -> list[tuple[re.Pattern[str], _Value]]:
     patterns = values.get(key) or {}
-    if not isinstance(patterns, dict):
-        raise refusal(f"{path}: {key} must be a JSON object.")
-    for pattern in patterns:
+    if not isinstance(patterns, dict) or len(patterns) > _MAX_PATTERNS:
+        raise refusal(f"{path}: {key} must be a JSON object of at most {_MAX_PATTERNS} names.")
+    compiled = []
+    for pattern, value in patterns.items():
         num_repeats = sum(pattern.count(sign) for sign in "*+?(")
-        if (
-            len(pattern) > _MAX_PATTERN_LENGTH
-            or num_repeats > _MAX_REPEATS
-            or not _PATTERN.fullmatch(pattern)
-            or not _compiles(pattern)
-        ):
+        if len(pattern) > _MAX_PATTERN_LENGTH or num_repeats > _MAX_REPEATS or not _PATTERN.fullmatch(pattern):
             raise refusal(
                 f"{path}: the pattern {printable(pattern)!r} of {key} is not understood; write names of modules there."
             )
-    return list(patterns.items())
+        # As PEFT matches them (`peft.utils.other.get_pattern_key`).
+        compiled.append((re.compile(rf"(.*\.)?({pattern})$"), check(path, pattern, value)))
+    return compiled
 
 
-def _compiles(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True
-
-
-def _first_match(patterns: Mapping[str, Any], module_name: str) -> str:
-    """The pattern that PEFT takes for a module (`peft.utils.other.get_pattern_key`)."""
-    for pattern in patterns:
-        if re.match(rf"(.*\.)?({pattern})$", module_name):
-            return pattern
-    return module_name
+def _first_match(patterns: Sequence[tuple[re.Pattern[str], _Value]], module_name: str, default: _Value) -> _Value:
+    return next((value for pattern, value in patterns if pattern.match(module_name)), default)
 
 
 def _positive_int(path: Path, key: str, value: object) -> int:

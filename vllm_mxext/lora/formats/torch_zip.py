@@ -26,6 +26,7 @@ _STORAGES: dict[str, StoredDType] = {
 _FUNCTIONS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
 _ZIP_MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<26xHH")
+_MAX_STACK = 50_000
 _MARK = object()
 
 
@@ -118,15 +119,14 @@ class _Machine:
         for opcode, argument, _ in pickletools.genops(program):
             if opcode.name == "STOP":
                 return self._stack.pop()
-            if opcode.name in _CONSTANTS:
-                self._stack.append(_CONSTANTS[opcode.name])
-                continue
             handler = _OPERATIONS.get(opcode.name)
             if handler is None:
                 raise refusal(
                     f"The pickle does {opcode.name}, which no adapter needs; save the adapter as safetensors."
                 )
             handler(self, argument)
+            if len(self._stack) > _MAX_STACK:
+                raise ValueError("its pickle piles up values")
         raise ValueError("its pickle has no end")
 
     def push(self, value: object) -> None:
@@ -210,7 +210,6 @@ def _rebuild(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tu
 
 
 _Handler = Callable[[_Machine, Any], None]
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (), "MARK": _MARK}
 _PUSHED = {
     *("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "FLOAT", "BINFLOAT"),
     *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
@@ -219,6 +218,11 @@ _OPERATIONS: dict[str, _Handler] = {
     **dict.fromkeys(sorted(_PUSHED), _Machine.push),
     "PROTO": lambda _machine, _: None,
     "FRAME": lambda _machine, _: None,
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "MARK": lambda machine, _: machine.push(_MARK),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
     "EMPTY_DICT": lambda machine, _: machine.push({}),
     "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_to_mark())),
     "TUPLE1": lambda machine, _: machine.push(machine.pop(1)),
