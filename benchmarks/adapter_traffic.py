@@ -44,8 +44,9 @@ def command(server: str, model: Path, arguments: argparse.Namespace, adapters: l
     ]  # fmt: skip
     if server == "vllm_mxext":
         return [*OUR_SERVER, "--model", str(model), "--kv-cache-memory-bytes", "2GiB", *limits], "/v1/health/ready"
-    program = arguments.peers / "vllm" / "env" / "bin" / "vllm"
-    return [str(program), "serve", str(model), "--dtype", "bfloat16", *limits], "/health"
+    python = arguments.peers / "vllm" / "env" / "bin" / "python"
+    program = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--dtype", "bfloat16"]
+    return [*program, *limits], "/health"
 
 
 def bodies(workload: Workload, models: list[str], seed: int) -> list[dict[str, Any]]:

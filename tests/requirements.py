@@ -98,6 +98,13 @@ PROMISES = {
     "SPEC-5": "A draft model of the same vocabulary drafts with the request's own noise; another one is refused.",
     "SPEC-6": "Drafts and accepted tokens are counted under vLLM's names.",
     "DET-1": "With --deterministic logits are the same bits alone and in any batch, on every kernel path.",
+    # Adapters
+    "LORA-1": "Requests with different adapters and with none share a batch and give the tokens of merged weights.",
+    "LORA-2": "DoRA, biases, own embeddings and heads change what they change in PEFT.",
+    "LORA-3": "A request's scale multiplies everything that its adapter adds.",
+    "LORA-4": "Unloading gives memory back; files that have changed are never taken for what was loaded.",
+    "LORA-5": "Reloaded under its name, an adapter never meets old KV blocks; open requests keep the old weights.",
+    "LORA-6": "More adapters than there are places take turns; nobody starves, and it can be seen where each is.",
     # Adapters: their files
     "LORA-FORMAT-1": "Adapters of PEFT, NeMo, TensorRT-LLM and llama.cpp are read as these programs mean them.",
     "LORA-FORMAT-2": "An adapter that does not fit the model or a limit is refused in one sentence, weights unread.",
