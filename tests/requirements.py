@@ -160,6 +160,7 @@ PROMISES = {
     "PAIN-4": "Pain 4: streamed tool calls lose and double nothing, however the text is cut.",
     "PAIN-5": "Pain 5: reasoning does not leak into the answer, and comes under both names.",
     "PAIN-6": "Pain 6: BOS is neither doubled nor missing.",
+    "PAIN-7": "Pain 7: a reloaded adapter changes the answers at once, and memory comes back when it goes.",
     "PAIN-13": "Pain 13: log probabilities of a long prompt take a bounded amount of memory.",
     "PAIN-17": "Pain 17: tokens do not depend on the batch, and a seed means the same everywhere.",
     "PAIN-21": "Pain 21: responses fit the types of the official OpenAI package.",

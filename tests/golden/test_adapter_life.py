@@ -41,8 +41,8 @@ def say(engine: AdaptedEngine, adapter: str | None = "own") -> list[int]:
     return tokens
 
 
-@pytest.mark.promise("LORA-5")
-def test_an_adapter_loaded_again_under_its_name_never_finds_blocks_of_the_old_one(
+@pytest.mark.promise("LORA-5", "PAIN-7")
+def test_pain_7_an_adapter_loaded_again_under_its_name_never_finds_blocks_of_the_old_one(
     engine: AdaptedEngine, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     base = checkpoint(LLAMA, "float32")
@@ -113,8 +113,8 @@ def test_an_adapter_with_numbers_that_are_not_finite_is_refused_with_the_module(
     assert say(engine)
 
 
-@pytest.mark.promise("LORA-4")
-def test_unloading_gives_the_memory_back(kernels: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+@pytest.mark.promise("LORA-4", "PAIN-7")
+def test_pain_7_unloading_gives_the_memory_back(kernels: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     wide = TinyModel("llama_wide", "Llama", {"intermediate_size": 24_000, "num_hidden_layers": 2, "vocab_size": 320})
     base = checkpoint(wide, "float32")
     adapters = {
