@@ -31,6 +31,8 @@ from vllm_mxext.bench.workload import Workload
 
 SERVERS = ("vllm_mxext", "vllm")
 MAX_MODEL_LEN = 1024
+ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2"}
+"""vLLM's KV cache in GiB."""
 
 
 def command(server: str, model: Path, arguments: argparse.Namespace, adapters: list[Path]) -> tuple[list[str], str]:
@@ -46,7 +48,7 @@ def command(server: str, model: Path, arguments: argparse.Namespace, adapters: l
         return [*OUR_SERVER, "--model", str(model), "--kv-cache-memory-bytes", "2GiB", *limits], "/v1/health/ready"
     python = arguments.peers / "vllm" / "env" / "bin" / "python"
     program = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--dtype", "bfloat16"]
-    return [*program, *limits], "/health"
+    return [*program, "--gpu-memory-utilization", "0.5", *limits], "/health"
 
 
 def bodies(workload: Workload, models: list[str], seed: int) -> list[dict[str, Any]]:
@@ -129,7 +131,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as logs:
         for server in arguments.servers:
             program, ready = command(server, model, arguments, adapters)
-            with ServerProcess(program, Path(logs) / f"{server}.log", environ=dict(os.environ)) as process:
+            with ServerProcess(program, Path(logs) / f"{server}.log", environ={**os.environ, **ENVIRONMENT}) as process:
                 process.wait_for(ready, 1800.0)
                 results[server] = measure(server, process.url, adapters, arguments)
                 results[server]["memory MB"] = [process.memory_bytes() / 1e6]
