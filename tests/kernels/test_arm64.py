@@ -14,7 +14,7 @@ COMPILER = shutil.which("aarch64-linux-gnu-g++") or shutil.which("aarch64-linux-
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 FLAGS = ("-std=gnu++17", "-O1", "-ffp-contract=off", "-Wno-psabi", "-static", "-pthread")
 MACHINES = {"arm64_bf16": "-march=armv8.2-a+bf16+i8mm", "generic": "-march=armv8-a"}
-LIMITS = {"linear-0": 1e-6, "linear-1": 1e-2, "attention-0": 5e-3, "attention-1": 1.5e-2}
+LIMITS = {"linear-0": 1e-6, "linear-1": 1e-2, "adapter-0": 3e-3, "attention-0": 5e-3, "attention-1": 1.5e-2}
 """Largest error per operation and format; sampled tokens must all be equal."""
 
 
@@ -33,6 +33,6 @@ def test_kernels_for_arm_agree_with_plain_loops(machine: str, tmp_path: Path) ->
         [str(EMULATOR), "-cpu", "max", str(program), machine], check=True, capture_output=True, text=True
     )
     errors = {match[1]: float(match[2]) for match in re.finditer(r"(\S+) (\S+)\n", run.stdout)}
-    assert len(errors) == 24
+    assert len(errors) == 26
     for name, error in errors.items():
         assert error <= LIMITS.get(name.rsplit("-", 1)[0], 0), name

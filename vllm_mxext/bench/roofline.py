@@ -31,7 +31,7 @@ from vllm_mxext.native.kernels.interface import (
 
 LAYERS = 28
 BLOCK_SIZE = 16
-_COLD_BYTES = 256 * 2**20
+COLD_BYTES = 256 * 2**20
 """More than the caches of current processors."""
 
 Clock = Callable[[], float]
@@ -178,14 +178,15 @@ class Roofline:
         yield from self._attention(step)
         for name in LINEARS:
             rows = len(step.counts) if name == "head" else step.num_tokens
-            yield self._linear(name, rows, quantization)
+            yield self.linear(name, rows, quantization)
         logits = np.random.default_rng(0).standard_normal((len(step.counts), VOCAB), dtype=np.float32)
         yield Operation("greedy sampling", 1, logits.nbytes, logits.size, [partial(logits.argmax, axis=1)])
 
-    def _linear(self, name: str, rows: int, quantization: Quantization) -> Operation:
+    def linear(self, name: str, rows: int, quantization: Quantization) -> Operation:
+        """One linear layer of `LINEARS`."""
         out_features, in_features = LINEARS[name]
         if (name, quantization) not in self._packed:
-            copies = 1 if name == "head" else max(2, -(-_COLD_BYTES // (2 * out_features * in_features)))
+            copies = 1 if name == "head" else max(2, -(-COLD_BYTES // (2 * out_features * in_features)))
             weight = self._random(out_features, in_features)
             self._packed[name, quantization] = [
                 self._kernels.pack_linear(weight, None, quantization) for _ in range(copies)
@@ -218,7 +219,7 @@ class Roofline:
         metadata = step_metadata(list(step.counts), list(step.lengths))
         token_bytes = 2 * KV_HEADS * HEAD_DIM * self._dtype.itemsize
         read_bytes = sum(step.lengths) * token_bytes
-        caches = kernels.allocate_kv_cache(self._cache_spec(metadata, max(1, min(LAYERS, _COLD_BYTES // read_bytes))))
+        caches = kernels.allocate_kv_cache(self._cache_spec(metadata, max(1, min(LAYERS, COLD_BYTES // read_bytes))))
         for cache in caches:
             self._fill(cache, metadata, geometry)
         qkv, norm = self._random(step.num_tokens, QKV_WIDTH), self._random(HEAD_DIM)

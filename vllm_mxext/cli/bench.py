@@ -27,7 +27,8 @@ thread and its CPU time (--clock cpu) give steady figures: waiting for other pro
 is one JSON object with median, minimum and maximum of every cell, in microseconds.
 
 --roofline instead reports every operation of a decode step and of a prefill: bytes, floating-point operations, time,
-and the share of what memory and instructions of this machine allow.
+and the share of what memory and instructions of this machine allow; with --adapters, of linear layers and of the
+adapters (LoRA) on them, for some numbers of adapters, rows and ranks.
 """
 
 _SAMPLE_TEXT = "the quick brown fox jumps over 13 lazy dogs and 27 + 5 = 32; sort b a c d, copy it twice. "
@@ -100,6 +101,7 @@ def _add_kernel_arguments(commands: argparse._SubParsersAction[argparse.Argument
     parser.add_argument("--only", default="", help="run only measurements whose name contains this")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random numbers (default: 0)")
     parser.add_argument("--roofline", action="store_true", help="report shares of the machine's limits")
+    parser.add_argument("--adapters", action="store_true", help="what adapters cost, for --roofline")
     parser.add_argument(
         "--quantization",
         choices=("none", "int8"),

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vllm_mxext.bench import roofline
+from vllm_mxext.bench.adapter_roofline import ADAPTED, AdapterStep, adapter_operations, adapter_steps
 from vllm_mxext.bench.bandwidth import read_bandwidth
 from vllm_mxext.bench.kernels import DTYPES, Bench, measure
 from vllm_mxext.bench.metrics import summarize
 from vllm_mxext.bench.report import format_table, json_line
 from vllm_mxext.bench.roofline import Clock
+from vllm_mxext.config.engine import Quantization
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.native.kernels.compiled import CompiledKernels
 from vllm_mxext.native.kernels.library import KernelLibrary, best_library, load_library
@@ -71,16 +74,18 @@ def _compare(arguments: argparse.Namespace, library: KernelLibrary, clock: Clock
 
 
 def _roofline(arguments: argparse.Namespace, library: KernelLibrary, clock: Clock) -> dict[str, Any]:
-    bench = roofline.Roofline(CompiledKernels(library, DTYPES[arguments.dtype]), DTYPES[arguments.dtype])
+    kernels, dtype = CompiledKernels(library, DTYPES[arguments.dtype]), DTYPES[arguments.dtype]
+    bench = roofline.Roofline(kernels, dtype)
     peaks = bench.peaks(arguments.quantization, clock)
     results: dict[str, Any] = {}
     header = ("operation", "calls", "MB", "MFLOP", "us", "GB/s", "GFLOP/s", "share of limit", "share of step")
-    for step in roofline.steps(arguments.context):
+    steps = adapter_steps() if arguments.adapters else roofline.steps(arguments.context)
+    for step in steps:
         # Memory is measured anew for every step: its speed varies over minutes.
         limits = roofline.Limits(read_bandwidth(arguments.threads, clock=clock), *peaks)
         operations = [
             figure
-            for operation in bench.operations(step, arguments.quantization)
+            for operation in _operations(bench, kernels, dtype, step, arguments.quantization)
             if arguments.only in operation.name
             for figure in [operation.measure(limits, clock, arguments.seconds)]
         ]
@@ -97,6 +102,20 @@ def _roofline(arguments: argparse.Namespace, library: KernelLibrary, clock: Cloc
             "operations": [entry.as_dict() for entry in operations],
         }
     return results
+
+
+def _operations(
+    bench: roofline.Roofline,
+    kernels: CompiledKernels,
+    dtype: torch.dtype,
+    step: roofline.Step | AdapterStep,
+    quantization: Quantization,
+) -> Iterator[roofline.Operation]:
+    if isinstance(step, roofline.Step):
+        yield from bench.operations(step, quantization)
+        return
+    yield from (bench.linear(name, step.num_rows, quantization) for name in ADAPTED)
+    yield from adapter_operations(kernels, dtype, step)
 
 
 _TIMES = ("seconds", "limit_seconds")

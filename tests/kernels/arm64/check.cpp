@@ -79,6 +79,52 @@ void check_linear(int format, int rows) {
     error.print("linear", format, rows);
 }
 
+/// An adapter of two parts with a gain and a bias, for all rows but the first; of the second part only one rank.
+void check_adapter(int rows) {
+    constexpr int kOut = 130, kIn = 160, kFirst = 70, kRank = 9, kRanks = 12;
+    const int outputs[] = {kFirst, kOut - kFirst}, ranks[] = {kRank, 1};
+    const Row x = random_row(rows * kIn), before = random_row(rows * kOut);
+    Row a(kRanks * kIn, 0);  // ranks 9 and 11 are padding
+    MxAdapterPart parts[2]{};
+    Row b[2];
+    std::vector<char> packed[2];
+    for (int i = 0; i < 2; ++i) {
+        const Row own = random_row(ranks[i] * kIn);
+        std::copy(own.begin(), own.end(), a.begin() + i * (kRank + 1) * kIn);
+        b[i] = random_row(outputs[i] * ranks[i]);
+        packed[i].resize(mx_packed_bytes(MX_BF16, MX_PLAIN, outputs[i], ranks[i]));
+        const MxPackLinearCall pack{b[i].data(), ranks[i], outputs[i], ranks[i], packed[i].data(), MX_BF16, MX_PLAIN};
+        mx_pack_linear(&pack);
+        parts[i] = {packed[i].data(), i * kFirst, outputs[i], i * (kRank + 1), ranks[i], 0.5f, 0};
+    }
+    const std::vector<float> gain_change(kOut, 0.25f), bias(kOut, 3.0f);
+    const MxAdapter adapter{a.data(), gain_change.data(), bias.data(), parts, kIn, kIn, kRanks, 2};
+    const MxAdapter* slots[] = {nullptr, &adapter};
+    const MxAdapterRanges ranges{1, {{1, rows, 1, 2.0f}}};
+    std::vector<float> out(rows * kOut);
+    for (size_t i = 0; i < out.size(); ++i) out[i] = to_float(before[i]);
+    const MxAdaptCall call{slots, &ranges, x.data(), kIn, out.data(), kOut, MX_BF16, 1};
+    mx_adapt(&call);
+    Error error;
+    for (int row = 0; row < rows; ++row) {
+        for (int column = 0; column < kOut; ++column) {
+            double sum = to_float(before[row * kOut + column]);
+            const int i = column >= kFirst;
+            if (row > 0) sum = sum * 1.5 + 2 * 3;
+            for (int rank = 0; row > 0 && rank < ranks[i]; ++rank) {
+                double shrunk = 0;
+                for (int k = 0; k < kIn; ++k) {
+                    shrunk += static_cast<double>(to_float(a[(i * (kRank + 1) + rank) * kIn + k])) *
+                              to_float(x[row * kIn + k]);
+                }
+                sum += shrunk * to_float(b[i][(column - i * kFirst) * ranks[i] + rank]);
+            }
+            error.add(sum, out[row * kOut + column]);
+        }
+    }
+    error.print("adapter", MX_PLAIN, rows);
+}
+
 /// A prompt of `tokens` tokens without rotation, so that the reference needs none.
 void check_attention(int kv_format, int tokens) {
     constexpr int kHeads = 4, kKvHeads = 2, kDim = 64, kBlock = 16, kGroup = kHeads / kKvHeads;
@@ -212,6 +258,7 @@ int main(int, char** arguments) {
     for (const int format : {MX_PLAIN, MX_INT8}) {
         for (const int rows : {1, 5, 8, 40}) check_linear(format, rows);
     }
+    for (const int rows : {2, 40}) check_adapter(rows);
     for (const int format : {MX_KV_PLAIN, MX_KV_INT8}) check_attention(format, 100);
     for (const Sampling& sampling : kSamplings) {
         for (const int vocab_size : {37, 5003}) check_sample(sampling, vocab_size);
