@@ -93,6 +93,7 @@ SHAPES = {
     "qwen3-0.6b": ModelShape(hidden=1024, inner=3072, layers=28, heads=16, kv_heads=8),
     "qwen3-4b": ModelShape(hidden=2560, inner=9728, layers=36, heads=32, kv_heads=8),
     "tiny-28-layers": ModelShape(hidden=64, inner=64, layers=28, heads=2, kv_heads=1),  # of overhead.py
+    "wide-4-layers": ModelShape(hidden=128, inner=32_768, layers=4, heads=1, kv_heads=1),  # of adapter_memory.py
 }
 DEFAULT_SHAPE = "qwen3-0.6b"
 
