@@ -376,3 +376,17 @@ def test_the_system_has_the_memory_back_when_the_last_layer_is_gone(make, ranks)
     assert resident_bytes() - before >= 0.9 * size
     slots.set(1, None)
     assert resident_bytes() - before <= 0.1 * size
+
+
+def test_what_is_packed_stays_on_the_host_and_a_slot_has_a_copy_on_the_device():
+    kernels = TorchKernels(torch.device("meta"))
+    (packed,) = kernels.pack_adapter([random_adapter(NO_K, torch.float32, seed=0)])
+    layer = kernels.make_adapter_layer(NO_K.in_features, NO_K.out_features, 2)
+    layer.set(1, packed)
+    kept = layer.adapters[1].weights
+    for part, on_host in zip(kept.parts, packed.weights.parts, strict=True):
+        assert (part.a.device.type, part.b.device.type) == ("meta", "meta")
+        assert (on_host.a.device.type, on_host.b.device.type) == ("cpu", "cpu")
+    assert (kept.gain.device.type, kept.bias.device.type) == ("meta", "meta")
+    layer.set(1, None)
+    assert layer.adapters[1] is None

@@ -69,7 +69,10 @@ class AdapterLayer(Protocol):
     """The adapter slots of one linear layer; slot 0 is "no adapter" and stays empty."""
 
     def set(self, slot: int, adapter: PackedAdapter | None) -> None:
-        """Puts an adapter into a slot, or empties it; seen by the next call, recorded ones included."""
+        """Puts an adapter into a slot, or empties it; seen by the next call, recorded ones included.
+
+        Where the device is not the host, the slot has a copy there, which goes with it.
+        """
         ...
 
 

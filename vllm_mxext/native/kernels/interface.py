@@ -190,7 +190,7 @@ class Kernels(Protocol):
         ...
 
     def pack_adapter(self, layers: Sequence[AdapterWeights]) -> Sequence[PackedAdapter]:
-        """Packs copies of one adapter's weights, in the model's dtype, for several linear layers.
+        """Packs copies of one adapter's weights, in the model's dtype, for several linear layers, in host memory.
 
         All of it lies in memory of its own, which the system has back as soon as the last of the results is gone.
         """

@@ -26,10 +26,19 @@ class TorchAdapter:
     """One layer's share of an adapter.
 
     Attributes:
-        weights: views of the adapter's memory, on the device.
+        weights: views of the adapter's memory, on the host; of memory on the device once it is in a slot.
     """
 
     weights: AdapterWeights
+
+    def on(self, device: torch.device) -> TorchAdapter:
+        """Returns it on a device, with memory of its own unless it is there already."""
+        weights = self.weights
+        parts = tuple(
+            AdapterPart(part.first_output, part.a.to(device), part.b.to(device), part.scaling) for part in weights.parts
+        )
+        gain, bias = (None if one is None else one.to(device) for one in (weights.gain, weights.bias))
+        return TorchAdapter(AdapterWeights(parts, gain, bias))
 
     @property
     def num_bytes(self) -> int:
@@ -40,10 +49,11 @@ class TorchAdapter:
 class TorchAdapterLayer:
     """The slots of a linear layer."""
 
-    def __init__(self, in_features: int, out_features: int, num_slots: int) -> None:
+    def __init__(self, in_features: int, out_features: int, num_slots: int, device: torch.device) -> None:
         """Makes them, all empty."""
         self._in_features = in_features
         self._out_features = out_features
+        self._device = device
         self.adapters: list[TorchAdapter | None] = [None] * num_slots
 
     def set(self, slot: int, adapter: PackedAdapter | None) -> None:
@@ -54,6 +64,7 @@ class TorchAdapterLayer:
             for part in adapter.weights.parts:
                 assert part.a.shape[1] == self._in_features
                 assert part.first_output + len(part.b) <= self._out_features
+            adapter = adapter.on(self._device)
         self.adapters[slot] = adapter
 
 
@@ -79,12 +90,9 @@ class TorchAdapterKernels:
         self._device = device
 
     def pack_adapter(self, layers: Sequence[AdapterWeights]) -> Sequence[PackedAdapter]:
-        """Copies the tensors to the device, side by side; see `Kernels.pack_adapter`."""
+        """Copies the tensors to host memory, side by side; see `Kernels.pack_adapter`."""
         num_bytes = sum(_padded_bytes(tensor) for weights in layers for tensor in _tensors(weights))
-        if self._device.type == "cpu" and num_bytes:
-            memory = anonymous_memory(num_bytes)
-        else:
-            memory = torch.empty(num_bytes, dtype=torch.uint8, device=self._device)
+        memory = anonymous_memory(num_bytes) if num_bytes else torch.empty(0, dtype=torch.uint8)
         end = 0
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -106,7 +114,7 @@ class TorchAdapterKernels:
 
     def make_adapter_layer(self, in_features: int, out_features: int, num_slots: int) -> AdapterLayer:
         """See `Kernels.make_adapter_layer`."""
-        return TorchAdapterLayer(in_features, out_features, num_slots)
+        return TorchAdapterLayer(in_features, out_features, num_slots, self._device)
 
     def make_adapter_ranges(self, max_ranges: int) -> AdapterRanges:
         """See `Kernels.make_adapter_ranges`."""

@@ -35,6 +35,7 @@ class TritonAdapterLayer:
         self._in_features = in_features
         self._out_features = out_features
         fields = triton_lora.HEAD_FIELDS.value + _MAX_PARTS * triton_lora.PART_FIELDS.value
+        self._device = device
         self.table = torch.zeros(num_slots, fields, dtype=torch.int64, device=device)
         self._adapters: list[TorchAdapter | None] = [None] * num_slots
         self._sizes = np.zeros((num_slots, 4), dtype=np.int64)
@@ -52,6 +53,7 @@ class TritonAdapterLayer:
         self._sizes[slot] = 0
         if adapter is not None:
             assert type(adapter) is TorchAdapter
+            adapter = adapter.on(self._device)
             self._sizes[slot] = self._describe(adapter, line)
         self.table[slot].copy_(torch.from_numpy(line))
         self._adapters[slot] = adapter

@@ -61,7 +61,7 @@ class LoRASlots:
         assert config.lora is not None
         self._config = config
         self._lora = config.lora
-        self._is_on_host = config.device.device == "cpu"
+        self._device = torch.device(config.device.device)
         self._reader = AdapterReader(weights, config.model.spec, kernels, DTYPES[config.model.dtype])
         self._kernels = kernels
         self._layers = []
@@ -108,8 +108,8 @@ class LoRASlots:
         self._reading.discard(key)
         for slot in [slot for slot, placed in self._placed.items() if placed == key]:
             self._clear(slot)
-        if self._held.pop(key, None) is not None and self._is_on_host:
-            return_memory()
+        if self._held.pop(key, None) is not None:
+            return_memory(self._device)
 
     def fill_slots(self, changes: Mapping[int, AdapterKey]) -> None:
         """Puts adapters from host memory into slots."""
@@ -163,8 +163,10 @@ class LoRASlots:
         return files
 
 
-def return_memory() -> None:
-    """Gives freed memory back to the system, where the C library keeps some."""
+def return_memory(device: torch.device) -> None:
+    """Gives freed memory back to the system, where PyTorch or the C library keeps some."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
