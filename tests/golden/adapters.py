@@ -15,7 +15,15 @@ from safetensors.torch import load_file, save_file
 
 from tests.golden.engine import BLOCK_SIZE, MAX_MODEL_LEN
 from vllm_mxext import envs
-from vllm_mxext.config.engine import CacheConfig, DType, EngineConfig, LoRAConfig, ModelConfig, SchedulerConfig
+from vllm_mxext.config.engine import (
+    CacheConfig,
+    DType,
+    EngineConfig,
+    LoRAConfig,
+    ModelConfig,
+    Quantization,
+    SchedulerConfig,
+)
 from vllm_mxext.config.model_spec import ModelSpec, read_model_spec
 from vllm_mxext.lora.source import inspect_adapter
 from vllm_mxext.native.core_messages import AdapterSpec
@@ -233,12 +241,13 @@ class AdaptedEngine:
         *,
         kernels: str,
         lora: LoRAConfig | None = None,
+        quantization: Quantization = "none",
         **fields: object,
     ) -> None:
         spec = read_model_spec(model)
         self.lora = lora or LoRAConfig(max_loras=len(adapters), max_lora_rank=64, max_cpu_loras=len(adapters))
         config = EngineConfig(
-            ModelConfig(model, model, spec, dtype, MAX_MODEL_LEN),
+            ModelConfig(model, model, spec, dtype, MAX_MODEL_LEN, quantization),
             CacheConfig(block_size=BLOCK_SIZE, num_blocks_override=400),
             SchedulerConfig(max_num_batched_tokens=512, max_num_seqs=32),
             lora=self.lora,
