@@ -21,6 +21,7 @@ PROMISES = {
     "DOCS-1": "Every example of the README runs as printed.",
     "DOCS-2": "README.md and README_CH.md stay in step.",
     "DOCS-3": "The figures in the README are those of a benchmark's result in the repository.",
+    "DOCS-4": "Every LoRA command of the contract runs as printed.",
     "CLI-4": "`mxext chat` keeps a history, takes commands, and stops only the answer on Ctrl-C.",
     "CLI-5": "`mxext fit` prints memory plan and kernels without loading weights.",
     # Configuration and logging

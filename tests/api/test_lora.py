@@ -53,7 +53,7 @@ def serve_adapters(serve) -> ServeAdapters:
 async def load(server: Any, path: Path, name: str = "math", **fields: Any) -> str:
     response = await server.http.post(LOAD, json={"lora_name": name, "lora_path": str(path), **fields})
     assert response.status_code == 200, response.text
-    return response.text
+    return response.json()["message"]
 
 
 async def listed(server: Any) -> dict[str, Any]:
@@ -75,8 +75,7 @@ async def test_loading_and_unloading_answer_in_the_words_of_vllm(serve_adapters,
     server = await serve_adapters()
     assert await load(server, adapter()) == "Success: LoRA adapter 'math' added successfully."
     response = await server.http.post(UNLOAD, json={"lora_name": "math"})
-    assert response.text == "Success: LoRA adapter 'math' removed successfully."
-    assert response.headers["content-type"].startswith("text/plain")
+    assert response.json() == {"message": "Success: LoRA adapter 'math' removed successfully."}
     assert (await listed(server))["data"] == []
 
 

@@ -103,14 +103,6 @@ class Connection:
         except ValueError:
             raise ServerError(f"{self._url} does not answer like an OpenAI-compatible server.") from None
 
-    def text(self, method: str, path: str, body: dict[str, Any]) -> str:
-        """Sends a request and returns the text of its answer.
-
-        Raises:
-            ServerError: no server answers, or it refuses.
-        """
-        return self._request(method, path, body).text
-
     def _request(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:
             response = self._client.request(method, path, json=body)

@@ -128,15 +128,15 @@ def _load(connection: Connection, arguments: argparse.Namespace) -> None:
         "pinned": arguments.pin,
     }
     body = {name: value for name, value in fields.items() if value not in (None, False)}
-    _print_message(connection.text("POST", "/v1/load_lora_adapter", body), arguments)
+    _print_message(connection.json("POST", "/v1/load_lora_adapter", body), arguments)
 
 
 def _unload(connection: Connection, arguments: argparse.Namespace) -> None:
-    _print_message(connection.text("POST", "/v1/unload_lora_adapter", {"lora_name": arguments.name}), arguments)
+    _print_message(connection.json("POST", "/v1/unload_lora_adapter", {"lora_name": arguments.name}), arguments)
 
 
-def _print_message(text: str, arguments: argparse.Namespace) -> None:
-    print(json.dumps({"name": arguments.name, "message": text}) if arguments.json else text)
+def _print_message(answer: dict[str, Any], arguments: argparse.Namespace) -> None:
+    print(json.dumps({"name": arguments.name, **answer}) if arguments.json else answer["message"])
 
 
 def _list(connection: Connection, arguments: argparse.Namespace) -> None:

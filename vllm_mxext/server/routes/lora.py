@@ -9,7 +9,7 @@ import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from vllm_mxext.engine.client import AdapterInfo, AdapterSource
 from vllm_mxext.errors import AdapterError, UnsupportedFeatureError
@@ -61,7 +61,7 @@ def lora_router(context: ServerContext) -> APIRouter:
             body.lora_name or "", body.lora_path or "", body.lora_format, body.base_model_name, body.description
         )
         info = await context.adapters.load(source, replaces=bool(body.load_inplace), pins=bool(body.pinned))
-        return PlainTextResponse(f"Success: LoRA adapter '{info.name}' added successfully.")
+        return _done(f"Success: LoRA adapter '{info.name}' added successfully.")
 
     @router.post("/v1/unload_lora_adapter", openapi_extra=json_body("UnloadLoRAAdapterRequest"), responses=UPDATE)
     async def unload(request: Request) -> Response:
@@ -71,7 +71,7 @@ def lora_router(context: ServerContext) -> APIRouter:
         if not body.lora_name and body.lora_int_id is None:
             raise AdapterError("'lora_name' needs to be provided to unload a LoRA adapter.", param="lora_name")
         info = await context.adapters.unload(body.lora_name or None, body.lora_int_id)
-        return PlainTextResponse(f"Success: LoRA adapter '{info.name}' removed successfully.")
+        return _done(f"Success: LoRA adapter '{info.name}' removed successfully.")
 
     @router.get("/v1/lora_adapters", responses=ANY)
     async def adapters() -> Response:
@@ -89,6 +89,11 @@ def _check_allowed(context: ServerContext) -> None:
             "This server does not load or unload adapters on request; start it with "
             f"{UPDATES_VARIABLE}=true in its environment to allow it."
         )
+
+
+def _done(message: str) -> Response:
+    """Returns vLLM's sentence in an object, because the documented client reads every answer as JSON."""
+    return JSONResponse({"message": message})
 
 
 def _listing(context: ServerContext) -> dict[str, Any]:

@@ -41,7 +41,7 @@ WITH_BODY = NAMED | _errors(400, 413)
 UPDATE: Responses = {
     **WITH_BODY,
     **_errors(403),
-    200: {"description": "It is done; a sentence says so.", "content": {"text/plain": {}}},
+    200: {"description": "It is done; `message` says so."},
 }
 """A route that changes what is served."""
 
