@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,8 @@ import pytest
 from tests.api.refusals import CHAT, PLAIN, error_of, refused
 from vllm_mxext.config.server import LoRAModule, LoRAServingConfig, ServerConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
-from vllm_mxext.errors import ConfigError
+from vllm_mxext.engine.client import AdapterInfo
+from vllm_mxext.errors import ConfigError, EngineDeadError
 
 pytestmark = pytest.mark.promise("LORA-API-1")
 
@@ -303,6 +305,32 @@ async def test_a_listed_adapter_that_is_broken_stops_the_start(serve, tmp_path: 
     with pytest.raises(ConfigError, match=r"The adapter 'math' cannot be loaded: .*none") as caught:
         await server.task
     assert "\n" not in str(caught.value)
+
+
+async def test_a_listed_adapter_that_is_broken_is_named_while_the_model_still_loads(serve, tmp_path: Path) -> None:
+    config = ServerConfig(lora=LoRAServingConfig((LoRAModule("math", str(tmp_path / "none")),)))
+    server = await serve(FakeEngineClient(max_loras=1, ready_on_start=False), config)
+    with pytest.raises(ConfigError, match="The adapter 'math' cannot be loaded"):
+        await server.task
+
+
+async def test_a_signal_while_adapters_load_ends_the_server_without_an_error(serve, adapter) -> None:
+    class SlowEngine(FakeEngineClient):
+        stopped = asyncio.Event()
+
+        async def load_adapter(self, *_: Any, **__: Any) -> AdapterInfo:
+            await self.stopped.wait()
+            raise EngineDeadError("The engine has been shut down.")
+
+        async def shutdown(self, timeout_s: float = 0.0) -> None:
+            self.stopped.set()
+            await asyncio.sleep(0)
+            await super().shutdown(timeout_s)
+
+    config = ServerConfig(lora=LoRAServingConfig((LoRAModule("math", str(adapter())),)))
+    server = await serve(SlowEngine(max_loras=1), config)
+    server.process.handle_signal()
+    await server.task
 
 
 @pytest.mark.promise("LORA-API-3")

@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument(
         "path", nargs="?", help="folder or file, as the server sees it (default: the one the server knows by this name)"
     )
-    load.add_argument("--inplace", action="store_true", help="take the place of an adapter of the same name")
+    load.add_argument(
+        "--inplace", "--load-inplace", action="store_true", help="take the place of an adapter of the same name"
+    )
     load.add_argument("--format", choices=FORMATS, help="format of its files (default: found out)")
     load.add_argument("--base-model", metavar="NAME", help="the model it was made for, for the list")
     load.add_argument("--description", metavar="TEXT", help="for the list")

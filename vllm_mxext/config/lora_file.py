@@ -100,6 +100,9 @@ def read_lora_file(path: Path) -> LoRAFile:
     except ValidationError as error:
         raise ConfigError(f"In {_KIND} '{path}': {_first_finding(error)}") from None
     names = [adapter.name for adapter in file.lora_adapters or ()]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"In {_KIND} '{path}': lora_adapters names '{name}' twice; give each a name of its own.")
     for name in file.auto_load or ():
         if name not in names:
             raise ConfigError(
@@ -166,7 +169,8 @@ def _first_finding(error: ValidationError) -> str:
         return f"unknown key {where}{did_you_mean(str(path[-1]), known)} Known here: {', '.join(known)}."
     if finding["type"] == "missing":
         return f"{where} is missing."
-    return f"{where}: {finding['msg']}, got {finding['input']!r}."
+    wanted = "Input should be a mapping of keys" if finding["type"] == "model_type" else finding["msg"]
+    return f"{where}: {wanted}, got {finding['input']!r}."
 
 
 def _known_keys(path: tuple[int | str, ...]) -> list[str]:

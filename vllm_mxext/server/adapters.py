@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,7 +130,8 @@ class ServedAdapters:
         if not self.is_on:
             raise UnsupportedFeatureError(OFF)
         if not source.name or (not source.path and source.name not in self._modules):
-            raise AdapterError("Both 'lora_name' and 'lora_path' must be provided.", param="lora_path")
+            known = f" No adapter '{source.name}' is known here without its path." if source.name else ""
+            raise AdapterError(f"Both 'lora_name' and 'lora_path' must be provided.{known}", param="lora_path")
         if not source.path:
             source = self._completed(source)
         info = await self._client.load_adapter(_at_home(source), replaces=replaces, pins=pins)
@@ -162,11 +165,12 @@ class ServedAdapters:
             ConfigError: a listed one cannot be loaded; broken ones in the folder are only reported.
             EngineError: the engine could not do it.
         """
+        for name in self._waiting:  # what is missing is said before the first one waits for the engine
+            with _naming(name):
+                _at_home(self._completed(AdapterSource(name, "")))
         while self._waiting:
-            try:
+            with _naming(self._waiting[0]):
                 await self.load(AdapterSource(self._waiting[0], ""))
-            except RequestError as error:
-                raise ConfigError(f"The adapter '{self._waiting[0]}' cannot be loaded: {error}") from None
             del self._waiting[0]
         if self._watcher is not None:
             await self._watcher.look(is_first=True)
@@ -176,6 +180,15 @@ class ServedAdapters:
         """Follows the folder until it is cancelled; returns at once if there is none."""
         if self._watcher is not None:
             await self._watcher.watch()
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Makes the refusal of an adapter of the start one of the configuration."""
+    try:
+        yield
+    except RequestError as error:
+        raise ConfigError(f"The adapter '{name}' cannot be loaded: {error}") from None
 
 
 def _at_home(source: AdapterSource) -> AdapterSource:
@@ -189,6 +202,8 @@ def _at_home(source: AdapterSource) -> AdapterSource:
     path = os.path.abspath(Path(source.path).expanduser())
     if not os.path.exists(path):
         raise AdapterNotFoundError(
-            f"Loading lora {source.name} failed: No adapter found for {source.path}", param="lora_path"
+            f"Loading lora {source.name} failed: No adapter found for {source.path}"
+            + ("" if path == source.path else f" (this server looked for {path})"),
+            param="lora_path",
         )
     return replace(source, path=path)

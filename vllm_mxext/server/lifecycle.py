@@ -108,11 +108,12 @@ class ServerProcess:
         logger.info("Listening on %s; requests get 503 until the model is loaded.", address)
         try:
             await self._client.start()
-            await self._client.wait_until_ready()
             if self._adapters is not None:
-                await self._adapters.load_at_start()
+                await self._adapters.load_at_start()  # files are looked at while the model is loaded
+            await self._client.wait_until_ready()
         except Exception as error:  # raised again by run(), when everything is closed
-            self._fail(error)
+            if self._num_signals == 0:
+                self._fail(error)
         else:
             names = ", ".join(self._client.model.served_names)
             logger.info("Serving %s on %s", names, address)

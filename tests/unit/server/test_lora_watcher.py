@@ -174,6 +174,7 @@ async def test_what_the_engine_could_not_load_is_tried_again(engine, watcher, tm
 @pytest.mark.promise("LORA-API-1")
 async def test_the_server_is_loading_until_its_listed_adapters_are_there(engine, tmp_path: Path) -> None:
     write(tmp_path, "a")
+    (tmp_path / "none").mkdir()
     modules = (LoRAModule("a", str(tmp_path / "a")), LoRAModule("b", str(tmp_path / "none")))
     adapters = ServedAdapters(engine, LoRAServingConfig(modules), SystemClock())
     assert adapters.status.phase is EnginePhase.LOADING
@@ -184,6 +185,15 @@ async def test_the_server_is_loading_until_its_listed_adapters_are_there(engine,
     write(tmp_path, "none")
     await adapters.load_at_start()
     assert adapters.status.phase is EnginePhase.READY
+
+
+@pytest.mark.promise("LORA-API-1")
+async def test_a_listed_adapter_that_is_not_there_is_named_before_anything_is_loaded(engine, tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    modules = (LoRAModule("a", str(tmp_path / "a")), LoRAModule("b", str(tmp_path / "none")))
+    with pytest.raises(ConfigError, match="'b' cannot be loaded"):
+        await ServedAdapters(engine, LoRAServingConfig(modules), SystemClock()).load_at_start()
+    assert served(engine) == []
 
 
 @pytest.mark.promise("LORA-API-1")

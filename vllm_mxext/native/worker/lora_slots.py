@@ -28,6 +28,8 @@ from vllm_mxext.native.worker.loaded_model import DTYPES
 
 logger = init_logger(__name__)
 
+_M_ARENA_MAX = -8  # from malloc.h of glibc; others have no such option and ignore it
+
 
 @dataclass(frozen=True, slots=True)
 class HostAdapter:
@@ -71,6 +73,7 @@ class LoRASlots:
                 packed.in_features, packed.out_features, self._lora.max_loras + 1
             )
             self._layers.append(linear.adapters)
+        share_one_arena()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="adapter")  # the kernels serve one thread
         self._results: queue.SimpleQueue[tuple[AdapterKey, HostAdapter | str]] = queue.SimpleQueue()
         self._reading: set[AdapterKey] = set()
@@ -161,6 +164,13 @@ class LoRASlots:
                 f"The files of adapter {spec.name} in {spec.path} have changed since it was loaded; load it again."
             )
         return files
+
+
+def share_one_arena() -> None:
+    """Lets new threads allocate where the main thread does; the end of an arena of their own is never given back."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_ARENA_MAX, 1)
 
 
 def return_memory(device: torch.device) -> None:
