@@ -30,6 +30,7 @@ from vllm_mxext.native.core_messages import AdapterSpec
 from vllm_mxext.native.engine_builder import build_engine_core
 from vllm_mxext.native.engine_core import EngineCore
 from vllm_mxext.native.protocol import EngineCoreRequest
+from vllm_mxext.native.worker.lora_slots import LoRASlots
 from vllm_mxext.sampling_params import SamplingParams
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -270,6 +271,15 @@ class AdaptedEngine:
         spec = AdapterSpec(adapter_id, generation, name, str(folder), files.format, files.fingerprint)
         self._specs[name] = spec
         self.core.load_adapter(spec, reads_now=reads_now)
+
+    @property
+    def store(self) -> LoRASlots:
+        """Where adapters are read and placed."""
+        adapters = self.core._adapters
+        assert adapters is not None
+        store = adapters._store
+        assert isinstance(store, LoRASlots)
+        return store
 
     def drop(self, name: str) -> None:
         """Unloads an adapter."""

@@ -93,11 +93,10 @@ class AdapterSlots:
 
     def add(self, key: AdapterKey, *, is_pinned: bool, reads_now: bool) -> None:
         """Lets requests name an adapter; for one that is known, changes only whether it is pinned."""
-        for other in self._adapters.values():
-            other.is_superseded = other.is_superseded or (other.key[0] == key[0] and other.key != key)
         known = self._adapters.get(key)
         if known is None:
             self._adapters[key] = _Adapter(key, is_pinned)
+            self._find_superseded(key[0])
         else:
             known.is_pinned = is_pinned
         if reads_now and not self._adapters[key].is_resident and key not in self._asked:
@@ -110,8 +109,14 @@ class AdapterSlots:
             return
         assert not adapter.running, f"Adapter {key} is in use by {list(adapter.running)}."
         self._leave_slot(adapter)
+        self._find_superseded(key[0])
         if key in self._asked:
             self._asked.remove(key)
+
+    def can_pin(self, key: AdapterKey) -> bool:
+        """Whether an adapter may stay in host memory: a place is left for all that may not."""
+        pinned = {other.key[0] for other in self._adapters.values() if other.is_pinned and not other.is_superseded}
+        return len(pinned | {key[0]}) < self._max_host
 
     # --- host memory ---
 
@@ -128,13 +133,13 @@ class AdapterSlots:
                 continue
             if num_loading == _MAX_LOADING:
                 break
-            if num_free <= 0:
+            while num_free <= 0:
                 victim = self._least_recently_used(
                     other for other in counted if other.is_resident and other.key not in wanted
                 )
                 if victim is None:
-                    self._asked.clear()  # nobody waits for what has no place
-                    break
+                    self._give_up_asked()
+                    return changes
                 self._leave_host(victim)
                 changes.drops.append(victim.key)
                 num_free += 1
@@ -143,6 +148,11 @@ class AdapterSlots:
             num_free -= 1
             changes.loads.append(key)
         return changes
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether an adapter is going to be read because that was asked for."""
+        return bool(self._asked)
 
     def is_asked(self, key: AdapterKey) -> bool:
         """Whether an adapter is going to be read because that was asked for, not because a request needs it."""
@@ -177,7 +187,8 @@ class AdapterSlots:
         if adapter.is_resident and scan.has_place(adapter):
             return True
         if request.num_passes >= MAX_PASSES:
-            scan.clear_place(adapter)
+            needs_host = not (adapter.is_resident or adapter.is_loading or self._has_host_place)
+            scan.clear_place(adapter, needs_host=needs_host)
         return False
 
     def start(self, request: Request) -> int:
@@ -236,6 +247,23 @@ class AdapterSlots:
                 wanted[request.adapter] = None
         return wanted
 
+    def _find_superseded(self, adapter_id: int) -> None:
+        """Notes which generations of an adapter are not its latest one that is known."""
+        known = [adapter for adapter in self._adapters.values() if adapter.key[0] == adapter_id]
+        latest = max((adapter.key for adapter in known), default=None)
+        for adapter in known:
+            adapter.is_superseded = adapter.key != latest
+
+    def _give_up_asked(self) -> None:
+        """Lets nobody wait for what has no place."""
+        self._asked = [key for key in self._asked if self._adapters[key].is_loading]
+
+    @property
+    def _has_host_place(self) -> bool:
+        """Whether host memory has a place that neither a running request nor a pin holds."""
+        held = (one for one in self._adapters.values() if (one.running or one.is_pinned) and not one.is_superseded)
+        return sum(1 for _ in held) < self._max_host
+
     def _end_loading(self, adapter: _Adapter) -> None:
         adapter.is_loading = False
         if adapter.key in self._asked:
@@ -291,15 +319,22 @@ class SlotScan:
             return adapter.slot not in self.closed
         return self._num_idle > self._num_reserved_idle
 
-    def clear_place(self, adapter: _Adapter) -> None:
-        """Keeps a slot for an adapter from the requests behind; closes one if none is free."""
+    def clear_place(self, adapter: _Adapter, *, needs_host: bool) -> None:
+        """Keeps a slot for an adapter from the requests behind; closes one if none is free.
+
+        Args:
+            adapter: what has waited for too long.
+            needs_host: host memory is full of adapters that run or are pinned: one that runs and is not has to go.
+        """
         if adapter.key in self._reserved or (adapter.slot and adapter.running):
             return
         self._reserved.add(adapter.key)
-        if self._num_idle > self._num_reserved_idle:
+        if self._num_idle > self._num_reserved_idle and not needs_host:
             self._num_reserved_idle += 1
             return
         open_slots = [one for one in self._slots if one and one.running and one.slot not in self.closed]
+        if needs_host:
+            open_slots = [one for one in open_slots if not (one.is_pinned or one.is_superseded)]
         if open_slots:
             chosen = min(open_slots, key=lambda one: (one.slot not in self._preferred, one.num_remaining_tokens))
             self.closed.add(chosen.slot)

@@ -29,7 +29,10 @@ class AdapterStore(Protocol):
         ...
 
     def finished(self, timeout_s: float) -> Sequence[ReadAdapter]:
-        """Returns what has been read since the last call, after waiting for the first one for so long."""
+        """Returns what has been read since the last call, after waiting for the first one for so long.
+
+        Whatever was started is among it once, also what was dropped meanwhile.
+        """
         ...
 
     def drop(self, key: AdapterKey) -> None:
@@ -67,6 +70,13 @@ class CoreAdapters:
     def load(self, call_id: int, spec: AdapterSpec, *, reads_now: bool) -> None:
         """Lets requests name an adapter; the answer comes when it has been read, or at once if that is not wanted."""
         key = (spec.adapter_id, spec.generation)
+        if spec.is_pinned and not self._slots.can_pin(key):
+            self._answer(
+                call_id,
+                f"Adapter '{spec.name}' cannot be pinned, as main memory would have no place left for the others; "
+                "raise --max-cpu-loras or load it without pinning.",
+            )
+            return
         is_new = key not in self._specs
         self._specs[key] = spec
         self._slots.add(key, is_pinned=spec.is_pinned, reads_now=reads_now)
@@ -109,7 +119,7 @@ class CoreAdapters:
             for read in self._store.finished(_WAIT_S if is_idle else 0.0):
                 self._reading.discard(read.key)
                 self._take(read)
-        if self._scheduler.waiting.adapters or self._reading:
+        if self._scheduler.waiting.adapters or self._reading or self._slots.has_asked:
             self._plan()
 
     def changed_standings(self) -> list[AdapterUse] | None:
@@ -140,6 +150,8 @@ class CoreAdapters:
         for key in changes.loads:
             self._reading.add(key)
             self._store.start(self._specs[key])
+        for key in [key for key in self._calls.values() if not self._slots.is_asked(key)]:
+            self._answer_readers(key, None)  # it has no place now, and is read when a request needs it
 
     def _answer_readers(self, key: AdapterKey, error: str | None) -> None:
         self._unproven.discard(key)

@@ -134,7 +134,12 @@ class PriorityQueue(RequestQueue):
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[Request]:
-        return (request for key, request in sorted(self._heap, key=lambda entry: entry[0]) if key in self._waiting)
+        heap, last = self._heap.copy(), None
+        while heap:
+            key, request = heapq.heappop(heap)
+            if key in self._waiting and key != last:  # who was removed and came back is there twice
+                last = key
+                yield request
 
 
 def make_queue(policy: SchedulingPolicy) -> RequestQueue:

@@ -89,7 +89,7 @@ class LoRASlots:
         self._executor.submit(self._read, key, spec)
 
     def finished(self, timeout_s: float) -> Sequence[ReadAdapter]:
-        """Returns what has been read since the last call, after waiting for the first one for so long."""
+        """See `AdapterStore.finished`."""
         results: list[ReadAdapter] = []
         while True:
             try:
@@ -98,7 +98,8 @@ class LoRASlots:
                 return results
             timeout_s = 0.0
             if key not in self._reading:
-                continue  # dropped meanwhile
+                outcome = "It was unloaded while it was being read."
+                return_memory(self._device)
             self._reading.discard(key)
             if isinstance(outcome, str):
                 results.append(ReadAdapter(key, error=outcome))
@@ -120,11 +121,11 @@ class LoRASlots:
             if slot in self._placed:
                 self._clear(slot)
             adapter = self._held[key]
+            self._placed[slot] = key  # first, so that what fails half-way is cleared
             for index, packed in adapter.layers.items():
                 self._layers[index].set(slot, packed)
             if adapter.ends is not None:
                 self.ends[slot] = adapter.ends
-            self._placed[slot] = key
 
     def _clear(self, slot: int) -> None:
         for index in self._held[self._placed.pop(slot)].layers:

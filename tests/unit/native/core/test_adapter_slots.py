@@ -224,3 +224,17 @@ def test_a_preempted_request_finds_its_adapter_again():
     served.run()
     assert served.started.count("b") > 1 or served.started.count("a") > 1
     assert set(served.started) == {"a", "b", "c"}
+
+
+@pytest.mark.promise("LORA-6")
+def test_a_request_gets_a_place_in_host_memory_that_pins_and_popular_adapters_fill():
+    served = ServedAdapters(A, B, C, max_loras=2, max_host=2)
+    served.slots.add(A, is_pinned=True, reads_now=True)
+    for step in range(200):
+        served.add(f"popular {step}", B, max_tokens=3)
+        if step == 3:
+            served.add("rare", C)
+        served.step()
+        if "rare" in served.started:
+            return
+    raise AssertionError("It was never served.")

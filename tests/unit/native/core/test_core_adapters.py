@@ -183,3 +183,55 @@ def test_standings_come_with_the_stats_when_they_change():
     assert between == [None] * len(between)
     assert last is not None
     assert last[0].num_running == 0
+
+
+def test_adapters_that_are_loaded_at_once_are_all_read():
+    core = Core(max_host=8)
+    core.store.is_automatic = False
+    for index in range(1, 6):
+        core.core.begin_load_adapter(10 + index, spec(index), reads_now=True)
+    answered = []
+    while len(answered) < 5:
+        assert core.core.has_work
+        core.store.ready += [ReadAdapter(key, 5) for key in core.store.reading]
+        core.store.reading.clear()
+        core.core.step()
+        answered += [answer.call_id for answer in core.core.take_adapter_answers()]
+    assert answered == [11, 12, 13, 14, 15]
+
+
+def test_a_load_for_which_there_is_no_room_any_more_is_answered():
+    core = Core(max_loras=2, max_host=2)
+    core.store.is_automatic = False
+    core.core.begin_load_adapter(0, spec(1), reads_now=False)
+    core.core.begin_load_adapter(0, spec(2), reads_now=False)
+    core.add("a", (1, 1), max_tokens=30)
+    core.add("b", (2, 1), max_tokens=30)
+    core.core.step()
+    core.core.begin_load_adapter(7, spec(3), reads_now=True)
+    core.store.ready.append(ReadAdapter((1, 1), 5))
+    core.core.step()
+    assert [(answer.call_id, answer.error) for answer in core.core.take_adapter_answers()] == [(7, None)]
+
+
+def test_pins_leave_a_place_for_the_others():
+    core = Core(max_loras=1, max_host=2)
+    core.core.load_adapter(spec(1, is_pinned=True))
+    core.core.load_adapter(spec(1, 2, is_pinned=True))
+    with pytest.raises(AdapterError, match=r"cannot be pinned.*--max-cpu-loras"):
+        core.core.load_adapter(spec(2, is_pinned=True))
+    core.core.load_adapter(spec(2))
+    core.add("a", (2, 1))
+    assert core.run()["a"].finish_reason is FinishReason.LENGTH
+
+
+def test_the_weights_that_are_served_count_again_when_the_new_ones_cannot_be_read():
+    core = Core(max_loras=1, max_host=1)
+    core.core.load_adapter(spec(1))
+    core.store.is_automatic = False
+    core.store.ready.append(ReadAdapter((1, 2), error="Broken."))
+    with pytest.raises(AdapterError, match="Broken"):
+        core.core.load_adapter(spec(1, 2))
+    core.store.is_automatic = True
+    core.core.load_adapter(spec(2))
+    assert core.store.dropped == [(1, 1)]

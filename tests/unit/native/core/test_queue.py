@@ -119,3 +119,15 @@ def test_the_queue_counts_who_waits_for_which_adapter(policy):
     assert queue.adapters == {(7, 1): 1}
     queue.remove(first)
     assert not queue.adapters
+
+
+def test_priority_lists_a_request_once_that_was_removed_and_came_back():
+    queue = PriorityQueue()
+    first, second, third = requests((0, 0.0, 1), (0, 0.0, 2), (0, 0.0, 3))
+    for request in (first, second, third):
+        queue.add(request)
+    queue.remove(second)
+    queue.prepend(second)
+    assert list(queue) == [first, second, third]
+    queue.remove(second)
+    assert list(queue) == [first, third]
