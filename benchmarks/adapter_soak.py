@@ -3,8 +3,11 @@
     python benchmarks/adapter_soak.py --cycles 500
 
 A cycle replaces the adapter `live` in place (by turns from other folders, and from its own folder with files written
-over), then loads `guest` and unloads it while streams are open on it; now and then `live` is away for a moment.
-Meanwhile clients ask the base model, `live`, `guest`, and two adapters that stay, of which there are more than slots.
+over), then loads `guest` and unloads it while streams are open on it; now and then `live` is away for a moment. With
+--kills the engine process is killed in some cycles, and no files are written over, because the next one has to read
+them again. Meanwhile clients ask the base model, `live`, `guest`, and two adapters that stay, of which there are more
+than slots; some leave after the first byte.
+
 The answers are known from a server that had each adapter alone. An answer is stale if it is none of those that the
 name could mean between the request and the first byte of the answer; 404 is right only where the name could be away.
 
@@ -24,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +61,11 @@ FLAGS = (
 STAYING = {"math": "math_tuned-32", "code": "code_tuned-16"}
 LIVE, GUEST = "live", "guest"
 CYCLES_UNTIL_AWAY = 10
+CYCLES_UNTIL_KILL = 5
 NUM_GUEST_STREAMS = 2
+ABANDONED = 10
+"""One of so many requests is left by its client."""
+
 NUM_CHOICES = 3
 SEVERAL = {"n": NUM_CHOICES, "temperature": 1, "top_k": 1}
 """Asks for several choices that are all the greedy one; with temperature 0 there can be only one."""
@@ -77,6 +84,7 @@ class AdapterSoak:
     asked: Sequence[Question]
     answers: Answers
     live_folder: Path
+    kill: Callable[[], None] | None
     randomness: random.Random
     timeline: Timeline = field(default_factory=Timeline)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -109,10 +117,12 @@ class AdapterSoak:
         if number % CYCLES_UNTIL_AWAY == 0:
             await self.unload(LIVE)
         path = self.variants[live]
-        if number % 2:
+        if number % 2 and not self.kill:
             path = self.live_folder
-            self.timeline.ask(LIVE, live)  # a new engine process may read these files already
             write_over(self.variants[live], path, renames=number % 4 == 1)
+        if self.kill and number % CYCLES_UNTIL_KILL == 0:
+            self.kill()
+            self.outcomes["kills"] += 1
         await self.load(LIVE, live, path, load_inplace=True, pinned=True)
         await self.load(GUEST, guest, self.variants[guest])
         opened = [asyncio.Event() for _ in range(NUM_GUEST_STREAMS)]
@@ -130,7 +140,17 @@ class AdapterSoak:
         names = (BASE, LIVE, LIVE, f"{self.model}:{LIVE}", f"base_model:{LIVE}", GUEST, *STAYING)
         while not self.is_over:
             index = self.randomness.randrange(len(self.asked))
-            await self.ask(choose(names), index, choose((1, 1, NUM_CHOICES)), choose((True, False)))
+            if choose(range(ABANDONED)) == 0:
+                await self.abandon(choose(names), index)
+            else:
+                await self.ask(choose(names), index, choose((1, 1, NUM_CHOICES)), choose((True, False)))
+
+    async def abandon(self, name: str, index: int) -> None:
+        """Leaves a stream after its first byte."""
+        question = self.asked[index]
+        body = question.body(self.model if name == BASE else name, stream=True)
+        async with self.client.stream("POST", question.path, json=body):
+            self.outcomes["streams left"] += 1
 
     async def ask(
         self, name: str, index: int, num_choices: int, is_streamed: bool, opened: asyncio.Event | None = None
@@ -207,7 +227,10 @@ async def run(
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=server.url, timeout=300.0, limits=limits, trust_env=False) as client:
         model = (await client.get("/v1/models")).json()["data"][0]["id"]
-        soak = AdapterSoak(client, model, variants, asked, answers, folder / "live", random.Random(arguments.seed))
+        kill = (lambda: kill_core(server)) if arguments.kills else None
+        soak = AdapterSoak(
+            client, model, variants, asked, answers, folder / "live", kill, random.Random(arguments.seed)
+        )
         before: dict[str, Any] = {"tasks": task_counts(server, watch_file), "files": open_files(server)}
         for name, variant in STAYING.items():
             await soak.load(name, variant, variants[variant])
@@ -278,6 +301,12 @@ def _figure(lines: Sequence[str], name: str, label: str = "") -> float:
     return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
+def kill_core(server: ServerProcess) -> None:
+    """Kills the engine process, if there is one now."""
+    for process in server.family()[1:]:
+        process.kill()
+
+
 def verdict(results: dict[str, Any]) -> list[str]:
     """Returns one sentence for each thing that is wrong."""
     problems: list[str] = list(results["problems"])
@@ -285,6 +314,8 @@ def verdict(results: dict[str, Any]) -> list[str]:
     left = Counter(results["after"]["tasks"])
     left.subtract(results["before"]["tasks"])
     problems += [f"{count} tasks of {name} are left" for name, count in left.items() if count > 0]
+    if "kills" in results["outcomes"]:
+        return problems  # a new engine process has written less of its cache
     if results["after"]["files"] > results["before"]["files"] + 4:
         problems.append(f"open files grew from {results['before']['files']} to {results['after']['files']}")
     samples = results["resident_mb"]
@@ -302,6 +333,7 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--big-cycles", type=int, default=20, help="cycles with large adapters on a wide model")
+    parser.add_argument("--kills", action="store_true", help="kill the engine process now and then; nobody may notice")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="after --: more flags of 'mxext serve'")
     arguments = parser.parse_args()
     flags = [*FLAGS, *(flag for flag in arguments.flags if flag != "--")]
@@ -326,7 +358,7 @@ def main() -> int:
     problems = verdict(results)
     print(format_table(("outcome", "times"), sorted(results["outcomes"].items())))
     print("\n".join([f"{results['elapsed_s']} s; {len(problems)} problems", *problems[:20]]))
-    config = {"cycles": arguments.cycles, "concurrency": arguments.concurrency, "seed": arguments.seed, "flags": flags}
+    config = {name: value for name, value in vars(arguments).items() if name != "flags"} | {"flags": flags}
     print(json_line("adapter_soak", config, {**results, "problems": problems[:100]}))
     return 1 if problems else 0
 
