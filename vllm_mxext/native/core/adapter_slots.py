@@ -223,11 +223,10 @@ class AdapterSlots:
 
     def _wanted(self, waiting: Iterable[Request]) -> dict[AdapterKey, None]:
         """Adapters that should be in host memory, the most urgent first, no more than it holds."""
-        wanted = {
-            key: None
-            for key, adapter in self._adapters.items()
-            if (adapter.running or adapter.is_pinned) and not adapter.is_superseded
-        }
+        counted = [adapter for adapter in self._adapters.values() if not adapter.is_superseded]
+        pinned = [adapter.key for adapter in counted if adapter.is_pinned]
+        wanted = {adapter.key: None for adapter in counted if adapter.running}
+        wanted |= dict.fromkeys(pinned[: self._max_host - 1])  # one place is left for all others to take turns
         wanted |= dict.fromkeys(self._asked)
         for request in waiting:
             if len(wanted) >= self._max_host:

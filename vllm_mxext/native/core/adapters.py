@@ -29,7 +29,10 @@ class AdapterStore(Protocol):
         ...
 
     def finished(self, timeout_s: float) -> Sequence[ReadAdapter]:
-        """Returns what has been read since the last call, after waiting for the first one for so long."""
+        """Returns what has been read since the last call, after waiting for the first one for so long.
+
+        What was dropped meanwhile is among it.
+        """
         ...
 
     def drop(self, key: AdapterKey) -> None:
@@ -61,8 +64,8 @@ class CoreAdapters:
 
     @property
     def has_work(self) -> bool:
-        """Whether something is being read, or an answer has not been taken."""
-        return bool(self._reading or self._done)
+        """Whether something is being read or is going to be, or an answer has not been taken."""
+        return bool(self._reading or self._calls or self._done)
 
     def load(self, call_id: int, spec: AdapterSpec, *, reads_now: bool) -> None:
         """Lets requests name an adapter; the answer comes when it has been read, or at once if that is not wanted."""
@@ -109,7 +112,7 @@ class CoreAdapters:
             for read in self._store.finished(_WAIT_S if is_idle else 0.0):
                 self._reading.discard(read.key)
                 self._take(read)
-        if self._scheduler.waiting.adapters or self._reading:
+        if self._scheduler.waiting.adapters or self._calls or self._reading:
             self._plan()
 
     def changed_standings(self) -> list[AdapterUse] | None:
@@ -140,6 +143,9 @@ class CoreAdapters:
         for key in changes.loads:
             self._reading.add(key)
             self._store.start(self._specs[key])
+        for key in set(self._calls.values()) - self._reading:
+            if not self._slots.is_asked(key):  # it has no place now and is read when a request needs it
+                self._answer_readers(key, None)
 
     def _answer_readers(self, key: AdapterKey, error: str | None) -> None:
         self._unproven.discard(key)

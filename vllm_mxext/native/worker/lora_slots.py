@@ -98,7 +98,10 @@ class LoRASlots:
                 return results
             timeout_s = 0.0
             if key not in self._reading:
-                continue  # dropped meanwhile
+                results.append(ReadAdapter(key, error="It was dropped meanwhile."))
+                del outcome
+                return_memory(self._device)
+                continue
             self._reading.discard(key)
             if isinstance(outcome, str):
                 results.append(ReadAdapter(key, error=outcome))

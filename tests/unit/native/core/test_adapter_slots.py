@@ -156,6 +156,19 @@ def test_a_pinned_adapter_stays_in_host_memory():
     assert served.dropped == [B, C]
 
 
+@pytest.mark.promise("LORA-6")
+@pytest.mark.parametrize("max_host", [1, 2])
+def test_pinned_adapters_leave_a_place_for_the_others(max_host: int):
+    served = ServedAdapters(C, D, max_loras=1, max_host=max_host)
+    for key in (A, B):
+        served.slots.add(key, is_pinned=True, reads_now=True)
+        served.step()
+    for name, key in (("c", C), ("d", D), ("b", B)):
+        served.add(name, key)
+    served.run()
+    assert (served.tiers()[A] is AdapterTier.DISK) is (max_host == 1)
+
+
 def test_an_adapter_that_was_asked_for_is_read_without_a_request():
     served = ServedAdapters()
     served.slots.add(A, is_pinned=False, reads_now=True)
