@@ -163,6 +163,37 @@ def test_dropping_gives_memory_back_also_while_the_adapter_is_being_read():
     assert core.core.take_adapter_answers() == []
 
 
+@pytest.mark.promise("LORA-6")
+def test_every_call_is_answered_however_many_adapters_are_to_be_read_at_once():
+    core = Core(max_host=8)
+    for adapter_id in range(1, 6):
+        core.core.begin_load_adapter(adapter_id, spec(adapter_id), reads_now=True)
+    answers = []
+    while core.core.has_work:
+        core.core.step()
+        answers += core.core.take_adapter_answers()
+    assert sorted((answer.call_id, answer.error) for answer in answers) == [(n, None) for n in range(1, 6)]
+    assert core.store.reading == [(n, 1) for n in range(1, 6)]
+
+
+@pytest.mark.promise("LORA-6")
+def test_a_call_is_answered_when_there_turns_out_to_be_no_place_for_its_adapter():
+    core = Core(max_loras=2, max_host=4)
+    for adapter_id in (1, 2):
+        core.core.load_adapter(spec(adapter_id))
+        core.add(f"{adapter_id}", (adapter_id, 1), max_tokens=40)
+    core.core.step()
+    core.store.is_automatic = False
+    for adapter_id in (3, 4, 5):
+        core.core.begin_load_adapter(adapter_id, spec(adapter_id, is_pinned=adapter_id < 5), reads_now=True)
+    core.store.ready += [ReadAdapter((3, 1), 5), ReadAdapter((4, 1), 5)]
+    core.core.step()
+    answers = core.core.take_adapter_answers()
+    assert sorted(answer.call_id for answer in answers) == [3, 4, 5]
+    assert core.store.reading == [(1, 1), (2, 1), (3, 1), (4, 1)]
+    core.run()
+
+
 def test_dropping_what_is_unknown_is_no_error():
     assert Core().core.drop_adapter(5, 1) == []
 
