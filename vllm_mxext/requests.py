@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from vllm_mxext.beam_search_params import BeamSearchParams
@@ -59,7 +60,7 @@ class LoRARequest:
         load_inplace: read its files again although it is known.
 
     Raises:
-        InvalidRequestError: the id is not positive, or name or path is empty.
+        InvalidRequestError: the id is no positive number, or name or path is no text or empty.
     """
 
     lora_name: str
@@ -69,10 +70,12 @@ class LoRARequest:
     load_inplace: bool = False
 
     def __post_init__(self) -> None:
-        if self.lora_int_id < 1:
-            raise InvalidRequestError(f"lora_int_id must be 1 or more, got {self.lora_int_id}.", param="lora_int_id")
-        if not self.lora_name or not self.lora_path:
-            raise InvalidRequestError("A LoRARequest needs lora_name and lora_path.", param="lora_request")
+        if isinstance(self.lora_path, os.PathLike):
+            object.__setattr__(self, "lora_path", os.fspath(self.lora_path))
+        if not isinstance(self.lora_int_id, int) or self.lora_int_id < 1:
+            raise InvalidRequestError(f"lora_int_id must be 1 or more, got {self.lora_int_id!r}.", param="lora_int_id")
+        if not all(isinstance(text, str) and text for text in (self.lora_name, self.lora_path)):
+            raise InvalidRequestError("A LoRARequest needs lora_name and lora_path, both texts.", param="lora_request")
 
 
 @dataclass(frozen=True, slots=True)

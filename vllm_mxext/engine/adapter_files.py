@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast, get_args
@@ -26,8 +27,10 @@ def make_inspection(config: EngineConfig) -> InspectFiles:
         formats = get_args(AdapterFormat)
         if source.format is not None and source.format not in formats:
             raise AdapterError(f"format must be one of {', '.join(formats)}, got '{source.format}'.", param="format")
+        if "\0" in source.path:
+            raise AdapterError("The path of an adapter must not contain a null character.", param="lora_path")
         return inspect_adapter(
-            Path(source.path).expanduser().resolve(),
+            Path(os.path.realpath(os.path.expanduser(source.path))),
             spec,
             max_rank=lora.max_lora_rank,
             form=cast("AdapterFormat | None", source.format),

@@ -81,9 +81,10 @@ def per_prompt(name: str, given: T | Sequence[T], num_prompts: int) -> list[T]:
     Raises:
         InvalidRequestError: the list has another length.
     """
-    values: Any = given
-    if not isinstance(values, Sequence):
-        return [values] * num_prompts
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        same: Any = given
+        return [same] * num_prompts
+    values: Sequence[Any] = given
     if len(values) != num_prompts:
         raise InvalidRequestError(
             f"{name} must have one entry per prompt: {len(values)} for {num_prompts} prompts.", param=name

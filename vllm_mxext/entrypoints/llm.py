@@ -346,6 +346,11 @@ class LLM:
 
     def _load(self, loras: Sequence[LoRARequest | None]) -> list[str | None]:
         """Loads the adapters that were not used before, each once, and returns their names."""
+        given: Sequence[Any] = loras
+        wrong = next((lora for lora in given if not isinstance(lora, LoRARequest | None)), None)
+        if wrong is not None:
+            message = f"lora_request must be a LoRARequest or a list of them, got {type(wrong).__name__}."
+            raise InvalidRequestError(message, param="lora_request")
         names = {lora: self._engine.use_lora(lora) for lora in dict.fromkeys(loras)}
         return [names[lora] for lora in loras]
 

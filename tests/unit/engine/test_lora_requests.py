@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -204,10 +205,14 @@ def test_what_cannot_be_loaded_is_said_and_leaves_nothing(engine: LLMEngine) -> 
         without.add_lora(A)
 
 
-@pytest.mark.parametrize("wrong", [("a", 0, "/a"), ("", 1, "/a"), ("a", 1, "")])
+@pytest.mark.parametrize("wrong", [("a", 0, "/a"), ("a", "1", "/a"), ("", 1, "/a"), ("a", 1, ""), (1, 1, "a")])
 def test_a_request_for_nothing_is_refused(wrong: tuple[str, int, str]) -> None:
     with pytest.raises(InvalidRequestError):
         LoRARequest(*wrong)
+
+
+def test_a_path_may_be_a_path() -> None:
+    assert LoRARequest("a", 1, Path("/a")) == A  # type: ignore[arg-type]
 
 
 async def test_the_asynchronous_engine_loads_on_first_use_and_names_the_adapter(async_engine: AsyncLLMEngine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,14 @@ def test_what_is_not_there_is_said(llm: LLM) -> None:
     with pytest.raises(AdapterError, match="/no/such/adapter"):
         llm.generate(PROMPTS, GREEDY, use_tqdm=False, lora_request=LoRARequest("none", 9, "/no/such/adapter"))
     assert 9 not in llm.engine.list_loras()
+    with pytest.raises(AdapterError, match="null character"):
+        llm.generate(PROMPTS, GREEDY, use_tqdm=False, lora_request=LoRARequest("none", 9, "a\0b"))
+
+
+@pytest.mark.parametrize("wrong", ["math", 5, ["math"], {"lora_name": "math"}])
+def test_what_is_no_lora_request_is_refused(llm: LLM, wrong: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="must be a LoRARequest or a list of them"):
+        llm.generate(PROMPTS[0], GREEDY, use_tqdm=False, lora_request=wrong)
 
 
 def test_an_engine_without_adapters_says_how_to_get_them() -> None:
