@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from vllm_mxext.config.server import ServerConfig, TlsConfig
+from vllm_mxext.config.server import LoRAModule, LoRAServingConfig, ServerConfig, TlsConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
 from vllm_mxext.engine.client import EnginePhase
 from vllm_mxext.errors import ConfigError, EngineDeadError
@@ -209,3 +209,26 @@ def test_certificates_that_cannot_be_used_are_one_clear_sentence(tmp_path, certi
             check_tls(tls)
     with pytest.raises(ConfigError, match=r"^The CA file"):
         check_tls(TlsConfig(certificate.certfile, certificate.keyfile, garbage))
+
+
+async def test_a_signal_while_adapters_are_loaded_ends_the_server_without_an_error(serve):
+    class SlowEngine(FakeEngineClient):
+        def __init__(self) -> None:
+            super().__init__(max_loras=1)
+            self.is_loading, self.is_gone = asyncio.Event(), asyncio.Event()
+
+        async def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
+            self.is_loading.set()
+            await self.is_gone.wait()
+            raise EngineDeadError("The engine has been shut down.")
+
+        async def shutdown(self, timeout_s: float = 0.0) -> None:
+            self.is_gone.set()
+            await asyncio.sleep(0)
+            await super().shutdown(timeout_s)
+
+    engine = SlowEngine()
+    server = await serve(engine, ServerConfig(lora=LoRAServingConfig((LoRAModule("a", "/"),))))
+    await engine.is_loading.wait()
+    server.process.handle_signal()
+    await server.task

@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from vllm_mxext.config.server import LoRAModule, LoRAServingConfig
 from vllm_mxext.engine.client import AdapterInfo, AdapterSource, EngineClient, EnginePhase, EngineStatus
@@ -71,6 +70,11 @@ class ServedAdapters:
     def available(self) -> list[LoRAModule]:
         """Adapters that can be loaded by their names, and are not."""
         return [module for name, module in self._modules.items() if not self._client.has_adapter(name)]
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Loaded adapters and where they came from."""
+        return {info.name: info.source.path for info in self._client.adapters}
 
     def resolve(self, asked: str | None) -> str | None:
         """Returns the adapter that a model's name stands for; None for the model itself, also without a name.
@@ -193,17 +197,18 @@ def _naming(name: str) -> Iterator[None]:
 
 def _at_home(source: AdapterSource) -> AdapterSource:
     """Returns the source with its path as the engine process is to read it."""
+    shown = source.path[:MAX_SHOWN_CHARS]
     if "://" in source.path:
         raise AdapterError(
-            f"'{source.path}' is no path: adapters are read from local folders in this version, downloads come with "
+            f"'{shown}' is no path: adapters are read from local folders in this version, downloads come with "
             "the MX Hub in a later one; download it and name its folder.",
             param="lora_path",
         )
-    path = os.path.abspath(Path(source.path).expanduser())
+    path = os.path.abspath(os.path.expanduser(source.path))
     if not os.path.exists(path):
         raise AdapterNotFoundError(
-            f"Loading lora {source.name} failed: No adapter found for {source.path}"
-            + ("" if path == source.path else f" (this server looked for {path})"),
+            f"Loading lora {source.name} failed: No adapter found for {shown}"
+            + ("" if path == source.path else f" (this server looked for {path[:MAX_SHOWN_CHARS]})"),
             param="lora_path",
         )
     return replace(source, path=path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -18,8 +20,17 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 """Names, sizes and times of change of an adapter's files."""
 
 
+_MAX_FILES = 1000
+"""Files of a folder that are looked at: a link to a whole disk is no adapter, and must not hold up the others."""
+
+
 class AdapterLoader(Protocol):
     """Serves adapters and takes them away."""
+
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """Loaded adapters and where they came from."""
+        ...
 
     @property
     def status(self) -> EngineStatus:
@@ -38,7 +49,8 @@ class AdapterLoader(Protocol):
 class FolderWatcher:
     """Serves every sub-folder of a folder as an adapter of the same name.
 
-    What has changed is read once it has stayed as it is between two looks, so that no half-copied files are.
+    What has changed is read once it has stayed as it is between two looks, so that no half-copied files are. An adapter
+    that somebody has loaded under such a name from another path is left alone.
 
     Args:
         loader: what adapters are loaded with.
@@ -49,7 +61,7 @@ class FolderWatcher:
 
     def __init__(self, loader: AdapterLoader, folder: Path, refresh_s: float, clock: Clock) -> None:
         self._loader = loader
-        self._folder = folder
+        self._folder = Path(os.path.abspath(folder))
         self._refresh_s = refresh_s
         self._clock = clock
         self._seen: dict[str, Fingerprint] = {}
@@ -78,6 +90,8 @@ class FolderWatcher:
             self._is_unreadable = True
             return
         self._is_unreadable = False
+        paths = self._loader.paths
+        self._served = {name for name in self._served if paths.get(name) == str(self._folder / name)}
         for name in sorted(self._served - found.keys()):
             await self._unload(name)
         for name in self._tried.keys() - found.keys():
@@ -123,12 +137,11 @@ def _scan(folder: Path) -> dict[str, Fingerprint]:
 
 def _fingerprint(folder: Path) -> Fingerprint:
     entries = []
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            path = os.path.join(parent, file)
-            try:
-                stat = os.stat(path)
-            except OSError:  # it has gone meanwhile, or is a link to nothing
-                continue
-            entries.append((os.path.relpath(path, folder), stat.st_size, stat.st_mtime_ns))
+    paths = (os.path.join(parent, file) for parent, _, files in os.walk(folder) for file in files)
+    for path in islice(paths, _MAX_FILES):
+        try:
+            stat = os.stat(path)
+        except OSError:  # it has gone meanwhile, or is a link to nothing
+            continue
+        entries.append((os.path.relpath(path, folder), stat.st_size, stat.st_mtime_ns))
     return tuple(sorted(entries))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,3 +216,36 @@ async def test_the_sentence_about_an_unknown_name_stays_short(engine, tmp_path: 
     with pytest.raises(ModelNotFoundError, match="and 180 more adapters") as caught:
         adapters.resolve("?" * 10_000)
     assert len(str(caught.value)) < 1000
+
+
+async def test_what_was_loaded_by_hand_under_the_name_of_a_folder_is_left_alone(
+    engine, watcher, tmp_path: Path, tmp_path_factory, caplog
+) -> None:
+    write(tmp_path, "a")
+    await watcher.look(is_first=True)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write(elsewhere, "a")
+    await engine.load_adapter(AdapterSource("a", str(elsewhere / "a")), replaces=True)
+    write(tmp_path, "a", 4)
+    for _ in range(2):
+        await watcher.look()
+    assert "already been loaded" in warnings(caplog)[0]
+    shutil.rmtree(tmp_path / "a")
+    await watcher.look()
+    assert served(engine) == [("a", 2)]
+
+
+async def test_a_link_to_countless_files_does_not_hold_up_the_other_folders(
+    engine, watcher, tmp_path: Path, monkeypatch
+) -> None:
+    def walk(folder: Path) -> Any:
+        if folder.name == "everything":
+            return ((str(folder), [], [f"file {index}"]) for index in itertools.count())
+        return original(folder)
+
+    original = os.walk
+    monkeypatch.setattr(os, "walk", walk)
+    write(tmp_path, "a")
+    (tmp_path / "everything").symlink_to("/")
+    await watcher.look(is_first=True)
+    assert served(engine) == [("a", 1)]
