@@ -169,6 +169,7 @@ async def test_the_form_of_llama_cpp_chooses_by_id(serve_adapters, adapter) -> N
         ({"model": "math", "lora": both, "lora_scale": 1}, 400),
         ({"lora": [{"id": 77, "scale": 1}]}, 404),
         ({"lora": [{"id": ids["math"]}]}, 400),
+        ({"lora": both[:1] * 5000}, 400),
     ):
         await refused(server, "/v1/completions", {**PLAIN, **fields}, status)
 
@@ -222,6 +223,11 @@ async def test_loading_in_place_makes_a_new_generation_and_only_then(serve_adapt
         ({"lora_name": "fake-model", "lora_path": "/"}, 400, "InvalidUserInput"),
         ({"lora_name": "x", "lora_path": "/no/such/folder"}, 404, "NotFoundError"),
         ({"lora_name": "x", "lora_path": "a\0b"}, 404, "NotFoundError"),
+        ({"lora_name": "x", "lora_path": "~nobody-of-this-name/x"}, 404, "NotFoundError"),
+        ({"lora_name": "x", "lora_path": "y" * 5000}, 400, "Bad Request"),
+        ({"lora_name": "x", "lora_path": "y" * 4000}, 404, "NotFoundError"),
+        ({"lora_name": " x", "lora_path": "/"}, 400, "InvalidUserInput"),
+        ({"lora_name": "x", "lora_path": "/", "base_model_name": "y" * 5000}, 400, "Bad Request"),
         ({"lora_name": 3, "lora_path": "/"}, 400, "Bad Request"),
         ({"lora_name": "x", "lora_path": "/", "lora_format": "zip"}, 400, "Bad Request"),
     ],
@@ -230,7 +236,9 @@ async def test_bad_requests_to_load_are_refused_with_the_types_of_vllm(
     serve_adapters, body: dict[str, Any], status: int, kind: str
 ) -> None:
     server = await serve_adapters()
-    assert (await refused(server, LOAD, body, status))["type"] == kind
+    error = await refused(server, LOAD, body, status)
+    assert error["type"] == kind
+    assert len(error["message"]) < 500
     assert (await listed(server))["data"] == []
 
 

@@ -22,6 +22,8 @@ def name_problem(name: str) -> str | None:
         return f"must have 1 to {MAX_NAME_LENGTH} characters"
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         return "must not contain control characters"
+    if name != name.strip():
+        return "must not begin or end with a space"
     if ":" in name:
         return "must not contain ':', which stands between model and adapter"
     return None

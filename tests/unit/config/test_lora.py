@@ -144,6 +144,7 @@ def test_a_file_gives_modules_as_a_list(tmp_path: Path) -> None:
         ("model:a=x", "must not contain ':'"),
         ("a\tb=x", "must not contain control characters"),
         (f"{'a' * 129}=x", "1 to 128 characters"),
+        ("a =x", "must not begin or end with a space"),
     ],
 )
 def test_a_module_that_cannot_be_read_is_refused_with_the_rule(given: str, part: str) -> None:

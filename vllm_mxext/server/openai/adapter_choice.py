@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from vllm_mxext.errors import InvalidRequestError, UnsupportedFeatureError
+from vllm_mxext.errors import AdapterNotFoundError, InvalidRequestError, UnsupportedFeatureError
 from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.openai.protocol import AdapterScale, GenerationRequest
 
@@ -46,8 +46,11 @@ def choose_adapter(context: ServerContext, request: GenerationRequest) -> Adapte
 
 
 def _by_id(context: ServerContext, model: str | None, entries: list[AdapterScale]) -> AdapterChoice:
-    found = [(context.adapters.find(None, entry.id).name, entry.scale) for entry in entries]
-    acting = [AdapterChoice(name, scale) for name, scale in found if scale]
+    names = {info.adapter_id: info.name for info in context.client.adapters}
+    unknown = next((entry.id for entry in entries if entry.id not in names), None)
+    if unknown is not None:
+        raise AdapterNotFoundError(f"There is no lora adapter with the id {unknown}.", param="lora")
+    acting = [AdapterChoice(names[entry.id], entry.scale) for entry in entries if entry.scale]
     if len(acting) > 1:
         raise UnsupportedFeatureError("A request uses one adapter; give all others in lora the scale 0.", param="lora")
     if not acting:

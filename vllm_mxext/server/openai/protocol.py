@@ -112,6 +112,10 @@ class RepetitionDetectionFields(BaseModel):
     min_count: int | None = None
 
 
+MAX_ADAPTERS_NAMED = 4096
+"""Entries of `lora`: clients of llama.cpp send one per adapter that there is."""
+
+
 class AdapterScale(BaseModel):
     """An adapter by its id, and how strongly it acts, as llama.cpp has it."""
 
@@ -206,7 +210,7 @@ class GenerationRequest(ModelRequest, LlamaCppSampling):
     early_stopping: bool | Literal["never"] | None = None
     # the adapter, besides its name in `model`
     lora_scale: float | None = Field(None, ge=0, le=MAX_ADAPTER_SCALE)
-    lora: Annotated[list[AdapterScale], STOP_AT_FIRST] | None = None
+    lora: Annotated[list[AdapterScale], STOP_AT_FIRST, Field(max_length=MAX_ADAPTERS_NAMED)] | None = None
     # how it is served
     timeout_ms: float | None = None
     t_max_predict_ms: float | None = None

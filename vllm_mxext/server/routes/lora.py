@@ -19,6 +19,9 @@ from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.errors import ForbiddenError
 from vllm_mxext.server.routes.statuses import ANY, UPDATE, json_body
 
+MAX_PATH_LENGTH = 4096
+"""What systems take."""
+
 
 class LoadLoRAAdapterRequest(BaseModel):
     """Body of `POST /v1/load_lora_adapter`."""
@@ -26,9 +29,9 @@ class LoadLoRAAdapterRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     lora_name: str | None = None
-    lora_path: str | None = None
+    lora_path: str | None = Field(None, max_length=MAX_PATH_LENGTH)
     load_inplace: bool | None = None
-    base_model_name: str | None = None
+    base_model_name: str | None = Field(None, max_length=1000)
     lora_format: Literal["huggingface", "nemo", "trtllm", "gguf"] | None = None
     description: str | None = Field(None, max_length=1000)
     pinned: bool | None = None
