@@ -6,7 +6,6 @@ import gc
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from tests.golden.adapters import ATTENTION, MLP, AdaptedEngine, AdaptedPrompt, TinyAdapter
@@ -143,20 +142,6 @@ def test_pain_7_unloading_gives_the_memory_back(kernels: str, checkpoint: Checkp
     adapter_bytes = 2 * 64 * 3 * (64 + 24_000) * 4  # layers, rank, modules, widths, float32
     assert min(loaded) - before > 2.5 * adapter_bytes
     assert after - before < adapter_bytes  # of 18: the C library keeps now more, now less of what was read
-
-
-@pytest.mark.promise("LORA-4")
-def test_an_adapter_that_is_dropped_while_it_is_read_leaves_the_engine_without_work(engine: AdaptedEngine) -> None:
-    new = msgspec.structs.replace(engine.spec("own"), generation=9)
-    engine.core.begin_load_adapter(1, new, reads_now=True)
-    engine.core.begin_drop_adapter(2, new.adapter_id, new.generation)
-    assert {answer.call_id for answer in engine.core.take_adapter_answers()} == {1, 2}
-    for _ in range(1000):
-        engine.core.step()
-        if not engine.core.has_work:
-            break
-    assert not engine.core.has_work
-    assert say(engine)
 
 
 @pytest.mark.promise("LORA-6")

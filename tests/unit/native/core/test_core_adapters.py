@@ -216,35 +216,6 @@ def test_standings_come_with_the_stats_when_they_change():
     assert last[0].num_running == 0
 
 
-def test_adapters_that_are_loaded_at_once_are_all_read():
-    core = Core(max_host=8)
-    core.store.is_automatic = False
-    for index in range(1, 6):
-        core.core.begin_load_adapter(10 + index, spec(index), reads_now=True)
-    answered = []
-    while len(answered) < 5:
-        assert core.core.has_work
-        core.store.ready += [ReadAdapter(key, 5) for key in core.store.reading]
-        core.store.reading.clear()
-        core.core.step()
-        answered += [answer.call_id for answer in core.core.take_adapter_answers()]
-    assert answered == [11, 12, 13, 14, 15]
-
-
-def test_a_load_for_which_there_is_no_room_any_more_is_answered():
-    core = Core(max_loras=2, max_host=2)
-    core.store.is_automatic = False
-    core.core.begin_load_adapter(0, spec(1), reads_now=False)
-    core.core.begin_load_adapter(0, spec(2), reads_now=False)
-    core.add("a", (1, 1), max_tokens=30)
-    core.add("b", (2, 1), max_tokens=30)
-    core.core.step()
-    core.core.begin_load_adapter(7, spec(3), reads_now=True)
-    core.store.ready.append(ReadAdapter((1, 1), 5))
-    core.core.step()
-    assert [(answer.call_id, answer.error) for answer in core.core.take_adapter_answers()] == [(7, None)]
-
-
 def test_pins_leave_a_place_for_the_others():
     core = Core(max_loras=1, max_host=2)
     core.core.load_adapter(spec(1, is_pinned=True))
