@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
@@ -138,7 +139,8 @@ class ServedAdapters:
             raise AdapterError(f"Both 'lora_name' and 'lora_path' must be provided.{known}", param="lora_path")
         if not source.path:
             source = self._completed(source)
-        info = await self._client.load_adapter(_at_home(source), replaces=replaces, pins=pins)
+        source = await asyncio.to_thread(_at_home, source)  # the path may lie on a disk that does not answer
+        info = await self._client.load_adapter(source, replaces=replaces, pins=pins)
         logger.info("Loaded the adapter '%s' (%s, rank %d)", info.name, info.source.path, info.rank)
         return info
 
