@@ -85,6 +85,8 @@ class AdapterSlots:
         """Slots closed in the last scan; they are the first choice of the next one."""
         self._asked: list[AdapterKey] = []
         self._num_uses = 0
+        self.num_changes = 0
+        """Grows with everything that `standings()` tells of, but for the waiting requests."""
 
     # --- known adapters ---
 
@@ -93,6 +95,7 @@ class AdapterSlots:
 
     def add(self, key: AdapterKey, *, is_pinned: bool, reads_now: bool) -> None:
         """Lets requests name an adapter; for one that is known, changes only whether it is pinned."""
+        self.num_changes += 1
         known = self._adapters.get(key)
         if known is None:
             self._adapters[key] = _Adapter(key, is_pinned)
@@ -107,6 +110,7 @@ class AdapterSlots:
         adapter = self._adapters.pop(key, None)
         if adapter is None:
             return
+        self.num_changes += 1
         assert not adapter.running, f"Adapter {key} is in use by {list(adapter.running)}."
         self._leave_slot(adapter)
         self._find_superseded(key[0])
@@ -287,10 +291,13 @@ class AdapterSlots:
             adapter.slot = 0
 
     def _leave_host(self, adapter: _Adapter) -> None:
+        self.num_changes += 1
         self._leave_slot(adapter)
         adapter.num_bytes = 0
 
     def _use(self, adapter: _Adapter) -> None:
+        """Notes that an adapter was loaded, or that a request with it has started or stopped."""
+        self.num_changes += 1
         self._num_uses += 1
         adapter.last_used = self._num_uses
 
@@ -310,14 +317,19 @@ class SlotScan:
         self._slots = slots
         self._preferred = preferred
         self._reserved: set[AdapterKey] = set()
+        self._num_idle = sum(one is None or not one.running for one in slots[1:])
+        """Slots that no running request uses."""
         self._num_reserved_idle = 0
         self.closed: set[int] = set()
 
     def has_place(self, adapter: _Adapter) -> bool:
-        """Whether a request with this adapter may start."""
+        """Whether a request with this adapter may start; if so, it starts at once or ends the scan."""
         if adapter.slot and adapter.running:
             return adapter.slot not in self.closed
-        return self._num_idle > self._num_reserved_idle
+        if self._num_idle <= self._num_reserved_idle:
+            return False
+        self._num_idle -= 1
+        return True
 
     def clear_place(self, adapter: _Adapter, *, needs_host: bool) -> None:
         """Keeps a slot for an adapter from the requests behind; closes one if none is free.
@@ -338,8 +350,3 @@ class SlotScan:
         if open_slots:
             chosen = min(open_slots, key=lambda one: (one.slot not in self._preferred, one.num_remaining_tokens))
             self.closed.add(chosen.slot)
-
-    @property
-    def _num_idle(self) -> int:
-        """Slots that no running request uses."""
-        return sum(one is None or not one.running for one in self._slots[1:])

@@ -60,7 +60,8 @@ class CoreAdapters:
         self._unproven: set[AdapterKey] = set()
         """Adapters that are known only if what is read now turns out well."""
         self._done: list[AdapterDone] = []
-        self._told: list[AdapterUse] = []
+        self._told: tuple[int, dict[AdapterKey, int]] = (0, {})
+        """What the last standings were made of: changes in the slots, and waiting requests."""
 
     @property
     def has_work(self) -> bool:
@@ -124,11 +125,11 @@ class CoreAdapters:
 
     def changed_standings(self) -> list[AdapterUse] | None:
         """How all adapters stand; None if that is as it was at the last call."""
-        standings = self._slots.standings(self._scheduler.waiting.adapters)
-        if standings == self._told:
+        state = (self._slots.num_changes, dict(self._scheduler.waiting.adapters))
+        if state == self._told:
             return None
-        self._told = standings
-        return standings
+        self._told = state
+        return self._slots.standings(self._scheduler.waiting.adapters)
 
     def _take(self, read: ReadAdapter) -> None:
         if read.key not in self._specs:

@@ -237,3 +237,23 @@ def test_the_weights_that_are_served_count_again_when_the_new_ones_cannot_be_rea
     core.store.is_automatic = True
     core.core.load_adapter(spec(2))
     assert core.store.dropped == [(1, 1)]
+
+
+@pytest.mark.promise("LORA-6")
+def test_what_was_told_last_is_always_how_adapters_stand():
+    core = Core(max_loras=2, max_host=3)
+    adapters = core.core._adapters
+    assert adapters is not None
+    for adapter_id in range(1, 6):
+        core.core.load_adapter(spec(adapter_id), reads_now=adapter_id % 2 == 0)
+    told = None
+    for step in range(60):
+        if step < 20:
+            core.add(f"{step}", (1 + step * 3 % 5, 1), max_tokens=1 + step % 4)
+        if step == 30:
+            core.core.drop_adapter(2, 1)
+        stats = core.core.step().stats
+        assert stats is not None
+        told = told if stats.adapters is None else stats.adapters
+        assert told == adapters._slots.standings(adapters._scheduler.waiting.adapters)
+    assert not core.core.has_work
