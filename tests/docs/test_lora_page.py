@@ -71,9 +71,8 @@ def test_the_servers_of_the_page_serve_their_adapters(tmp_path: Path) -> None:
 @pytest.mark.promise("LORA-CLI-1", "LORA-FILE-1")
 def test_the_commands_run_as_printed(server: ServerProcess, tmp_path: Path) -> None:
     def run(command: str) -> str:
-        command = command.replace(PRINTED_URL, server.url)
+        command = command.replace("/tmp/", f"{tmp_path}/").replace(PRINTED_URL, server.url)
         command = command.replace(".venv/bin/mxext lora", f"{MXEXT} lora --server-url {server.url}")
-        command = command.replace("/tmp/", f"{tmp_path}/")
         result = subprocess.run(
             ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
         )
