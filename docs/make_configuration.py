@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vllm_mxext import envs
-from vllm_mxext.config.options import GROUPS, Flag, all_flags
+from vllm_mxext.config.flags import Flag
+from vllm_mxext.config.options import GROUPS, all_flags
 from vllm_mxext.config.refused import refused_flags
 from vllm_mxext.config.table import format_value
 

@@ -145,19 +145,12 @@ VARIABLES: tuple[EnvVar[Any], ...] = (
 )
 """All variables that are not just another way to give a flag."""
 
-_NO_HUB = "models are read from local folders in this version"
-
 VARIABLES_OF_OTHERS: dict[str, str | None] = {
     "VLLM_NO_USAGE_STATS": None,
     "VLLM_DO_NOT_TRACK": None,
     "DO_NOT_TRACK": None,
     "VLLM_USAGE_STATS_SERVER": "nothing about the use of this program is collected",
     "VLLM_USAGE_SOURCE": "nothing about the use of this program is collected",
-    "VLLM_USE_MODELSCOPE": _NO_HUB,
-    "HF_HUB_OFFLINE": None,
-    "HF_ENDPOINT": _NO_HUB,
-    "HF_TOKEN": None,
-    "HUGGING_FACE_HUB_TOKEN": None,
     "VLLM_TRACE_FUNCTION": "function calls are not traced; use a Python profiler",
     "VLLM_USE_V1": None,
     "VLLM_TARGET_DEVICE": "the device is chosen at start, with --device",

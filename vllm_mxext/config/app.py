@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_mxext.config import sources
+from vllm_mxext.config.hub_options import HubOptions
 from vllm_mxext.config.options import (
     GROUPS,
     CacheOptions,
@@ -30,6 +31,7 @@ class AppConfig:
     Attributes:
         server: how the server listens, answers and logs.
         model: which model and how.
+        hub: where its files and settings come from.
         cache: KV cache.
         scheduler: batching and queue.
         speculation: draft tokens.
@@ -41,6 +43,7 @@ class AppConfig:
 
     server: ServerOptions = field(default_factory=ServerOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
+    hub: HubOptions = field(default_factory=HubOptions)
     cache: CacheOptions = field(default_factory=CacheOptions)
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
     speculation: SpeculationOptions = field(default_factory=SpeculationOptions)

@@ -43,7 +43,7 @@ _ONE_DEVICE = "this version runs on one device; remove the flag or set it to 1"
 _NO_TOOLS = "the server calls no tools itself; remove the flag"
 _LOSSLESS = "draft tokens never change what is sampled, so there is nothing to choose; remove the flag"
 _ONE_GRAMMAR_LIBRARY = "llguidance enforces every constraint here; use auto or remove the flag"
-_NO_HUB = "models are read from local folders in this version; remove the flag"
+_ONE_REVISION = "configuration, tokenizer and weights are of one revision; use --revision"
 _EAGER = "models always run eagerly here; remove the flag"
 _RECOMPUTE = "preempted requests are recomputed, nothing is swapped out; remove the flag"
 _NO_TRANSFER = "KV blocks stay in the memory of this engine in this version; remove the flag"
@@ -66,7 +66,7 @@ _GROUPS: tuple[tuple[str, str], ...] = (
         "tool-server",
     ),
     (_LOSSLESS, "spec-decoding-acceptance-method typical-acceptance-sampler-posterior-threshold"),
-    (_NO_HUB, "revision code-revision tokenizer-revision download-dir hf-token hf-config-path"),
+    (_ONE_REVISION, "code-revision tokenizer-revision hf-config-path"),
     (_EAGER, "compilation-config optimization-level cuda-graph-sizes enable-sleep-mode"),
     (
         _NO_TRACING,
@@ -88,7 +88,6 @@ _SWITCHES = "enable-expert-parallel disable-custom-all-reduce enable-sleep-mode 
 """Names in `_GROUPS` that take no value."""
 
 _SINGLE: tuple[RefusedFlag, ...] = (
-    RefusedFlag("tensor-parallel-size", _ONE_DEVICE, (1,)),
     RefusedFlag("pipeline-parallel-size", _ONE_DEVICE, (1,)),
     RefusedFlag("data-parallel-size", _ONE_DEVICE, (1,)),
     RefusedFlag("prefix-caching-hash-algo", "blocks are found by SHA-256; use sha256 or remove the flag", ("sha256",)),

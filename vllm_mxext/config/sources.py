@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vllm_mxext import envs
-from vllm_mxext.config.options import GROUPS, Flag, all_flags
+from vllm_mxext.config.flags import Flag
+from vllm_mxext.config.options import GROUPS, all_flags
 from vllm_mxext.config.refused import SHORT_NAMES, RefusedFlag, refused_flags
 from vllm_mxext.errors import ConfigError
 

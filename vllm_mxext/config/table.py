@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_mxext.config.options import Flag, all_flags
+from vllm_mxext.config.flags import Flag
+from vllm_mxext.config.options import all_flags
 from vllm_mxext.config.resolve import ResolvedConfig
 
 HIDDEN = "******"

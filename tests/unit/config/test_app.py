@@ -103,7 +103,7 @@ def test_a_wrong_command_line_is_one_sentence_that_names_the_flag(argv: tuple[st
         ("- port", "must hold lines of the form"),
         ("port: [", "is not valid YAML"),
         ("port: 1\nmax_num_seqs: 1\nmax-num-seqs: 2", "given twice"),
-        ("tensor-parallel-size: 2", "tensor-parallel-size is not supported"),
+        ("data-parallel-size: 2", "data-parallel-size is not supported"),
         ("enable-prefix-caching: maybe", "1, true, yes"),
         ("port: 1.5", "whole number"),
         ("port: true", "whole number"),
@@ -174,7 +174,7 @@ def test_keyword_arguments_use_the_same_names_and_rules() -> None:
     [
         ("max_modl_len", 1, "unknown name 'max_modl_len'; did you mean max_model_len?"),
         ("port", 1, "unknown name 'port'"),
-        ("tensor_parallel_size", 2, "not supported"),
+        ("data_parallel_size", 2, "not supported"),
         ("seed", "x", "seed must be"),
         ("enable_prefix_caching", 1, "true or false"),
     ],

@@ -1,0 +1,1 @@
+"""Manifests: which models there are, and in which ways each can be run."""

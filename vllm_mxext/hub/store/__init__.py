@@ -1,0 +1,1 @@
+"""The store: whole, verified files of models on this machine."""

@@ -1,0 +1,1 @@
+"""Downloads: ranges of files, resumed, verified while they arrive."""
