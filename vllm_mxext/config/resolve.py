@@ -113,7 +113,10 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
         ConfigError: model, tokenizer or template cannot be found, or values contradict each other or the checkpoint.
     """
     if app.hub.tensor_parallel_size not in (None, 1):
-        raise ConfigError("The native engine runs on one device in this version; remove --tensor-parallel-size.")
+        raise ConfigError(
+            f"tensor_parallel_size {app.hub.tensor_parallel_size} is more than the one device that the native engine "
+            "runs on in this version; remove --tensor-parallel-size or set it to 1."
+        )
     host = Machine(machine.usable_cores(), machine.usable_memory()) if host is None else host
     decisions: dict[str, Decision] = {}
     path, names = _find_model(app, decisions)
