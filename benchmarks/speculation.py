@@ -27,7 +27,7 @@ from vllm_mxext import LLMEngine
 from vllm_mxext.bench.metrics import summarize
 from vllm_mxext.bench.report import format_table, json_line
 from vllm_mxext.config.machine import usable_cores
-from vllm_mxext.config.resolve import resolve_engine_args
+from vllm_mxext.engine.engine_args import EngineArgs
 from vllm_mxext.native.core.drafting import Drafting
 from vllm_mxext.native.core.request import Request
 from vllm_mxext.native.protocol import EngineCoreOutput, ModelRunnerOutput
@@ -147,7 +147,7 @@ def main() -> None:
         speculative_config={**speculation, "num_speculative_tokens": arguments.num_drafts},
         **options,
     )
-    vocab_size = resolve_engine_args(model=arguments.model).engine.model.spec.vocab_size
+    vocab_size = EngineArgs(model=arguments.model).resolve().engine.model.spec.vocab_size
     measured: dict[str, Measured] = {}
     for task in arguments.tasks:
         for batch in arguments.batches:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from vllm_mxext.config.app import parse_serve_args
 from vllm_mxext.config.resolve import resolve
+from vllm_mxext.entrypoints.starting import stored_start
+from vllm_mxext.errors import ConfigError
 
 EXIT_DOES_NOT_FIT = 1
 
@@ -22,9 +24,14 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments, flags = parser.parse_known_args(argv)
-    config = resolve(parse_serve_args(flags, prog="mxext fit"))
+    start = stored_start(parse_serve_args(flags, prog="mxext fit"))
+    if start is None:
+        raise ConfigError(
+            "The model is not on this machine; 'mxext hub explain MODEL' estimates it without downloading weights, and "
+            "'mxext hub pull MODEL' downloads it."
+        )
     from vllm_mxext.entrypoints.fit import fit_report  # noqa: PLC0415 - only now is there something to report
 
-    report = fit_report(config)
+    report = fit_report(resolve(start.app))
     print(json.dumps(report.as_dict(), indent=2) if arguments.json else report)
     return 0 if report.fits else EXIT_DOES_NOT_FIT

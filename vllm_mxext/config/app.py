@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm_mxext.config import sources
+from vllm_mxext.config.flags import flags_of
 from vllm_mxext.config.hub_options import HubOptions
 from vllm_mxext.config.options import (
     GROUPS,
@@ -94,6 +95,30 @@ def from_arguments(given: Mapping[str, Any], *, environ: Mapping[str, str] | Non
     environ = os.environ if environ is None else environ
     arguments = sources.from_mapping(given, "argument", is_offline=True)
     return _build({**sources.read_environment(environ, is_offline=True), **arguments}, ())
+
+
+def with_settings(app: AppConfig, given: Mapping[str, Any], origin: str) -> AppConfig:
+    """Sets what nothing else has set: a layer above the defaults and below everything that is there.
+
+    Args:
+        app: the intent.
+        given: flag names -> values as text or Python values.
+        origin: where these values come from.
+
+    Raises:
+        ConfigError: a name is unknown or a value is wrong.
+    """
+    settings = sources.from_mapping(given, origin, f"{origin[:1].upper()}{origin[1:]}: ")
+    fresh = {name: setting for name, setting in settings.items() if name not in app.origins}
+    groups = {
+        group: replace(
+            getattr(app, group),
+            **{flag.field: fresh[flag.field].value for flag in flags_of(group, options) if flag.field in fresh},
+        )
+        for group, options in GROUPS
+    }
+    origins = {**app.origins, **{name: setting.origin for name, setting in fresh.items()}}
+    return replace(app, **groups, origins=origins)
 
 
 def _build(settings: sources.Settings, warnings: tuple[str, ...]) -> AppConfig:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vllm_mxext import builtin
 from vllm_mxext.config import machine
 from vllm_mxext.config.app import AppConfig
 from vllm_mxext.errors import ConfigError
 
 LOCK_FILE_NAME = "model.lock"
+
+_ORG_AND_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,44 @@ class HubConfig:
     lock_file: Path = Path(LOCK_FILE_NAME)
     allows_unsafe: bool = False
     signature: str | None = None
+
+
+def local_folder(app: AppConfig) -> Path | None:
+    """Returns the folder that the model is named by; that of the built-in model without a name, None if none is."""
+    given = app.model.model
+    path = builtin.model_path() if given is None else Path(given).expanduser()
+    if given in builtin.BUILTIN_ALIASES and not path.exists():
+        return builtin.model_path()
+    return path if path.exists() else None
+
+
+def as_uri(asked: str, *, uses_modelscope: bool = False) -> str | None:
+    """Returns the URI of a source that a name stands for; None if it is neither a URI nor ORG/NAME."""
+    if "://" in asked:
+        return asked
+    if _ORG_AND_NAME.match(asked) is None:
+        return None
+    return ("modelscope://" if uses_modelscope else "hf://") + asked
+
+
+def is_remote(reference: str | None) -> bool:
+    """Whether a source has to be asked for something that a flag names; what is on this machine is not remote."""
+    return reference is not None and as_uri(reference) is not None and not Path(reference).expanduser().exists()
+
+
+def model_needs_hub(app: AppConfig) -> bool:
+    """Whether a manifest, profile or source has a say in which model is started and how."""
+    hub = app.hub
+    asks = hub.model_profile is not None or (app.model.model is None and hub.manifest is not None)
+    return asks or local_folder(app) is None
+
+
+def needs_hub(app: AppConfig) -> bool:
+    """Whether anything that is to be started comes from the hub."""
+    draft = app.speculation.spec_model or (app.speculation.speculative_config or {}).get("model")
+    adapters = [module.path for module in app.lora.lora_modules]
+    references = [app.model.tokenizer, draft if isinstance(draft, str) else None, *adapters]
+    return model_needs_hub(app) or any(map(is_remote, references))
 
 
 def resolve_hub(app: AppConfig, environ: Mapping[str, str] | None = None) -> HubConfig:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from vllm_mxext import builtin
 from vllm_mxext.config import machine
-from vllm_mxext.config.app import AppConfig, from_arguments
+from vllm_mxext.config.app import AppConfig
 from vllm_mxext.config.engine import (
     CacheConfig,
     DeviceConfig,
@@ -30,6 +30,7 @@ from vllm_mxext.config.generation import (
     read_chat_template,
     structured_outputs,
 )
+from vllm_mxext.config.hub import local_folder
 from vllm_mxext.config.lora import lora_reason, resolve_lora
 from vllm_mxext.config.memory_plan import longest_model_len
 from vllm_mxext.config.model_spec import ModelSpec, read_model_spec
@@ -93,13 +94,13 @@ class ResolvedConfig:
     decisions: dict[str, Decision] = field(default_factory=dict)
 
 
-def resolve_engine_args(**arguments: Any) -> ResolvedConfig:
-    """Resolves the keyword arguments of `LLM`, named like the flags with underscores.
+def resolve_server(app: AppConfig) -> ServerConfig:
+    """Returns how the server listens, answers, guards and logs, which no model has a say in; adapters left out.
 
     Raises:
-        ConfigError: an argument is unknown or wrong, or the checkpoint is.
+        ConfigError: values contradict each other.
     """
-    return resolve(from_arguments(arguments))
+    return _server(app.server, LoRAServingConfig())
 
 
 def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
@@ -170,17 +171,13 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
 
 def _find_model(app: AppConfig, decisions: dict[str, Decision]) -> tuple[Path, tuple[str, ...]]:
     """Returns the checkpoint folder and the served names."""
-    given = app.model.model
-    path = builtin.model_path() if given is None else Path(given).expanduser()
-    if given in builtin.BUILTIN_ALIASES and not path.exists():
-        given, path = None, builtin.model_path()
+    given, path = app.model.model, local_folder(app)
+    if path is None:
+        raise ConfigError(f"There is no folder '{given}'; name one, or no model for the built-in one.")
     if path.is_file():
         raise ConfigError(f"--model names the file '{given}'; give the folder of a checkpoint in Hugging Face layout.")
-    if not path.is_dir():
-        raise ConfigError(
-            f"There is no folder '{given}': this version reads models from local folders only, downloads come with the "
-            "MX Hub in a later one; download the checkpoint and name its folder, or name no model for the built-in one."
-        )
+    if given in builtin.BUILTIN_ALIASES and path == builtin.model_path():
+        given = None
     if given is None:
         decisions["model"] = Decision(builtin.BUILTIN_MODEL_NAME, "built-in model")
     names = app.model.served_model_name

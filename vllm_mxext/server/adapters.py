@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from vllm_mxext.config.server import LoRAModule, LoRAServingConfig
 from vllm_mxext.engine.client import AdapterInfo, AdapterSource, EngineClient, EnginePhase, EngineStatus
@@ -14,6 +15,7 @@ from vllm_mxext.errors import (
     AdapterError,
     AdapterNotFoundError,
     ConfigError,
+    HubError,
     ModelNotFoundError,
     RequestError,
     UnsupportedFeatureError,
@@ -42,10 +44,14 @@ class ServedAdapters:
         client: the engine, which holds them.
         config: which there are from the start, and which folder is watched.
         clock: time between two looks at the folder.
+        fetch: makes a folder of this machine of a URI, called in a thread; None = URIs are refused.
     """
 
-    def __init__(self, client: EngineClient, config: LoRAServingConfig, clock: Clock) -> None:
+    def __init__(
+        self, client: EngineClient, config: LoRAServingConfig, clock: Clock, fetch: Callable[[str], Path] | None = None
+    ) -> None:
         self._client = client
+        self._fetch = fetch
         self._modules = {module.name: module for module in config.modules}
         self._waiting = [module.name for module in config.modules if module.is_loaded_at_start]
         self._num_at_start = len(self._waiting)
@@ -139,7 +145,7 @@ class ServedAdapters:
             raise AdapterError(f"Both 'lora_name' and 'lora_path' must be provided.{known}", param="lora_path")
         if not source.path:
             source = self._completed(source)
-        source = await asyncio.to_thread(_at_home, source)  # the path may lie on a disk that does not answer
+        source = await asyncio.to_thread(self._at_home, source)  # the path may be a URI, or on a disk that is slow
         info = await self._client.load_adapter(source, replaces=replaces, pins=pins)
         logger.info("Loaded the adapter '%s' (%s, rank %d)", info.name, info.source.path, info.rank)
         return info
@@ -153,6 +159,25 @@ class ServedAdapters:
             source.base_model_name or module.base_model_name,
             source.description or module.description,
         )
+
+    def _at_home(self, source: AdapterSource) -> AdapterSource:
+        """Returns the source with its path as the engine process is to read it."""
+        shown = source.path[:MAX_SHOWN_CHARS]
+        path = os.path.abspath(os.path.expanduser(source.path))
+        if "://" in source.path:
+            if self._fetch is None:
+                raise AdapterError(f"'{shown}' is no path, and this server downloads no adapters.", param="lora_path")
+            try:
+                path = str(self._fetch(source.path))
+            except (ConfigError, HubError) as error:
+                raise AdapterError(f"The adapter {source.name} cannot be had: {error}", param="lora_path") from None
+        if not os.path.exists(path):
+            raise AdapterNotFoundError(
+                f"Loading lora {source.name} failed: No adapter found for {shown}"
+                + ("" if path == source.path else f" (this server looked for {path[:MAX_SHOWN_CHARS]})"),
+                param="lora_path",
+            )
+        return replace(source, path=path)
 
     async def unload(self, name: str | None, adapter_id: int | None = None) -> AdapterInfo:
         """Takes an adapter's name away; requests that use it go on.
@@ -173,7 +198,7 @@ class ServedAdapters:
         """
         for name in self._waiting:  # what is missing is said before the first one waits for the engine
             with _naming(name):
-                _at_home(self._completed(AdapterSource(name, "")))
+                self._at_home(self._completed(AdapterSource(name, "")))
         while self._waiting:
             with _naming(self._waiting[0]):
                 await self.load(AdapterSource(self._waiting[0], ""))
@@ -195,22 +220,3 @@ def _naming(name: str) -> Iterator[None]:
         yield
     except RequestError as error:
         raise ConfigError(f"The adapter '{name}' cannot be loaded: {error}") from None
-
-
-def _at_home(source: AdapterSource) -> AdapterSource:
-    """Returns the source with its path as the engine process is to read it."""
-    shown = source.path[:MAX_SHOWN_CHARS]
-    if "://" in source.path:
-        raise AdapterError(
-            f"'{shown}' is no path: adapters are read from local folders in this version, downloads come with "
-            "the MX Hub in a later one; download it and name its folder.",
-            param="lora_path",
-        )
-    path = os.path.abspath(os.path.expanduser(source.path))
-    if not os.path.exists(path):
-        raise AdapterNotFoundError(
-            f"Loading lora {source.name} failed: No adapter found for {shown}"
-            + ("" if path == source.path else f" (this server looked for {path[:MAX_SHOWN_CHARS]})"),
-            param="lora_path",
-        )
-    return replace(source, path=path)

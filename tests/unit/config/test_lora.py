@@ -11,9 +11,10 @@ import yaml
 from vllm_mxext.config.app import parse_serve_args
 from vllm_mxext.config.engine import LoRAConfig
 from vllm_mxext.config.machine import Memory
-from vllm_mxext.config.resolve import Machine, ResolvedConfig, resolve, resolve_engine_args
+from vllm_mxext.config.resolve import Machine, ResolvedConfig, resolve
 from vllm_mxext.config.server import LoRAModule, LoRAServingConfig
 from vllm_mxext.config.table import format_table
+from vllm_mxext.engine.engine_args import EngineArgs
 from vllm_mxext.errors import ConfigError
 
 HOST = Machine(num_cores=2, memory=Memory(total_bytes=10**9, available_bytes=10**9))
@@ -165,13 +166,13 @@ def test_the_folder_of_adapters_must_be_there(tmp_path: Path) -> None:
 
 
 def test_offline_engines_have_the_flags_that_concern_the_engine() -> None:
-    config = resolve_engine_args(
+    config = EngineArgs(
         enable_lora=True, max_loras=2, max_lora_rank=64, max_cpu_loras=3, lora_allow_pickle=True
-    )
+    ).resolve()
     assert config.engine.lora == LoRAConfig(2, 64, 3, True)
-    assert resolve_engine_args(enable_lora=False, max_loras=2).engine.lora is None
+    assert EngineArgs(enable_lora=False, max_loras=2).resolve().engine.lora is None
     with pytest.raises(ConfigError, match="lora_modules"):
-        resolve_engine_args(lora_modules=["a=/x"])
+        EngineArgs(lora_modules=["a=/x"]).resolve()
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from vllm_mxext.config.app import parse_serve_args
 from vllm_mxext.config.engine import PreparedConfig
 from vllm_mxext.config.machine import Memory
 from vllm_mxext.config.memory_plan import plan_memory
-from vllm_mxext.config.resolve import Machine, ResolvedConfig, resolve, resolve_engine_args
+from vllm_mxext.config.resolve import Machine, ResolvedConfig, resolve
 from vllm_mxext.config.server import ParserConfig
 from vllm_mxext.config.table import format_table
+from vllm_mxext.engine.engine_args import EngineArgs
 from vllm_mxext.errors import ConfigError
 
 HOST = Machine(num_cores=6, memory=Memory(total_bytes=10**9, available_bytes=10**9))
@@ -82,10 +83,8 @@ def test_without_a_model_the_built_in_one_is_served() -> None:
         assert resolved(name).engine.model == config.engine.model
 
 
-def test_a_hub_name_is_refused_with_what_to_do_instead() -> None:
-    message = error_of("Qwen/Qwen3-0.6B")
-    assert "no folder 'Qwen/Qwen3-0.6B'" in message
-    assert "MX Hub" in message
+def test_what_is_no_folder_is_refused_once_the_hub_has_been_asked() -> None:
+    assert "no folder 'Qwen/Qwen3-0.6B'" in error_of("Qwen/Qwen3-0.6B")
 
 
 def test_a_file_is_not_a_model(checkpoint: Path) -> None:
@@ -226,15 +225,15 @@ def test_the_table_names_every_value_with_its_origin_and_hides_secrets(checkpoin
 
 
 def test_the_offline_api_resolves_the_same_way(checkpoint: Path) -> None:
-    config = resolve_engine_args(model=str(checkpoint), max_num_seqs=4)
+    config = EngineArgs(model=str(checkpoint), max_num_seqs=4).resolve()
     assert config.engine.scheduler.max_num_seqs == 4
 
 
 @pytest.mark.promise("CLI-2")
 def test_resolving_imports_no_torch(checkpoint: Path) -> None:
     code = (
-        "import sys; from vllm_mxext.config.resolve import resolve_engine_args; "
-        f"resolve_engine_args(model={str(checkpoint)!r}); sys.exit('torch' in sys.modules)"
+        "import sys; from vllm_mxext.engine.engine_args import EngineArgs; "
+        f"EngineArgs(model={str(checkpoint)!r}).resolve(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from vllm_mxext import envs
 from vllm_mxext.config.app import AppConfig, parse_serve_args
 from vllm_mxext.config.engine import EngineConfig
-from vllm_mxext.config.resolve import resolve
+from vllm_mxext.config.resolve import ResolvedConfig, resolve, resolve_server
 from vllm_mxext.config.table import format_table
+from vllm_mxext.entrypoints.starting import Start, stored_start
 from vllm_mxext.errors import ConfigError, MxError
 from vllm_mxext.logger import LogSettings, configure_logging, init_logger
 from vllm_mxext.native.core_client import ProcessCoreClient
@@ -33,16 +34,25 @@ def run(app: AppConfig) -> int:
 
     Raises:
         ConfigError: the configuration is wrong, or the port or certificate cannot be used; nothing was loaded.
+        HubError: the model's files cannot be had, or none of its profiles can run.
         EngineDeadError: the engine could not be started, or was lost for good.
     """
     configure_logging(LogSettings.from_environ(config_path=app.server.log_config_file))
-    resolved = resolve(app)
     for warning in app.warnings:
         logger.warning("%s", warning)
-    logger.info("Configuration:\n%s", format_table(resolved))
-    if resolved.server.tls is not None:
-        check_tls(resolved.server.tls)
-    with open_socket(resolved.server) as sock:
+    start = stored_start(app)
+    resolved = None if start is None else _resolved(start)
+    server = resolve_server(app) if resolved is None else resolved.server
+    if server.tls is not None:
+        check_tls(server.tls)
+    with open_socket(server) as sock:
+        if start is None or resolved is None:
+            from vllm_mxext.entrypoints.openai.downloading import downloaded_start  # noqa: PLC0415 - imports the server
+
+            start = downloaded_start(app, server, sock)
+            if start is None:
+                return 0
+            resolved = _resolved(start)
         environ = _core_environ(app.server.log_config_file)
         core = launch_core(resolved.engine, environ)
         # Only now: torch and the HTTP server take about as long to import, so they are imported side by side.
@@ -50,6 +60,12 @@ def run(app: AppConfig) -> int:
 
         serve(resolved, sock, core, environ)
     return 0
+
+
+def _resolved(start: Start) -> ResolvedConfig:
+    resolved = resolve(start.app)
+    logger.info("Configuration:\n%s", format_table(resolved))
+    return resolved
 
 
 def launch_core(config: EngineConfig, environ: Mapping[str, str]) -> ProcessCoreClient:

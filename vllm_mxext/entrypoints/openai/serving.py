@@ -6,8 +6,10 @@ import asyncio
 import socket
 import sys
 from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
+from vllm_mxext.config.hub import resolve_hub
 from vllm_mxext.config.resolve import ResolvedConfig
 from vllm_mxext.engine.factory import create_engine_client
 from vllm_mxext.native.core_client import ProcessCoreClient
@@ -19,7 +21,10 @@ from vllm_mxext.server.lifecycle import ServerProcess
 
 
 def serve(
-    resolved: ResolvedConfig, sock: socket.socket, core: ProcessCoreClient, core_environ: Mapping[str, str]
+    resolved: ResolvedConfig,
+    sock: socket.socket,
+    core: ProcessCoreClient,
+    core_environ: Mapping[str, str],
 ) -> None:
     """Serves until a signal ends it.
 
@@ -37,7 +42,10 @@ def serve(
 
 
 async def _serve(
-    resolved: ResolvedConfig, sock: socket.socket, core: ProcessCoreClient, core_environ: Mapping[str, str]
+    resolved: ResolvedConfig,
+    sock: socket.socket,
+    core: ProcessCoreClient,
+    core_environ: Mapping[str, str],
 ) -> None:
     model, config = resolved.engine.model, resolved.server
     metrics = PrometheusMetrics(model.served_model_names[0], model.max_model_len)
@@ -45,9 +53,17 @@ async def _serve(
         resolved.engine, resolved.frontend, recorder=metrics, environ=core_environ, first_core=core
     )
     clock = SystemClock()
-    adapters = ServedAdapters(client, config.lora, clock)
+    adapters = ServedAdapters(client, config.lora, clock, lambda uri: _fetched(uri, resolved))
     app = create_app(client, config, metrics, clock=clock, adapters=adapters)
     await ServerProcess(client, app, config, sock, adapters).run()
+
+
+def _fetched(uri: str, resolved: ResolvedConfig) -> Path:
+    """Returns the folder of an adapter that a source has."""
+    from vllm_mxext.hub.mx_download import Downloading  # noqa: PLC0415 - few servers load adapters from afar
+    from vllm_mxext.hub.references import local_copy  # noqa: PLC0415
+
+    return local_copy(uri, resolve_hub(resolved.app), Downloading())
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:

@@ -1,0 +1,44 @@
+"""Downloads what a server needs while its port is open already and tells how far that is."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+from vllm_mxext.config.app import AppConfig
+from vllm_mxext.config.server import ServerConfig
+from vllm_mxext.entrypoints.starting import Start
+from vllm_mxext.hub.mx_download import Downloading
+from vllm_mxext.hub.progress import Listener, Progress
+from vllm_mxext.hub.startup import prepare
+from vllm_mxext.server.preparing import StoppedError, serve_while
+
+
+def downloaded_start(app: AppConfig, server: ServerConfig, sock: socket.socket) -> Start | None:
+    """Returns what to start, everything of it on this machine; None if a signal came first.
+
+    Args:
+        app: the intent.
+        server: how to listen and guard.
+        sock: bound socket, which stays open.
+
+    Raises:
+        ConfigError: there is no such model, or the manifest or profile is wrong.
+        HubError: the files cannot be had, or no profile can run.
+    """
+    last: list[Progress] = []
+
+    def work(listener: Listener, cancel: threading.Event) -> Start:
+        def listen(progress: Progress) -> None:
+            last[:] = [progress]
+            listener(progress)
+
+        begun_s = time.monotonic()
+        prepared = prepare(app, Downloading(listen, cancel))
+        return Start(prepared.app, prepared.served, last[0] if last else None, time.monotonic() - begun_s)
+
+    try:
+        return serve_while(work, server, sock)
+    except StoppedError:
+        return None

@@ -1,0 +1,256 @@
+"""`pull()`: the files of a model, from the first source that has them, whole and verified in the store.
+
+`python -m vllm_mxext.hub.mx_download MODEL` pulls what a server of that model would, and prints its folder.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from vllm_mxext.config.hub import HubConfig
+from vllm_mxext.errors import ChecksumError, DownloadError, HubCause, MissingDependencyError, MxError
+from vllm_mxext.hub.manifest.model import Artifact, ModelEntry, Security, SignatureRule
+from vllm_mxext.hub.progress import Listener, Phase, Progress, ignore
+from vllm_mxext.hub.store.hf_cache import find_snapshot
+from vllm_mxext.hub.store.model_store import ModelStore
+from vllm_mxext.hub.store.snapshot import Snapshot, StoredFile
+from vllm_mxext.logger import init_logger
+
+if TYPE_CHECKING:  # they import what only downloads need
+    from vllm_mxext.hub.network import Network
+    from vllm_mxext.hub.sources.interface import Listing, RemoteFile, Source
+
+logger = init_logger(__name__)
+
+PROG = "python -m vllm_mxext.hub.mx_download"
+
+
+class NeedsDownloadError(Exception):
+    """Something has to be downloaded, and this call may not; never shown to users."""
+
+
+@dataclass(frozen=True, slots=True)
+class Downloading:
+    """How missing files are to be had.
+
+    Attributes:
+        listener: told about progress.
+        cancel: stops downloads when set; what has arrived is kept.
+        is_allowed: False = do not, raise `NeedsDownloadError` instead.
+    """
+
+    listener: Listener = ignore
+    cancel: threading.Event | None = None
+    is_allowed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be pulled.
+
+    Attributes:
+        entry: the model.
+        artifact: which of its files.
+        revision: branch, tag or commit; empty = what the source says.
+    """
+
+    entry: ModelEntry
+    artifact: Artifact
+    revision: str = ""
+
+    @property
+    def store_name(self) -> str:
+        """Name in the store: the model's, and the artifact's if it has several."""
+        return f"{self.entry.name}/{self.artifact.name}" if len(self.entry.artifacts) > 1 else self.entry.name
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """Sources in order of preference."""
+        return self.artifact.sources or self.entry.sources
+
+
+def wish_for(entry: ModelEntry, config: HubConfig, artifact: str | None = None) -> Wish:
+    """Returns what a model's profile needs.
+
+    Args:
+        entry: the model.
+        config: may name a revision.
+        artifact: name of the artifact; None = the first one, or whatever is needed of safetensors.
+    """
+    found = next((each for each in entry.artifacts if artifact in (None, each.name)), Artifact("model"))
+    return Wish(entry, found, config.revision or found.revision or entry.revision or "")
+
+
+def stored(wish: Wish, store: ModelStore) -> Snapshot | None:
+    """Returns the snapshot that fulfils a wish without any connection; None if there is none."""
+    snapshot = store.snapshot(wish.store_name, wish.revision or None)
+    if snapshot is None:
+        return None
+    there = {file.path: file.sha256 for file in snapshot.files}
+    is_pinned = all(there.get(file.path) in (file.sha256, *_any(file.sha256, there)) for file in wish.artifact.files)
+    return snapshot if is_pinned else None
+
+
+def _any(sha256: str | None, there: dict[str, str]) -> tuple[str, ...]:
+    """Digests that a file without a pinned one may have."""
+    return tuple(there.values()) if sha256 is None else ()
+
+
+def obtain(wish: Wish, config: HubConfig, downloading: Downloading) -> tuple[Path, Snapshot | None]:
+    """Returns the folder of what is wanted, and its snapshot unless it is in the cache of another program.
+
+    What is stored is taken as it is; its source is not asked whether there is something newer.
+
+    Raises:
+        HubError: it cannot be had.
+        NeedsDownloadError: it would have to be downloaded, and may not.
+    """
+    name = wish.entry.name
+    snapshot = stored(wish, ModelStore(config.folder))
+    if snapshot is not None:
+        if config.is_frozen:
+            from vllm_mxext.hub.store.lock_file import read_lock_file  # noqa: PLC0415 - few use it
+
+            read_lock_file(config.lock_file).check_snapshot(wish.store_name, snapshot)
+        return snapshot.folder, snapshot
+    folder = None if config.is_frozen else find_snapshot(wish.uris, wish.revision, config.network.environ)
+    if folder is not None:
+        logger.info("The files of %s are read in place from '%s'.", name, folder)
+        return folder, None
+    if config.network.is_offline:
+        raise DownloadError(
+            f"{name} is not stored in '{config.folder}', and --offline (MIM_OFFLINE) forbids downloads; run `mxext hub "
+            "pull` where there is a network, and bring it here with `mxext hub export` and `import`.",
+            cause=HubCause.OFFLINE,
+        )
+    if not downloading.is_allowed:
+        raise NeedsDownloadError
+    snapshot = pull(wish, config, downloading)
+    return snapshot.folder, snapshot
+
+
+def pull(wish: Wish, config: HubConfig, downloading: Downloading) -> Snapshot:
+    """Downloads what is not there yet and publishes it; asks the source even if a snapshot is stored.
+
+    Raises:
+        HubError: no source has it, the bytes are wrong, or they cannot be stored.
+    """
+    if not wish.uris:
+        raise DownloadError(f"The manifest names no source of '{wish.entry.name}'; add one.", cause=HubCause.NOT_FOUND)
+    from vllm_mxext.hub.network import Network  # noqa: PLC0415 - only downloads need it
+
+    work = _Pull(wish, config, ModelStore(config.folder), downloading)
+    failures: list[MxError] = []
+    with Network(config.network) as network:
+        for uri in wish.uris:
+            downloading.listener(Progress(wish.entry.name, Phase.LISTING, detail=uri))
+            try:
+                return work.from_source(uri, network)
+            except (DownloadError, ChecksumError, MissingDependencyError) as error:
+                if isinstance(error, DownloadError) and error.cause in (HubCause.INTERRUPTED, HubCause.NOT_LOCKED):
+                    raise
+                logger.warning("Source %s failed: %s", uri, error)
+                failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    causes = {error.cause for error in failures if isinstance(error, (DownloadError, ChecksumError))}
+    cause = causes.pop() if len(causes) == 1 else HubCause.FAILED
+    each = "; ".join(f"{uri}: {error}" for uri, error in zip(wish.uris, failures, strict=True))
+    raise DownloadError(f"None of the sources of '{wish.entry.name}' could be used: {each}", cause=cause)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pull:
+    """One pull, whatever the source."""
+
+    wish: Wish
+    config: HubConfig
+    store: ModelStore
+    downloading: Downloading
+
+    def from_source(self, uri: str, network: Network) -> Snapshot:
+        from vllm_mxext.hub.sources.opening import open_source  # noqa: PLC0415 - only downloads need it
+
+        source = open_source(uri, self.wish.revision or None, network)
+        try:
+            listing = source.list_files()
+            chosen = self._chosen(uri, listing)
+            return self._fetched(source, listing, chosen)
+        finally:
+            source.close()
+
+    def _chosen(self, uri: str, listing: Listing) -> tuple[RemoteFile, ...]:
+        from vllm_mxext.hub.file_choice import choose_files  # noqa: PLC0415
+
+        security = self._security
+        chosen = choose_files(
+            uri,
+            self.wish.artifact,
+            listing,
+            allows_pickle=security.allow_pickle,
+            allows_code=security.trust_remote_code,
+        )
+        if self.config.is_frozen:
+            from vllm_mxext.hub.store.lock_file import read_lock_file  # noqa: PLC0415
+
+            pinned = read_lock_file(self.config.lock_file)
+            return pinned.check(self.wish.store_name, replace(listing, files=chosen)).files
+        return chosen
+
+    @property
+    def _security(self) -> Security:
+        given = self.wish.entry.security
+        if self.config.allows_unsafe:
+            given = replace(given, allow_pickle=True, trust_remote_code=True)
+        if self.config.signature is not None:
+            given = replace(given, signature=cast("SignatureRule", self.config.signature))
+        return given
+
+    def _fetched(self, source: Source, listing: Listing, chosen: Sequence[RemoteFile]) -> Snapshot:
+        from vllm_mxext.hub.transfer.fetch import Wanted, fetch  # noqa: PLC0415
+
+        name = self.wish.entry.name
+        fetched = fetch(
+            [Wanted(file, source) for file in chosen],
+            self.store.blobs,
+            self.config.network,
+            model=name,
+            listener=self.downloading.listener,
+            cancel=self.downloading.cancel,
+        )
+        total = sum(file.size for file in fetched)
+        self.downloading.listener(
+            Progress(name, Phase.PUBLISHING, total, total, len(fetched), len(fetched), detail=source.uri)
+        )
+        files = [StoredFile(file.path, file.size, file.sha256) for file in fetched]
+        snapshot = self.store.publish(
+            self.wish.store_name, listing.revision, source.uri, files, asked_revision=self.wish.revision
+        )
+        self.downloading.listener(
+            Progress(name, Phase.DONE, total, total, len(fetched), len(fetched), detail=source.uri)
+        )
+        return snapshot
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Pulls what the flags of `mxext serve` describe; returns the exit code."""
+    from vllm_mxext.config.app import parse_serve_args  # noqa: PLC0415
+    from vllm_mxext.hub.startup import prepare  # noqa: PLC0415
+
+    try:
+        app = parse_serve_args(sys.argv[1:] if argv is None else argv, prog=PROG)
+        prepared = prepare(app)
+    except MxError as error:
+        sys.stderr.write(f"{PROG}: error: {error}\n")
+        return 1
+    sys.stdout.write(f"{prepared.app.model.model}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
