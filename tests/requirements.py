@@ -172,6 +172,14 @@ PROMISES = {
     "OPS-3": "/metrics has vLLM's names.",
     "OPS-4": "A full queue answers 429 with Retry-After.",
     "OPS-5": "SIGTERM turns ready to 503, lets open streams finish and exits with 0; a second signal aborts.",
+    # MX Hub
+    "HUB-STORE-1": "A published snapshot is found with all its files, with links, hard links or copies.",
+    "HUB-STORE-2": "Publishing again, also by several processes at once, changes nothing; old versions stay whole.",
+    "HUB-STORE-3": "Trouble with the store's folder is said with its cause and a remedy, and nothing is half there.",
+    "HUB-CACHE-1": "A whole model in the cache of Hugging Face is used where it lies; one that is not whole is not.",
+    "HUB-CACHE-2": "Cached files are taken by digest only if their content has it, and are never written.",
+    "HUB-SAFE-1": "Paths that leave the model's folder, or that some system reads otherwise, are refused.",
+    "HUB-SAFE-2": "Pickles and programs are refused unless allowed, by name and by content.",
 }
 """Id -> sentence."""
 
