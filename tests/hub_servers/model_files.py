@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_model(folder: Path, weight_bytes: int = 300_000, seed: int = 0) -> Path:
-    """Writes a configuration, a tokenizer, two shards of random weights and a file in a sub-folder; returns the folder."""
+    """Writes a configuration, a tokenizer, two shards of random weights and a file in a sub-folder."""
     noise = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     shards = [f"model-{number:05}-of-00002.safetensors" for number in (1, 2)]

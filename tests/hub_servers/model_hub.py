@@ -1,4 +1,4 @@
-"""`ModelHub`: a server that speaks the protocols of Hugging Face and ModelScope over folders, with a CDN on another host."""
+"""`ModelHub`: a server that speaks the protocols of Hugging Face and ModelScope over folders, and its CDN."""
 
 from __future__ import annotations
 
@@ -197,7 +197,8 @@ class ModelHub(StandIn):
             return _modelscope_answer({"Files": [_modelscope_entry(folder, file) for file in _files(folder)]})
         if what == "/repo":
             return self._modelscope_file(asked, model, folder, token)
-        return _modelscope_answer({"Id": 1, "Path": name.split("/")[0], "Name": name.split("/")[1]})
+        owner, _, title = name.partition("/")
+        return _modelscope_answer({"Id": 1, "Path": owner, "Name": title})
 
     def _modelscope_file(self, asked: Asked, model: HostedModel, folder: Path, token: str | None) -> Answer:
         if model.is_gated and not (token and self.tokens[token]):

@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
     owner: StandIn
     disable_nagle_algorithm = True
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of http.server
         """Says nothing."""
 
     def _serve(self) -> None:
