@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from urllib.request import proxy_bypass_environment
 
 from vllm_mxext.errors import ConfigError
 
@@ -39,14 +38,9 @@ class Proxies:
             return False
         if self._exceptions.strip() == "*":
             return True
-        name = host if port is None else f"{host}:{port}"
-        if proxy_bypass_environment(name, {"no": self._exceptions}):
-            return True
-        try:
-            address = ipaddress.ip_address(host.strip("[]"))
-        except ValueError:
-            return False
-        return any(address in network for network in _networks(self._exceptions))
+        return any(
+            _covers(text.strip().lower(), host.strip("[]").lower(), port) for text in self._exceptions.split(",")
+        )
 
 
 def _read(environ: Mapping[str, str], name: str) -> str | None:
@@ -61,12 +55,17 @@ def _read(environ: Mapping[str, str], name: str) -> str | None:
     return None
 
 
-def _networks(exceptions: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    networks = []
-    for text in exceptions.split(","):
-        if "/" in text:
-            try:
-                networks.append(ipaddress.ip_network(text.strip(), strict=False))
-            except ValueError:  # a name with a slash means nothing here, as for other programs
-                continue
-    return networks
+def _covers(exception: str, host: str, port: int | None) -> bool:
+    """Tells whether an entry of NO_PROXY is about a host: its name, a domain it is in, or a network of addresses."""
+    if "/" in exception:
+        try:
+            return ipaddress.ip_address(host) in ipaddress.ip_network(exception, strict=False)
+        except ValueError:  # a name, not an address
+            return False
+    name, colon, number = exception.rpartition(":")
+    if colon and number.isdigit() and ":" not in name:
+        if port is None or int(number) != port:
+            return False
+        exception = name
+    exception = exception.removeprefix("*").lstrip(".").strip("[]")
+    return bool(exception) and (host == exception or host.endswith(f".{exception}"))

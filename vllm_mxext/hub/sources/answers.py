@@ -33,10 +33,12 @@ class Advice:
     what: str
     unauthorized: str
     not_found: str
-    explain: Callable[[httpx.Response, bytes], HubError | None] = lambda response, body: None
+    explain: Callable[[httpx.Response, bytes], HubError | None] = lambda _response, _body: None
 
 
-def error_of(response: httpx.Response, body: bytes, advice: Advice, *, is_elsewhere: bool = False) -> HubError:
+def error_of(  # noqa: PLR0911 - a table of cases
+    response: httpx.Response, body: bytes, advice: Advice, *, is_elsewhere: bool = False
+) -> HubError:
     """Returns the error that an answer stands for.
 
     Args:
@@ -77,7 +79,7 @@ def proxy_refusal() -> DownloadError:
     )
 
 
-def connection_error(error: httpx.HTTPError, url: httpx.URL) -> HubError:
+def connection_error(error: httpx.HTTPError, url: httpx.URL) -> HubError:  # noqa: PLR0911 - a table of cases
     """Returns the error for a connection that failed."""
     host = url.host
     if _is_distrusted(error):
@@ -120,9 +122,7 @@ def page_error(response: httpx.Response, path: str) -> TransferError:
 
 
 def retry_after_s(response: httpx.Response) -> float | None:
-    """Returns when the server wants to be asked again, in seconds: by `Retry-After`, or the IETF draft's "
-    "`RateLimit`.
-    """
+    """Returns the seconds after which to ask again, by `Retry-After` or the IETF draft's `RateLimit`."""
     text = response.headers.get("Retry-After", "").strip()
     seconds: float | None = None
     if text.isascii() and text.isdigit():

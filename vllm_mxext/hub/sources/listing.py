@@ -1,6 +1,4 @@
-"""Listings of sources that have no commits: their revision is a digest of what is listed, and can be asked for "
-"again.
-"""
+"""Listings of sources without commits: their revision is a digest of what is listed, and can be asked for again."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _URI = re.compile(r"(?:modelscope://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>
 class ModelScopeSource:
     """A model of ModelScope at one revision; see `Source`.
 
-    Every file comes with its SHA-256. The server tells no commit, so the revision is the branch and a digest of the list.
+    Every file comes with its SHA-256. The server tells no commit; the revision is the branch and a digest of the list.
 
     Args:
         uri: `modelscope://ORG/NAME[@REVISION][/FOLDER]` or `ORG/NAME`.
