@@ -122,6 +122,50 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
     decisions: dict[str, Decision] = {}
     path, names = _find_model(app, decisions)
     spec = read_model_spec(path)
+    engine, lora_serving = _engine(app, (path, names), spec, host, decisions)
+    frontend = FrontendConfig(
+        AdmissionConfig(app.scheduler.max_num_queued_reqs, app.scheduler.max_num_queued_tokens),
+        default_sampling(app.model.generation_config, app.model.override_generation_config or {}, path),
+        ChatTemplateConfig(
+            read_chat_template(app.model.chat_template),
+            cast("ContentFormatName", app.model.chat_template_content_format),
+            default_template_kwargs(app.model.default_chat_template_kwargs),
+        ),
+        app.server.stream_interval,
+        structured_outputs(app.model.structured_outputs_config),
+        app.server.reasoning_parser,
+        app.server.tool_parser_plugin,
+    )
+    return ResolvedConfig(app, engine, _server(app.server, lora_serving), frontend, decisions)
+
+
+def resolve_engine(app: AppConfig, spec: ModelSpec, host: Machine) -> EngineConfig:
+    """Returns the engine's configuration for a checkpoint of which only the architecture is known, to plan with.
+
+    Raises:
+        ConfigError: values contradict each other or the checkpoint.
+    """
+    engine, _ = _engine(app, (Path(), ()), spec, host, {})
+    return engine
+
+
+def _engine(
+    app: AppConfig,
+    checkpoint: tuple[Path, tuple[str, ...]],
+    spec: ModelSpec,
+    host: Machine,
+    decisions: dict[str, Decision],
+) -> tuple[EngineConfig, LoRAServingConfig]:
+    """Returns the engine's configuration, and what the server does about adapters.
+
+    Args:
+        app: the intent.
+        checkpoint: its folder and served names.
+        spec: what its `config.json` says.
+        host: what the machine offers.
+        decisions: takes what is looked up.
+    """
+    path, names = checkpoint
     dtype = _dtype(app, spec, decisions)
     cache = CacheConfig(
         block_size=app.cache.block_size,
@@ -153,20 +197,7 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
     )
     if app.model.max_model_len == _AUTO_LENGTH:
         engine = _fitted(engine, host.memory, decisions)
-    frontend = FrontendConfig(
-        AdmissionConfig(app.scheduler.max_num_queued_reqs, app.scheduler.max_num_queued_tokens),
-        default_sampling(app.model.generation_config, app.model.override_generation_config or {}, path),
-        ChatTemplateConfig(
-            read_chat_template(app.model.chat_template),
-            cast("ContentFormatName", app.model.chat_template_content_format),
-            default_template_kwargs(app.model.default_chat_template_kwargs),
-        ),
-        app.server.stream_interval,
-        structured_outputs(app.model.structured_outputs_config),
-        app.server.reasoning_parser,
-        app.server.tool_parser_plugin,
-    )
-    return ResolvedConfig(app, engine, _server(app.server, lora_serving), frontend, decisions)
+    return engine, lora_serving
 
 
 def _find_model(app: AppConfig, decisions: dict[str, Decision]) -> tuple[Path, tuple[str, ...]]:
