@@ -179,6 +179,9 @@ PROMISES = {
     "HUB-CACHE-1": "A whole model in the cache of Hugging Face is used where it lies; one that is not whole is not.",
     "HUB-CACHE-2": "Cached files are taken by digest only if their content has it, and are never written.",
     "HUB-SAFE-1": "Paths that leave the model's folder, or that some system reads otherwise, are refused.",
+    "HUB-CONF-1": "A profile's flags lie below command line, environment and file, and above defaults, with origins.",
+    "HUB-PULL-1": "Of a source's files those are downloaded that the format, the patterns or the pins name.",
+    "HUB-SAFE-3": "A profile sets how a model runs, never who is let in or which code is loaded.",
     "HUB-SAFE-2": "Pickles and programs are refused unless allowed, by name and by content.",
 }
 """Id -> sentence."""

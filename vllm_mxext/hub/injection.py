@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from vllm_mxext.config.app import AppConfig, with_settings
@@ -29,17 +28,16 @@ def allowed_fields() -> frozenset[str]:
 
 
 def profile_settings(profile: Profile) -> dict[str, Any]:
-    """Returns the flags of a profile, with underscores, and their values.
+    """Returns the flags of a profile, with dashes, and their values.
 
     Raises:
         ManifestError: it sets a flag that is not for profiles.
     """
-    settings = {key.replace("-", "_"): value for key, value in profile.engine_args.items()}
-    settings |= {key.replace("-", "_"): value for key, value in profile.lora.items()}
-    for name in sorted(settings.keys() - allowed_fields()):
+    given = {**profile.engine_args, **profile.lora}
+    settings = {name.replace("_", "-"): value for name, value in given.items()}
+    for name in sorted(settings.keys() - {field.replace("_", "-") for field in allowed_fields()}):
         raise ManifestError(
-            f"Profile '{profile.name}' sets --{name.replace('_', '-')}, which a profile may not; give it on the "
-            "command line."
+            f"Profile '{profile.name}' sets --{name}, which a profile may not; give it on the command line."
         )
     return settings
 
@@ -64,10 +62,6 @@ def inject(app: AppConfig, entry: ModelEntry, chosen: Judgement) -> AppConfig:
     profile = chosen.profile
     settings = profile_settings(profile)
     if profile.tags.tp > 1:
-        settings["tensor_parallel_size"] = profile.tags.tp
-    app = with_settings(app, _flat(chosen.suggested), f"profile {profile.name}, what fits into memory")
+        settings["tensor-parallel-size"] = profile.tags.tp
+    app = with_settings(app, chosen.suggested, f"profile {profile.name}, what fits into memory")
     return with_settings(app, settings, f"profile {profile.name} of {entry.name}")
-
-
-def _flat(suggested: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.replace("-", "_"): value for name, value in suggested.items()}
