@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
 from vllm_mxext.config.flags import Flag
 from vllm_mxext.config.options import all_flags
 from vllm_mxext.config.sources import did_you_mean
+from vllm_mxext.hub.injection import allowed_fields
 from vllm_mxext.hub.manifest.building import parse_size
 from vllm_mxext.hub.manifest.complaints import Complaint, shown
 from vllm_mxext.hub.manifest.document import Node
 from vllm_mxext.hub.manifest.model import ModelEntry
 
 KNOWN_SCHEMES = frozenset(("hf", "modelscope", "s3", "gs", "http", "https", "file", "oci", "ngc"))
-
-_CHOSEN_BEFORE = frozenset(("model",))
-"""Flags that have been read when a profile's are, besides those of the hub."""
 
 
 def check_models(models: list[Node]) -> Iterator[Complaint]:
@@ -62,11 +61,7 @@ def unusual(models: list[Node]) -> Iterator[str]:
 
 
 def _check_model(model: Node) -> Iterator[Complaint]:
-    for node in _sizes(model):
-        try:
-            parse_size(node.value)
-        except ValueError as error:
-            yield Complaint(node.line, f"A size {error}, got {shown(node.value)}.")
+    yield from (complaint for node in _sizes(model) for complaint in _check_size(node))
     artifacts: dict[str, str] = {}
     for artifact in model.at(["artifacts"]).items:
         yield from _check_names(artifact, artifacts, "artifact")
@@ -91,6 +86,13 @@ def _check_names(holder: Node, taken: dict[str, str], kind: str) -> Iterator[Com
             where = "" if taken[key] == fields["name"].value else f" already, by {shown(taken[key])}"
             yield Complaint(node.line, f"The name {shown(node.value)} of {_a(kind)} is taken{where}; choose another.")
         taken.setdefault(key, fields["name"].value)
+
+
+def _check_size(node: Node) -> Iterator[Complaint]:
+    try:
+        parse_size(node.value)
+    except ValueError as error:
+        yield Complaint(node.line, f"A size {error}, got {shown(node.value)}.")
 
 
 def _a(kind: str) -> str:
@@ -144,8 +146,7 @@ def _check_profile(profile: Node, artifacts: list[str]) -> Iterator[Complaint]:
 
 
 def _check_flags(profile: Node, name: str) -> Iterator[Complaint]:
-    flags = {flag.name: flag for flag in all_flags()}
-    settable = {key: flag for key, flag in flags.items() if _is_settable(flag)}
+    flags, settable = _flags(), _settable_flags()
     seen: set[str] = set()
     for key, node in profile.at(["engine_args"]).fields.items():
         line, flag_name = profile.line_of(["engine_args", key]), key.replace("_", "-")
@@ -165,8 +166,15 @@ def _check_flags(profile: Node, name: str) -> Iterator[Complaint]:
         seen.add(flag_name)
 
 
-def _is_settable(flag: Flag) -> bool:
-    return flag.group != "hub" and flag.name not in _CHOSEN_BEFORE and not flag.facts.is_secret
+@cache
+def _flags() -> Mapping[str, Flag]:
+    return {flag.name: flag for flag in all_flags()}
+
+
+@cache
+def _settable_flags() -> Mapping[str, Flag]:
+    allowed = allowed_fields()
+    return {name: flag for name, flag in _flags().items() if flag.field in allowed}
 
 
 def _plain(node: Node, *path: str) -> Mapping[str, Any]:
@@ -185,4 +193,3 @@ def _sizes(model: Node) -> Iterator[Node]:
             holder = profile.fields.get("requires", profile).fields.get(path[0])
             if holder is not None and path[1] in holder.fields:
                 yield holder.fields[path[1]]
-

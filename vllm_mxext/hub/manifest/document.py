@@ -1,13 +1,13 @@
 """`Node`: a YAML file as plain values that know their lines; nothing of the file is executed, and its size is bounded.
 
-Scalars follow YAML 1.2's core schema (`yes` and `12:30` are text). Aliases and `<<` work, counted as what they expand to.
+Scalars follow YAML 1.2's core schema (`yes` and `12:30` are text). Aliases and `<<` count as what they expand to.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ MAX_DEPTH = 24
 _MERGE_KEY = "<<"
 _STANDARD_TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = frozenset(_STANDARD_TAG + name for name in ("str", "int", "float", "bool", "null", "seq", "map"))
-_WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
-_WORDS |= {word: True for word in ("true", "True", "TRUE")} | {word: False for word in ("false", "False", "FALSE")}
+_WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
+_WORDS |= dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(("false", "False", "FALSE"), False)
 _INTEGER = re.compile(r"[-+]?[0-9]{1,30}\Z")
 _OTHER_INTEGER = re.compile(r"0(?:x[0-9a-fA-F]{1,16}|o[0-7]{1,20})\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]{1,30}|[0-9]{1,30}(?:\.[0-9]{0,30})?)(?:[eE][-+]?[0-9]{1,5})?\Z")
@@ -39,6 +39,7 @@ class Node:
         key_lines: of a mapping: the lines of its keys.
         tag: a tag of its own, such as `!name`; empty = none.
         num_nodes: it and all below it, aliases expanded.
+        height: levels below it, aliases expanded.
     """
 
     value: Any
@@ -46,6 +47,7 @@ class Node:
     key_lines: dict[str, int] | None = None
     tag: str = ""
     num_nodes: int = 1
+    height: int = 0
 
     @property
     def fields(self) -> dict[str, Node]:
@@ -187,15 +189,14 @@ class _Composer:
         import yaml  # noqa: PLC0415
 
         line = event.start_mark.line + 1
-        if depth > MAX_DEPTH:
+        alias = self._anchors.get(event.anchor) if isinstance(event, yaml.AliasEvent) else None
+        if depth + (alias.height if alias is not None else 0) > MAX_DEPTH:
             raise _RefusedError(line, f"This is nested more than {MAX_DEPTH} levels deep, which no manifest is.")
+        self._count(alias.num_nodes if alias is not None else 1, line)
         if isinstance(event, yaml.AliasEvent):
-            node = self._anchors.get(event.anchor)
-            if node is None:
+            if alias is None:
                 raise _RefusedError(line, f"The alias *{event.anchor[:100]} has no anchor before it.")
-            self._count(node.num_nodes, line)
-            return node
-        self._count(1, line)
+            return alias
         if isinstance(event, yaml.ScalarEvent):
             node = Node(_scalar(event, line), line, tag=_own_tag(event, line))
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -219,7 +220,7 @@ class _Composer:
             if isinstance(event, yaml.SequenceEndEvent):
                 break
             items.append(self._node(event, depth + 1))
-        return Node(items, line, tag=_own_tag(start, line), num_nodes=1 + sum(node.num_nodes for node in items))
+        return Node(items, line, None, _own_tag(start, line), *_extent(items))
 
     def _mapping(self, start: Any, line: int, depth: int) -> Node:
         import yaml  # noqa: PLC0415
@@ -238,7 +239,9 @@ class _Composer:
             if key == _MERGE_KEY and event.implicit[0]:
                 merged += value.items or [value]
             elif key in fields:
-                raise _RefusedError(key_line, f"The key '{key[:100]}' is here twice; the first is in line {lines[key]}.")
+                raise _RefusedError(
+                    key_line, f"The key '{key[:100]}' is here twice; the first is in line {lines[key]}."
+                )
             else:
                 fields[key], lines[key] = value, key_line
         for node in merged:
@@ -248,8 +251,12 @@ class _Composer:
                 if key not in fields:
                     self._count(value.num_nodes, line)
                     fields[key], lines[key] = value, (node.key_lines or {}).get(key, line)
-        num_nodes = 1 + sum(node.num_nodes for node in fields.values())
-        return Node(fields, line, lines, _own_tag(start, line), num_nodes)
+        return Node(fields, line, lines, _own_tag(start, line), *_extent(fields.values()))
+
+
+def _extent(children: Collection[Node]) -> tuple[int, int]:
+    """Returns how many nodes and levels something with these children has."""
+    return 1 + sum(node.num_nodes for node in children), 1 + max((node.height for node in children), default=0)
 
 
 def _own_tag(event: Any, line: int) -> str:
@@ -274,17 +281,12 @@ def _text(event: Any, line: int) -> str:
 def _scalar(event: Any, line: int) -> Any:
     """Returns what a scalar stands for; numbers that no machine holds stay text."""
     text = _text(event, line)
-    if event.style or event.tag in ("!", _STANDARD_TAG + "str"):  # quoted, a block, or said to be text
-        return text
-    if event.tag and event.tag not in _PLAIN_TAGS:
+    is_text = event.style or event.tag in ("!", _STANDARD_TAG + "str")  # quoted, a block, or said to be text
+    if is_text or (event.tag and event.tag not in _PLAIN_TAGS):
         return text
     if text in _WORDS:
         return _WORDS[text]
-    if _INTEGER.match(text):
-        return int(text)
-    if _OTHER_INTEGER.match(text):
-        return int(text, 0)
-    if _FLOAT.match(text):
-        number = float(text)
-        return number if math.isfinite(number) else text
-    return text
+    if _INTEGER.match(text) or _OTHER_INTEGER.match(text):
+        return int(text, 0 if text[:2] in ("0x", "0o") else 10)
+    number = float(text) if _FLOAT.match(text) else math.inf
+    return number if math.isfinite(number) else text

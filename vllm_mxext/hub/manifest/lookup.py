@@ -73,7 +73,9 @@ def origin_of(manifest: Manifest, entry: ModelEntry) -> str:
 def unknown_model(manifest: Manifest, name: str) -> str:
     """Returns the sentence about a name that `find_model()` does not find."""
     manifests = [manifest] if is_packaged(manifest) else [manifest, packaged_manifest()]
-    names = {name.casefold(): name for one in manifests for entry in one.models for name in (entry.name, *entry.aliases)}
+    names = {
+        name.casefold(): name for one in manifests for entry in one.models for name in (entry.name, *entry.aliases)
+    }
     nearest = names.get(did_you_mean(name.casefold(), names).removeprefix("; did you mean ").removesuffix("?"))
     places = manifest.origin if len(manifests) == 1 else f"{manifest.origin} or {PACKAGED_ORIGIN}"
     hint = f"did you mean {nearest}?" if nearest else "name one of them, a folder, or a URI such as hf://ORG/NAME."

@@ -1,4 +1,4 @@
-"""Imports the model manifests of NVIDIA NIM: the map of profiles (1.x), the list of profiles (schema 2), the wrapped list.
+"""Imports model manifests of NVIDIA NIM: the map of profiles (1.x), the list of profiles (schema 2), the wrapped list.
 
 Forms as in NVIDIA/k8s-nim-operator, `internal/nimparser` (v1, v2, legacy) with its test data:
     1.x:      PROFILE_ID: {model, release, tags, container_url, workspace: !workspace {components: [{dst, src: {repo_id,
@@ -25,7 +25,9 @@ _TAGS = frozenset(
      "gpu", "gpu_device", "number_of_gpus", "trtllm_buildable")
 )  # fmt: skip
 _PROFILE_KEYS = frozenset(("id", "model", "nim_name", "release", "tags", "container_url", "workspace"))
-_ROOT_KEYS = frozenset(("schema_version", "profiles", "model", "profile_selection_criteria", "model_profile", "manifest"))
+_ROOT_KEYS = frozenset(
+    ("schema_version", "profiles", "model", "profile_selection_criteria", "model_profile", "manifest")
+)
 _UNNAMED = "nim-model"
 _NGC_NAME = re.compile(r"ngc://[^/]+/(?P<name>[^/:?]+/[^/:?]+):")
 _FILE_QUERY = re.compile(r"\?file=(?P<path>[^?#]+)\Z")
@@ -143,7 +145,7 @@ def _add(entry: _Entry, model: _Model, notes: Notes) -> None:
         what = f"the engine {shown(engine_name)}" if engine_name else "an engine that is not named"
         notes.add(f"Line {entry.line}: the profile {shown(entry.id)} needs {what}, which is not known; left out.")
         return
-    profile = _profile(entry, tags, engine, notes)
+    profile = _profile(tags, engine, notes)
     is_built = engine == "tensorrt_llm" and text(tags.get("trtllm_buildable")) != "true"
     artifact = _artifact(entry, "tensorrt_llm" if is_built else "safetensors", notes)
     name = _profile_name(profile["tags"], text(tags.get("trtllm_buildable")) == "true")
@@ -168,7 +170,7 @@ def _profile_name(tags: dict[str, Any], is_buildable: bool) -> str:
     return _name("-".join(word for word in (*words, "lora" if tags["feat_lora"] else "") if word))
 
 
-def _profile(entry: _Entry, tags: dict[str, Node], engine: str, notes: Notes) -> dict[str, Any]:
+def _profile(tags: dict[str, Node], engine: str, notes: Notes) -> dict[str, Any]:
     def number(tag: str) -> int:
         return whole_number(tags.get(tag), lambda: notes.add(f"Line {tags[tag].line}: the tag {tag} is no number."))
 
@@ -214,8 +216,8 @@ def _artifact(entry: _Entry, kind: str, notes: Notes) -> dict[str, Any] | None:
     moved = [file for file in files if file.name != file.path.value]
     if len(places) > 1 or moved:
         notes.add(
-            f"Line {entry.line}: the files of the profile {shown(entry.id)} come from several places or get other names "
-            "than they have there; it can be planned with, but not downloaded."
+            f"Line {entry.line}: the files of the profile {shown(entry.id)} come from several places or change "
+            "their names; it can be planned with, but not downloaded."
         )
     listed = [{"path": file.path, **_facts(file, notes)} for file in files if file.path.value]
     return {"format": kind, "sources": places, "files": [make(file, file["path"].line) for file in listed]}

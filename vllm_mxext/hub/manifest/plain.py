@@ -19,7 +19,9 @@ _ENGINES = ("engine", "llm_engine", "backend")
 _SIZES = ("tp", "tensor_parallel_size", "tensor_parallel")
 _COPIED = ("license", "license_url", "revision", "description", "family", "parameters")
 _NAMES = ("name", "model_name", "id", "model")
-_KNOWN = frozenset((*_PLACES, *_PRECISIONS, *_ENGINES, *_SIZES, *_COPIED, *_NAMES, "aliases", "max_model_len", "device"))
+_KNOWN = frozenset(
+    (*_PLACES, *_PRECISIONS, *_ENGINES, *_SIZES, *_COPIED, *_NAMES, "aliases", "max_model_len", "device")
+)
 
 
 def import_plain(root: Node) -> Imported | None:

@@ -1,4 +1,4 @@
-"""The rules of `mx.hub/v1` as JSON Schema (draft 2020-12), as far as JSON Schema can say them; `checks.py` has the rest.
+"""The rules of `mx.hub/v1` as JSON Schema (draft 2020-12), as far as it can say them; `checks.py` has the rest.
 
 `x-rule` is how a message ends that a pattern or limit causes. Words come from the types of `model.py`.
 """
@@ -124,8 +124,8 @@ _LEAVES: _Schema = {
         **{"x-rule": "must be a path inside the model: with /, not absolute, without '..' and backslashes"},
     ),
     "uri": _text(
-        "Where files are: hf://ORG/NAME, modelscope://, s3://, gs://, https://, file://, oci://, ngc://, or a path that "
-        "begins with / or ./ as seen from the manifest.",
+        "Where files are: hf://ORG/NAME, modelscope://, s3://, gs://, https://, file://, oci://, ngc://, or a path "
+        "that begins with / or ./ as seen from the manifest.",
         pattern=_URI,
         **{"x-rule": "must be a URI such as hf://ORG/NAME, or a path that begins with / or ./"},
     ),
