@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from vllm_mxext.hub.store.blobs import CHUNK_BYTES, BlobStore
+
 from vllm_mxext.hub.store.model_store import ModelStore
 from vllm_mxext.hub.store.snapshot import Snapshot, StoredFile
 

@@ -235,11 +235,13 @@ class Manifest:
         models: in the order of the file.
         origin: for people: `flag --manifest`, `environment MIM_MANIFEST_PATH`, `packaged`, `made from hf://...`.
         path: the file; None if it was made, not read.
+        notes: what could not be imported or is unusual, and where it was looked for, a sentence each.
     """
 
     models: tuple[ModelEntry, ...]
     origin: str
     path: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def _canonical(profile: Profile) -> str:
