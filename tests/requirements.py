@@ -125,6 +125,9 @@ PROMISES = {
     "ENG-5": "A request that kills the engine again and again alone gets an error.",
     "ENG-6": "When start-up fails, the root cause is the last line and the exit code is not zero.",
     "ENG-7": "One request's failure harms no other request.",
+    # MX Hub
+    "HUB-SERVER-1": "While the model is being downloaded, the port answers, and health says phase and percentage.",
+    "HUB-SERVER-2": "No connection is refused, reset or forgotten when the port passes to the server with the model.",
     # HTTP API
     "API-1": "/v1/chat/completions and /v1/completions answer the official OpenAI client.",
     "API-2": "/v1/completions takes a string, a list of strings, token ids and lists of token ids.",

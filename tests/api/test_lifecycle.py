@@ -7,13 +7,13 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.certificates import make_certificate
 from vllm_mxext.config.server import LoRAModule, LoRAServingConfig, ServerConfig, TlsConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
 from vllm_mxext.engine.client import EnginePhase
@@ -179,14 +179,7 @@ def test_a_unix_socket_left_by_a_killed_server_is_replaced_but_a_live_one_is_not
 
 @pytest.fixture
 def certificate(tmp_path) -> TlsConfig:
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return TlsConfig(cert, key)
+    return make_certificate(tmp_path)
 
 
 async def test_https_is_served(serve, certificate):

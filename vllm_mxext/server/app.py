@@ -12,12 +12,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Lifespan
 
-from vllm_mxext.config.server import CorsConfig, LoRAServingConfig, ServerConfig
+from vllm_mxext.config.server import LoRAServingConfig, ServerConfig
 from vllm_mxext.engine.client import EngineClient
 from vllm_mxext.errors import MxError
 from vllm_mxext.observability.metrics import PrometheusMetrics
@@ -25,9 +24,9 @@ from vllm_mxext.server.adapters import ServedAdapters
 from vllm_mxext.server.clock import Clock, SystemClock
 from vllm_mxext.server.context import ServerContext, package_version, system_fingerprint
 from vllm_mxext.server.errors import describe, describe_http
-from vllm_mxext.server.middleware.auth import ApiKeyMiddleware
 from vllm_mxext.server.middleware.body_limit import BodyLimitMiddleware
-from vllm_mxext.server.middleware.paths import HEALTH_PATH, LIVE_PATH, METRICS_PATH, READY_PATH, RootPathMiddleware
+from vllm_mxext.server.middleware.guards import guards
+from vllm_mxext.server.middleware.paths import RootPathMiddleware
 from vllm_mxext.server.middleware.plugin import load_middleware
 from vllm_mxext.server.middleware.readiness import ReadinessMiddleware
 from vllm_mxext.server.middleware.telemetry import TelemetryMiddleware
@@ -38,8 +37,6 @@ from vllm_mxext.server.routes.operations import operations_router
 
 NUM_THREADS = 2
 """Threads for chat templates and `/tokenize`."""
-
-_EXPOSED_HEADERS = ("X-Request-Id", "openai-processing-ms", "Retry-After")
 
 
 def create_app(
@@ -119,27 +116,10 @@ def _middlewares(context: ServerContext) -> list[Middleware]:
     config = context.config
     layers = [Middleware(RootPathMiddleware, config.root_path)] if config.root_path else []
     layers.append(Middleware(TelemetryMiddleware, context.metrics, context.clock, config.quiet_endpoints))
-    if config.cors.allowed_origins:
-        layers.append(_cors(config.cors))
-    if config.api_keys:
-        open_paths = [HEALTH_PATH, LIVE_PATH, READY_PATH]
-        if not config.metrics_need_key:
-            open_paths.append(METRICS_PATH)
-        layers.append(Middleware(ApiKeyMiddleware, config.api_keys, open_paths))
+    layers += guards(config)
     layers.append(Middleware(ReadinessMiddleware, context.adapters))
     layers.append(Middleware(BodyLimitMiddleware, config.max_request_body_bytes))
     return [*layers, *map(load_middleware, config.middleware)]
-
-
-def _cors(cors: CorsConfig) -> Middleware:
-    return Middleware(
-        CORSMiddleware,
-        allow_origins=cors.allowed_origins,
-        allow_methods=cors.allowed_methods,
-        allow_headers=cors.allowed_headers,
-        allow_credentials=cors.allow_credentials,
-        expose_headers=_EXPOSED_HEADERS,
-    )
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

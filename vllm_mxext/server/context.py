@@ -66,6 +66,11 @@ def package_version() -> str:
         return "0+unknown"
 
 
+def version_report() -> dict[str, str]:
+    """Returns the body of `/v1/version`, with NVIDIA NIM's names: this version, and that of the OpenAPI description."""
+    return {"release": package_version(), "api": package_version()}
+
+
 def system_fingerprint(model: ModelInfo) -> str:
     """Returns what OpenAI calls the fingerprint: program, version, parallelism, and a hash of the served model."""
     facts = f"{model.root}\0{model.max_model_len}\0{model.vocab_size}"

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import signal
 import socket
-from collections.abc import Iterator
-from typing import Any
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from vllm_mxext.config.server import ServerConfig
@@ -18,18 +14,13 @@ from vllm_mxext.engine.client import EngineClient, EnginePhase
 from vllm_mxext.errors import EngineDeadError
 from vllm_mxext.logger import init_logger
 from vllm_mxext.server.adapters import ServedAdapters
-from vllm_mxext.server.http_protocol import BoundedHttpProtocol
+from vllm_mxext.server.http_server import ABORT_FLUSH_S, HttpServer, uvicorn_config
 from vllm_mxext.server.listen import describe_socket
 
 logger = init_logger(__name__)
 
-KEEP_ALIVE_S = 75
-"""Idle connections are kept longer than clients keep them, so that no request meets a closing connection."""
-
-ABORT_FLUSH_S = 2
-"""Seconds for the last bytes of aborted responses."""
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What ends a server."""
 
 
 class ServerProcess:
@@ -57,7 +48,7 @@ class ServerProcess:
         self._adapters = adapters
         self._config = config
         self._sock = sock
-        self._server = _HttpServer(_uvicorn_config(app, config, self._check_engine))
+        self._server = HttpServer(uvicorn_config(app, config, self._check_engine))
         self._ending: asyncio.Task[None] | None = None
         self._num_signals = 0
         self._failure: Exception | None = None
@@ -74,13 +65,13 @@ class ServerProcess:
             ConfigError: an adapter that is to be served from the start cannot be loaded.
         """
         loop = asyncio.get_running_loop()
-        for signal_number in _SIGNALS:
+        for signal_number in SIGNALS:
             loop.add_signal_handler(signal_number, self.handle_signal)
         starting = asyncio.create_task(self._start_engine())
         try:
             await self._server.serve(sockets=[self._sock])
         finally:
-            for signal_number in _SIGNALS:
+            for signal_number in SIGNALS:
                 loop.remove_signal_handler(signal_number)
             await self._finish(starting)
             if self._config.uds is not None:
@@ -151,44 +142,3 @@ class ServerProcess:
             self._end_soon(0.0)
         if self._ending is not None:
             await self._ending
-
-
-class _HttpServer(uvicorn.Server):
-    """uvicorn without its own signal handling, and telling when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.is_listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.is_listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _uvicorn_config(app: ASGIApp, config: ServerConfig, on_tick: Any) -> uvicorn.Config:
-    files: dict[str, Any] = {}
-    if config.tls is not None:
-        files = {
-            "ssl_certfile": config.tls.certfile,
-            "ssl_keyfile": config.tls.keyfile,
-            "ssl_ca_certs": config.tls.ca_certs,
-            "ssl_cert_reqs": config.tls.cert_reqs,
-        }
-    return uvicorn.Config(
-        app,
-        http=BoundedHttpProtocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        log_level=config.http_log_level,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        callback_notify=on_tick,
-        timeout_notify=0,
-        **files,
-    )

@@ -9,6 +9,8 @@ LIVE_PATH = "/v1/health/live"
 READY_PATH = "/v1/health/ready"
 HEALTH_PATH = "/health"
 METRICS_PATH = "/metrics"
+VERSION_PATH = "/v1/version"
+DOWNLOADS_PATH = "/v1/hub/downloads"
 
 
 class RootPathMiddleware:
