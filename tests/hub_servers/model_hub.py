@@ -53,6 +53,7 @@ class ModelHub(StandIn):
     Attributes:
         models: `org/name` -> repository.
         tokens: valid ones -> whether their owner accepted the licences.
+        max_listed: entries of one list of ModelScope's at most.
         cdn: where large files are; start and stop go with the hub.
     """
 
@@ -60,6 +61,7 @@ class ModelHub(StandIn):
         super().__init__()
         self.models: dict[str, HostedModel] = {}
         self.tokens: dict[str, bool] = {}
+        self.max_listed = 3000
         self.cdn = Cdn()
 
     def add(
@@ -194,7 +196,8 @@ class ModelHub(StandIn):
             revisions = [{"Revision": name, "CreatedAt": 0} for name in ("master", *model.folders)]
             return _modelscope_answer({"RevisionMap": {"Branches": revisions, "Tags": []}})
         if what == "/repo/files":
-            return _modelscope_answer({"Files": [_modelscope_entry(folder, file) for file in _files(folder)]})
+            entries = _modelscope_entries(folder, asked.query.get("Root", ""), asked.query.get("Recursive") == "True")
+            return _modelscope_answer({"Files": entries[: self.max_listed]})
         if what == "/repo":
             return self._modelscope_file(asked, model, folder, token)
         owner, _, title = name.partition("/")
@@ -238,6 +241,16 @@ def _hf_sibling(entry: dict[str, Any], has_blobs: bool) -> dict[str, Any]:
         lfs = entry["lfs"]
         sibling["lfs"] = {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
     return sibling
+
+
+def _modelscope_entries(folder: Path, root: str, is_recursive: bool) -> list[dict[str, Any]]:
+    files = _files(folder / root)
+    entries = [_modelscope_entry(folder, (Path(root) / file).as_posix()) for file in files]
+    if is_recursive:
+        return entries
+    parts = sorted({file.partition("/")[0] for file in files if "/" in file})
+    trees = [{"Name": part, "Path": (Path(root) / part).as_posix(), "Type": "tree", "Size": 0} for part in parts]
+    return trees + [entry for entry, file in zip(entries, files, strict=True) if "/" not in file]
 
 
 def _modelscope_entry(folder: Path, path: str) -> dict[str, Any]:

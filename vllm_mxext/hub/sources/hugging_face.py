@@ -24,7 +24,8 @@ from vllm_mxext.hub.sources.requests import Access, ask_json
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 _URI = re.compile(
-    r"(?:hf://)?(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?:/(?P<folder>.+?))?/?"
+    r"(?:hf://)?(?P<name>\w[\w.-]*/\w[\w.-]*|\w[\w.-]*(?=@|$))"
+    r"(?:@(?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+))?(?:/(?P<folder>[^/].*?))?/?"
 )
 
 

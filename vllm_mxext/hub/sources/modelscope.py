@@ -26,7 +26,9 @@ _DEFAULT_REVISION = "master"
 _MAX_ENTRIES = 3000
 """A listing of so many entries has been cut off by the server (modelscope_hub 0.5, `REPO_FILES_TRUNCATION_LIMIT`)."""
 
-_URI = re.compile(r"(?:modelscope://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?(?:/(?P<folder>.+?))?/?")
+_URI = re.compile(
+    r"(?:modelscope://)?(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^/@]+))?(?:/(?P<folder>[^/].*?))?/?"
+)
 
 
 class ModelScopeSource:

@@ -1,0 +1,416 @@
+"""`Job`: one file on its way: which chunks are missing, who fetches which, and whether all answers are of one file."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from vllm_mxext.errors import ChecksumError, DownloadError, TransferError
+from vllm_mxext.hub.sources.interface import Range
+from vllm_mxext.hub.transfer.claims import Claim
+from vllm_mxext.hub.transfer.lease import AgainError, Lease, SupersededError
+from vllm_mxext.hub.transfer.order import Order
+from vllm_mxext.hub.transfer.partial_file import Origin, PartialFile
+
+_MISSING, _TAKEN, _DONE = 0, 1, 2
+_MAX_RESTARTS = 3
+
+
+class Job:
+    """One file, used from several threads.
+
+    Chunks are given out from the first on, so that the digest of the whole follows closely behind, out of the page
+    cache. Answers prove that they are of one file by a strong validator; where the digest of the whole is known, that
+    decides at the end. With neither, the file comes in one stream and from its beginning each time.
+
+    Args:
+        order: which file, and where from.
+        partial: where it arrives.
+        claim: the right to that.
+        range_chunks: at most asked for at once.
+    """
+
+    def __init__(self, order: Order, partial: PartialFile, claim: Claim, range_chunks: int) -> None:
+        self.order = order
+        self.file, self.source = order.file, order.source
+        self.partial = partial
+        self.claim = claim
+        self.lock = threading.RLock()
+        self.size = self.file.size
+        self.validator: str | None = None
+        self.num_bytes = 0
+        """Of finished chunks and of what is there of others."""
+        self._range_chunks = range_chunks
+        self._chunk_bytes = partial.chunk_bytes
+        self._generation = 0
+        self._num_restarts = 0
+        self._was_wrong = False
+        self._is_open = False
+        self._is_stream = False
+        self._leases: list[Lease] = []
+        self._states = bytearray()
+        self._num_hashed = 0
+        self._whole: Any = hashlib.sha256()
+        self._is_following = False
+
+    @property
+    def num_leases(self) -> int:
+        """Connections at work on it."""
+        return len(self._leases)
+
+    @property
+    def is_known(self) -> bool:
+        """Its digest is known before it is there."""
+        return self.file.sha256 is not None
+
+    def resume(self, watch: Callable[[], None]) -> None:
+        """Goes on with what is there of an earlier attempt, if that proves to be of the same file; reserves the space.
+
+        Raises:
+            StoreError: the folder cannot be used, or there is no space.
+        """
+        if self._is_usable(self.partial.origin()):
+            self._fill_states()
+            self.partial.recall(self.size or 0, watch)
+            for index in self.partial.hashes:
+                self._states[index] = _DONE
+                self.num_bytes += self._length(index)
+        self._is_open = bool(self.partial.hashes)
+        if not self._is_open:
+            self._begin(None)
+        self.partial.reserve(self.size or 0)
+
+    def next_lease(self) -> Lease | None:
+        """Gives out the next missing chunks; None if there are none, or the first answer has to be waited for."""
+        with self.lock:
+            if self._leases and (not self._is_open or self._is_stream):
+                return None
+            if self.size is None:
+                lease = Lease(self._generation, 0, None, self.partial.data, set())
+            else:
+                first = self._states.find(_MISSING)
+                if first < 0:
+                    return None
+                last = len(self._states) if self._is_stream else min(len(self._states), first + self._range_chunks)
+                end = next((i for i in range(first, last) if self._states[i] != _MISSING), last)
+                end = last if self._is_stream else end
+                lease = Lease(self._generation, first * self._chunk_bytes, end, self.partial.data, set())
+                self._take(lease, first, end)
+            self._leases.append(lease)
+            return lease
+
+    def ask(self, lease: Lease) -> tuple[int, int | None, str | None]:
+        """Returns what to ask for: offsets of the first byte and behind the last one, and the validator.
+
+        Raises:
+            SupersededError: there is nothing left to do for this lease.
+        """
+        with self.lock:
+            self._check(lease)
+            if lease.position and not self.is_known and self.validator is None:
+                self._begin(None)
+                self._adopt(lease, is_whole=True)
+            end = None if lease.end is None or self.size is None else min(lease.end * self._chunk_bytes, self.size)
+            return lease.position, None if end == self.size else end, self.validator if lease.position else None
+
+    def accept(self, lease: Lease, answer: Range) -> None:
+        """Decides whether an answer can be used, and for which chunks.
+
+        Raises:
+            SupersededError: it cannot, and there is nothing left to do for this lease.
+            AgainError: it cannot; another one has to be asked for.
+            TransferError: it cannot; asking again may help.
+            DownloadError: the file changes all the time.
+        """
+        with self.lock:
+            self._check(lease)
+            if self.file.size is not None and answer.total_size not in (None, self.file.size):
+                raise TransferError(
+                    f"{self.source.uri} answered with {answer.total_size} bytes for {self.file.path}, which has "
+                    f"{self.file.size}; if this goes on, look whether a proxy or login page answers instead."
+                )
+            if not self._is_open:
+                self._open(answer)
+            elif not self._is_same(answer):
+                self._changed(lease, answer)
+            lease.is_from_start = answer.start == 0
+            if answer.start == lease.position:
+                return
+            if answer.start != 0:
+                raise TransferError(f"{self.source.uri} answered with other bytes of {self.file.path} than asked for.")
+            self._pass_through(lease)
+
+    def feed(self, lease: Lease, piece: bytes) -> bool:
+        """Writes the next bytes of an answer; returns whether the lease has all it wants.
+
+        Raises:
+            SupersededError: they are not wanted any more.
+            StoreError: they cannot be written.
+        """
+        view = memoryview(piece)
+        while view:
+            index, inside = divmod(lease.position, self._chunk_bytes)
+            if inside == 0 and not self._enter(lease, index):
+                return True
+            if lease.generation != self._generation:
+                raise SupersededError
+            length = self._length(index)
+            part, view = view[: length - inside], view[length - inside :]
+            if index in lease.chunks:
+                self.partial.write(lease.data, lease.position, part)
+                lease.digest.update(part)
+            self._move(lease, index, len(part))
+        return self._is_over(lease)
+
+    def end_answer(self, lease: Lease, *, total_size: int | None) -> bool:
+        """An answer has ended without an error; returns whether the lease has all it wants.
+
+        Raises:
+            TransferError: the answer was too short.
+        """
+        with self.lock:
+            if lease.generation != self._generation:
+                raise SupersededError
+            if self.size is None:
+                self.size = lease.position
+                index, inside = divmod(lease.position, self._chunk_bytes)
+                del self._states[-(-self.size // self._chunk_bytes) :]
+                if inside:
+                    self._finish(lease, index)
+                lease.end = len(self._states)
+            if self._is_over(lease):
+                return True
+            self.rewind(lease)
+            if total_size is None and not self.is_known:  # it may have been something else altogether
+                self._begin(self.validator)
+                self._adopt(lease, is_whole=True)
+            raise TransferError(f"{self.source.uri} ended its answer for {self.file.path} too early.")
+
+    def rewind(self, lease: Lease) -> None:
+        """Forgets the bytes of the current chunk of a lease, which are not sure to be right."""
+        with self.lock:
+            if lease.generation == self._generation:
+                inside = lease.position % self._chunk_bytes
+                if lease.position // self._chunk_bytes in lease.chunks:
+                    self.num_bytes -= inside
+                lease.position -= inside
+                lease.digest = hashlib.sha256()
+
+    def give_back(self, lease: Lease) -> None:
+        """Ends a lease; what it has not finished is given out again."""
+        with self.lock:
+            if lease in self._leases:
+                self.rewind(lease)
+                self._leases.remove(lease)
+                if lease.generation == self._generation:
+                    for index in lease.chunks:
+                        if self._states[index] == _TAKEN:
+                            self._states[index] = _MISSING
+
+    def abandon(self) -> None:
+        """Makes all leases void."""
+        with self.lock:
+            self._generation += 1
+            self._leases.clear()
+
+    # Digest of the whole
+
+    def follow(self, watch: Callable[[], None]) -> bool:
+        """Hashes the chunks that are there and in order; returns whether the whole file is hashed now.
+
+        Only one thread does it at a time, and only one ever returns True; others return at once.
+        """
+        with self.lock:
+            if self._is_following:
+                return False
+            self._is_following = True
+        try:
+            while True:
+                watch()
+                with self.lock:
+                    index, whole, data = self._num_hashed, self._whole, self.partial.data
+                    if self.size is not None and index == len(self._states):
+                        return True
+                    if index >= len(self._states) or self._states[index] != _DONE:
+                        self._is_following = False
+                        return False
+                    length = self._length(index)
+                if len(self._states) > 1:
+                    self.partial.hash_chunk(data, index * self._chunk_bytes, length, whole)
+                with self.lock:
+                    if whole is self._whole:
+                        self._num_hashed += 1
+        except BaseException:
+            self._is_following = False
+            raise
+
+    def sha256(self) -> str:
+        """Digest of the whole, once `follow()` has returned True.
+
+        Raises:
+            ChecksumError: it is not the one that was promised, for the second time.
+            SupersededError: it is not the one that was promised; everything is missing again.
+        """
+        with self.lock:
+            one_chunk = len(self._states) == 1
+            digest = self.partial.hashes[0] if one_chunk else self._whole.hexdigest()
+            if not self.is_known or digest == self.file.sha256:
+                return digest
+            self._begin(None)
+            self._is_following = False
+            if self._was_wrong:
+                raise ChecksumError(
+                    f"{self.file.path} of {self.source.uri} has the SHA-256 {digest} and not {self.file.sha256}, after "
+                    "a second download too; use another source, or correct the digest if the file has changed."
+                )
+            self._was_wrong = True
+            raise SupersededError
+
+    # What follows is called with the lock held
+
+    def _check(self, lease: Lease) -> None:
+        if lease.generation != self._generation:
+            raise SupersededError
+
+    def _is_usable(self, origin: Origin | None) -> bool:
+        """Whether what is there may be of this file; takes over what is known of it."""
+        if origin is None or origin.size is None or self.file.size not in (None, origin.size):
+            return False
+        self.size = origin.size
+        self.validator = origin.validator if origin.uri == self.source.uri else None
+        return self.is_known or self.validator is not None
+
+    def _begin(self, validator: str | None) -> None:
+        """Forgets everything; leases of before are void."""
+        self._generation += 1
+        self._is_open = self._is_stream = False
+        self.size, self.validator = self.file.size, validator
+        self.num_bytes = self._num_hashed = 0
+        self._whole = hashlib.sha256()
+        self._leases.clear()
+        self._fill_states()
+        self.partial.begin(self._origin())
+
+    def _open(self, answer: Range) -> None:
+        """Takes the first answer for the file; its space is reserved once its length is known."""
+        had_size = self.size is not None
+        if answer.total_size is not None:
+            self.size = answer.total_size
+        self.validator, self._is_open = answer.validator, True
+        if not had_size and self.size is not None:
+            self._fill_states()
+            self.partial.reserve(self.size)
+            lease = self._leases[0]
+            lease.end = len(self._states)
+            self._take(lease, 0, lease.end)
+        self.partial.write_origin(self._origin())
+        lease = self._leases[0]
+        if self.size is None or not (self.is_known or self.validator):
+            was_cut, self._is_stream = lease.end not in (None, len(self._states)), True
+            lease.end = None if self.size is None else len(self._states)
+            if was_cut:  # only a part was asked for, and a second part would not be sure to be of the same file
+                self._take(lease, 0, len(self._states))
+                raise AgainError
+
+    def _is_same(self, answer: Range) -> bool:
+        if answer.total_size not in (None, self.size):
+            return False
+        if not self.is_known:
+            return answer.validator is not None and answer.validator == self.validator
+        if self.validator not in (None, answer.validator):
+            # Servers of one CDN may name the same bytes differently; the digest decides, and nobody is asked for proof.
+            self.validator = None
+            if answer.start == 0:
+                raise AgainError
+        return True
+
+    def _changed(self, lease: Lease, answer: Range) -> None:
+        had_any = self.num_bytes > 0
+        self._num_restarts += had_any
+        if self._num_restarts > _MAX_RESTARTS:
+            raise DownloadError(
+                f"{self.file.path} of {self.source.uri} changes while it is downloaded; name a fixed revision."
+            )
+        self._begin(None)
+        if answer.start != 0:
+            raise SupersededError
+        self._adopt(lease, is_whole=answer.validator is None)
+        self._open(answer)
+
+    def _adopt(self, lease: Lease, *, is_whole: bool) -> None:
+        """Makes a lease the first of a new generation."""
+        lease.generation, lease.position, lease.data = self._generation, 0, self.partial.data
+        lease.digest, lease.chunks = hashlib.sha256(), set()
+        lease.end = None
+        if self.size is not None:
+            lease.end = len(self._states) if is_whole else min(len(self._states), self._range_chunks)
+            self._take(lease, 0, lease.end)
+        self._is_stream = is_whole
+        self._leases.append(lease)
+
+    def _pass_through(self, lease: Lease) -> None:
+        """The server sends everything whatever is asked: one connection reads it and takes what is missing."""
+        self._is_stream = True
+        if any(other.is_from_start for other in self._leases if other is not lease):
+            self.give_back(lease)  # that one reads on
+            raise SupersededError
+        self.rewind(lease)
+        lease.position = 0
+        lease.end = len(self._states)
+
+    def _take(self, lease: Lease, first: int, end: int) -> None:
+        for index in range(first, end):
+            if self._states[index] == _MISSING:
+                self._states[index] = _TAKEN
+                lease.chunks.add(index)
+
+    def _enter(self, lease: Lease, index: int) -> bool:
+        """Whether a lease goes on with this chunk; one whose server sends everything takes what it comes across."""
+        with self.lock:
+            self._check(lease)
+            if lease.end is None:
+                if index == len(self._states):
+                    self._states.append(_MISSING)
+            elif index >= lease.end:
+                if not self._is_stream or index >= len(self._states):
+                    return False
+                lease.end = len(self._states)
+            self._take(lease, index, index + 1)
+            lease.digest = hashlib.sha256()
+            return True
+
+    def _move(self, lease: Lease, index: int, num_bytes: int) -> None:
+        with self.lock:
+            self._check(lease)
+            lease.position += num_bytes
+            if index in lease.chunks:
+                self.num_bytes += num_bytes
+                lease.furthest = max(lease.furthest, lease.position)
+                if lease.position in (self.size, (index + 1) * self._chunk_bytes):
+                    self._finish(lease, index)
+
+    def _finish(self, lease: Lease, index: int) -> None:
+        self.partial.finish_chunk(index, lease.digest.hexdigest())
+        self._states[index] = _DONE
+        lease.chunks.discard(index)
+        lease.num_finished += 1
+
+    def _is_over(self, lease: Lease) -> bool:
+        with self.lock:
+            if lease.end is None:
+                return False
+            if self._is_stream and lease.position < (self.size or 0):
+                return self._states.find(_MISSING) < 0 and not lease.chunks
+            return lease.position >= min(lease.end * self._chunk_bytes, self.size or 0)
+
+    def _length(self, index: int) -> int:
+        start = index * self._chunk_bytes
+        return self._chunk_bytes if self.size is None else min(self._chunk_bytes, self.size - start)
+
+    def _fill_states(self) -> None:
+        self._states = bytearray(0 if self.size is None else -(-self.size // self._chunk_bytes))
+
+    def _origin(self) -> Origin:
+        return Origin(self.source.uri, self.file.path, self.size, self.validator, self._chunk_bytes)
