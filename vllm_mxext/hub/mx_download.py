@@ -16,7 +16,7 @@ from vllm_mxext.config.hub import HubConfig
 from vllm_mxext.errors import ChecksumError, DownloadError, HubCause, MissingDependencyError, MxError
 from vllm_mxext.hub.manifest.model import Artifact, ModelEntry, Security, SignatureRule
 from vllm_mxext.hub.progress import Listener, Phase, Progress, ignore
-from vllm_mxext.hub.store.hf_cache import find_snapshot
+from vllm_mxext.hub.store.hf_cache import CachedBlobs, find_snapshot, hugging_face_folder
 from vllm_mxext.hub.store.model_store import ModelStore
 from vllm_mxext.hub.store.snapshot import Snapshot, StoredFile
 from vllm_mxext.logger import init_logger
@@ -92,13 +92,10 @@ def stored(wish: Wish, store: ModelStore) -> Snapshot | None:
     if snapshot is None:
         return None
     there = {file.path: file.sha256 for file in snapshot.files}
-    is_pinned = all(there.get(file.path) in (file.sha256, *_any(file.sha256, there)) for file in wish.artifact.files)
-    return snapshot if is_pinned else None
-
-
-def _any(sha256: str | None, there: dict[str, str]) -> tuple[str, ...]:
-    """Digests that a file without a pinned one may have."""
-    return tuple(there.values()) if sha256 is None else ()
+    for file in wish.artifact.files:
+        if file.path not in there or file.sha256 not in (None, there[file.path]):
+            return None
+    return snapshot
 
 
 def obtain(wish: Wish, config: HubConfig, downloading: Downloading) -> tuple[Path, Snapshot | None]:
@@ -144,7 +141,9 @@ def pull(wish: Wish, config: HubConfig, downloading: Downloading) -> Snapshot:
         raise DownloadError(f"The manifest names no source of '{wish.entry.name}'; add one.", cause=HubCause.NOT_FOUND)
     from vllm_mxext.hub.network import Network  # noqa: PLC0415 - only downloads need it
 
-    work = _Pull(wish, config, ModelStore(config.folder), downloading)
+    store = ModelStore(config.folder)
+    store.blobs.read_only_roots = (CachedBlobs(hugging_face_folder(config.network.environ)),)
+    work = _Pull(wish, config, store, downloading)
     failures: list[MxError] = []
     with Network(config.network) as network:
         for uri in wish.uris:
@@ -180,7 +179,8 @@ class _Pull:
         try:
             listing = source.list_files()
             chosen = self._chosen(uri, listing)
-            return self._fetched(source, listing, chosen)
+            with self.store.adding("pull"):
+                return self._fetched(source, listing, chosen)
         finally:
             source.close()
 
@@ -221,7 +221,7 @@ class _Pull:
             self.config.network,
             model=name,
             listener=self.downloading.listener,
-            cancel=self.downloading.cancel,
+            stop=self.downloading.cancel,
         )
         total = sum(file.size for file in fetched)
         self.downloading.listener(
