@@ -1,4 +1,4 @@
-"""From an empty cache with only MIM_MODEL_NAME: the port is open at once, progress is seen, answers come, then offline."""
+"""From an empty cache with only MIM_MODEL_NAME: an open port, progress, answers; then offline, without a socket."""
 
 from __future__ import annotations
 
