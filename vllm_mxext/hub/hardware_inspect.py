@@ -43,16 +43,18 @@ def inspect_hardware(
     environ = os.environ if environ is None else environ
     notes: list[str] = []
     if platform.system() == "Darwin":
-        host, devices = _guarded("This Mac", lambda: _inspect_mac(store_folder), (Host(os="darwin"), ()), notes)
+        mac = _guarded("This Mac", lambda: _inspect_mac(store_folder), notes)
+        host, devices = mac or (Host(os="darwin"), ())
         return Hardware(THIS_MACHINE, host, devices, engines_here(), tuple(notes))
-    host = _guarded("The processor", lambda: cpu.linux_host(root, platform.machine(), store_folder), Host(), notes)
-    found, remarks = _guarded(
-        "NVIDIA devices", lambda: nvidia.inspect_nvidia(environ, root, host), ((), ()), notes
-    )  # fmt: skip
+    arch = platform.machine()
+    host = _guarded("The processor", lambda: cpu.linux_host(root, arch, store_folder), notes) or Host(machine=arch)
+    nvidia_devices, remarks = _guarded(
+        "NVIDIA devices", lambda: nvidia.inspect_nvidia(environ, root, host), notes
+    ) or ((), ())  # fmt: skip
     devices = (
-        *found,
-        *_guarded("AMD devices", lambda: amd.inspect_amd(environ, root), (), notes),
-        *_guarded("MetaX devices", lambda: metax.inspect_metax(environ, root, run_program), (), notes),
+        *nvidia_devices,
+        *(_guarded("AMD devices", lambda: amd.inspect_amd(environ, root), notes) or ()),
+        *(_guarded("MetaX devices", lambda: metax.inspect_metax(environ, root, run_program), notes) or ()),
     )
     return Hardware(THIS_MACHINE, host, devices, engines_here(), (*notes, *remarks))
 
@@ -125,13 +127,13 @@ def _inspect_mac(store_folder: Path | None) -> tuple[Host, tuple[Device, ...]]:
     return host, () if device is None else (device,)
 
 
-def _guarded(what: str, look: Callable[[], _Found], nothing: _Found, notes: list[str]) -> _Found:
+def _guarded(what: str, look: Callable[[], _Found], notes: list[str]) -> _Found | None:
     """Looks at one part; whatever drivers and programs do wrong must not keep a server from starting."""
     try:
         return look()
     except Exception as error:  # whatever it is, it is told
         notes.append(f"{what} could not be looked at ({type(error).__name__}: {error}); it is left out.")
-        return nothing
+        return None
 
 
 def _device_line(device: Device) -> str:

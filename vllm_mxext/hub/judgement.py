@@ -72,6 +72,7 @@ class Judgement:
         estimate: its memory; None if nothing is known of the model's shape.
         device_indexes: positions in `Hardware.devices` that it would use; empty on the CPU.
         suggested: flags that make it fit, for example `{"max-model-len": 8192}`.
+        available_bytes: free now on each of the devices, or in main memory; 0 if it is incompatible.
     """
 
     profile: Profile
@@ -80,6 +81,7 @@ class Judgement:
     estimate: Estimate | None = None
     device_indexes: tuple[int, ...] = ()
     suggested: Mapping[str, Any] = field(default_factory=dict)
+    available_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from vllm_mxext.config import machine
@@ -123,16 +123,9 @@ def free_disk(folder: Path | None) -> int | None:
     """Returns the free bytes where a folder is or would be; None if nobody can say."""
     if folder is None:
         return None
-    for place in _upwards(folder.absolute()):
-        try:
-            return shutil.disk_usage(place).free
-        except OSError:  # it is not there yet
-            continue
-    return None
-
-
-def _upwards(folder: Path) -> Iterable[Path]:
-    return (folder, *folder.parents)
+    absolute = folder.absolute()
+    place = next((place for place in (absolute, *absolute.parents) if place.exists()), None)
+    return None if place is None else shutil.disk_usage(place).free
 
 
 def _number(values: Mapping[str, str], name: str, default: int) -> int:

@@ -29,7 +29,9 @@ def inspect_nvidia(
     if nvml is None:
         if not any((root / place).exists() for place in _DRIVER_PLACES):
             return (), ()
-        import pynvml as nvml  # noqa: PLC0415 - only machines with a driver pay for it
+        import pynvml  # noqa: PLC0415 - only machines with a driver pay for it
+
+        nvml = pynvml
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
@@ -45,11 +47,7 @@ def _read_all(nvml: Any, environ: Mapping[str, str], host: Host) -> tuple[tuple[
     boards: list[list[Device]] = []
     driver = _text(_ask(nvml, nvml.nvmlSystemGetDriverVersion, default=""))
     for index in range(nvml.nvmlDeviceGetCount()):
-        try:
-            boards.append(_read_board(nvml, index, driver, host))
-        except nvml.NVMLError as error:
-            boards.append([])  # keeps the indexes of the others
-            notes.append(f"NVIDIA device {index} cannot be asked: {error}.")
+        boards.append(_try_board(nvml, index, driver, host, notes))
     variable = environ.get("CUDA_VISIBLE_DEVICES")
     if variable is not None and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" and _differ(boards):
         notes.append(
@@ -57,6 +55,15 @@ def _read_all(nvml: Any, environ: Mapping[str, str], host: Host) -> tuple[tuple[
             "CUDA_DEVICE_ORDER=PCI_BUS_ID."
         )
     return visible_devices(boards, variable), tuple(notes)
+
+
+def _try_board(nvml: Any, index: int, driver: str, host: Host, notes: list[str]) -> list[Device]:
+    """Reads a board; one that cannot be asked keeps its place, so that the indexes of the others are right."""
+    try:
+        return _read_board(nvml, index, driver, host)
+    except nvml.NVMLError as error:
+        notes.append(f"NVIDIA device {index} cannot be asked: {error}.")
+        return []
 
 
 def _read_board(nvml: Any, index: int, driver: str, host: Host) -> list[Device]:

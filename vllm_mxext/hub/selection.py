@@ -1,0 +1,311 @@
+"""`select()`: which profile of a model runs on a machine, by rules that are data, so that they can be printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vllm_mxext.config.sources import did_you_mean
+from vllm_mxext.errors import ConfigError, NoCompatibleProfileError
+from vllm_mxext.hub.compatibility import is_made_for
+from vllm_mxext.hub.hardware import Hardware
+from vllm_mxext.hub.judgement import Judgement, Ranking, Selection, State
+from vllm_mxext.hub.manifest.model import EngineName, Goal, ModelEntry, Profile
+from vllm_mxext.hub.states import judge
+
+DEFAULT_PROFILE = "default"
+"""Name that stands for the best profile."""
+
+ENOUGH_CONTEXT = 8192
+"""Tokens with which a model is of use for nearly everything."""
+
+_LEAST_ID_PREFIX = 4
+
+_LOSSINESS = {
+    "fp32": 0, "bf16": 0, "fp16": 0,
+    "fp8": 1, "int8": 1, "w8a8": 1, "w8a16": 1, "8bit": 1, "q8_0": 1,
+    "q6_k": 2,
+    "q5_k_m": 3, "q5_k_s": 3,
+    "int4": 4, "awq": 4, "gptq": 4, "w4a16": 4, "mxfp4": 4, "nvfp4": 4, "4bit": 4, "q4_k_m": 4, "q4_k_s": 4, "q4_0": 4,
+    "q3_k_m": 5,
+    "q2_k": 6,
+}  # fmt: skip
+_UNKNOWN_LOSSINESS = 7
+
+_ENGINES_ON_DEVICES: tuple[EngineName, ...] = (
+    "tensorrt_llm", "vllm", "mlx", "native", "llama.cpp", "transformers",
+)  # fmt: skip
+_ENGINES_ON_CPU: tuple[EngineName, ...] = ("native", "vllm", "llama.cpp", "mlx", "tensorrt_llm", "transformers")
+
+_KINDS_FOR_GOAL = {
+    "latency": ("latency", "balanced", "throughput"),
+    "throughput": ("throughput", "balanced", "latency"),
+    "memory": (),
+}
+
+Key = tuple[float | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: of two profiles that all rules before it hold equal, the one with the smaller key comes first.
+
+    Attributes:
+        name: short, for tables.
+        sentence: what it prefers and why, for people.
+        key: judgement, goal and machine -> what is compared.
+    """
+
+    name: str
+    sentence: str
+    key: Callable[[Judgement, Goal, Hardware], Key]
+
+
+def _context(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
+    del goal, hardware
+    if judgement.state is not State.REDUCED or judgement.estimate is None:
+        return (0,)
+    return (max(0, ENOUGH_CONTEXT - judgement.estimate.max_model_len),)
+
+
+def _fallback(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
+    del goal, hardware
+    return (judgement.profile.is_fallback,)
+
+
+def _device(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
+    del goal, hardware
+    return (judgement.profile.device.kind == "cpu",)
+
+
+def _whole(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
+    del goal, hardware
+    return (judgement.state is not State.RUNNABLE,)
+
+
+def _goal(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
+    del hardware
+    if goal == "memory":
+        return (total_bytes(judgement),)
+    return (_KINDS_FOR_GOAL[goal].index(judgement.profile.tags.profile),)
+
+
+def _precision(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
+    del goal, hardware
+    return (_LOSSINESS.get(judgement.profile.tags.precision.lower(), _UNKNOWN_LOSSINESS),)
+
+
+def _devices(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
+    del hardware
+    number = judgement.profile.tags.tp * judgement.profile.tags.pp
+    return (-judgement.profile.tags.tp if goal == "latency" else number,)
+
+
+def _match(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
+    """Named by id, made for this GPU, of this architecture; made for another GPU comes last."""
+    del goal
+    profile = judgement.profile
+    used = [hardware.devices[position] for position in judgement.device_indexes]
+    if not used:
+        return (0,)
+    if any(is_made_for(profile.device, device) for device in used):
+        return (0,)
+    if profile.tags.gpu:
+        return (1 if profile.tags.gpu.lower() in used[0].name.lower() else 4,)
+    return (2 if profile.device.arch else 3,)
+
+
+def _engine(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
+    del goal, hardware
+    order = _ENGINES_ON_CPU if judgement.profile.device.kind == "cpu" else _ENGINES_ON_DEVICES
+    return (order.index(judgement.profile.tags.llm_engine),)
+
+
+def _name(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
+    del goal, hardware
+    return (judgement.profile.name,)
+
+
+RULES = (
+    Rule("context", f"Profiles with room for at least {ENOUGH_CONTEXT:,} tokens, or for the model's whole context if "
+         "that is shorter, come before those with less; of these, more is better.", _context),
+    Rule("fallback", "Fallback profiles come after all others.", _fallback),
+    Rule("device", "Profiles on a GPU come before those on the processor.", _device),
+    Rule("state", "Profiles with the model's whole context come before those with a reduced one.", _whole),
+    Rule("goal", "Profiles made for the goal come first, then balanced ones; for memory, the smallest.", _goal),
+    Rule("precision", "A more exact precision comes before one that loses more; only the goal memory overrules this.",
+         _precision),
+    Rule("devices", "For latency, more devices that share each layer come first; for throughput and memory, fewer.",
+         _devices),
+    Rule("match", "Profiles made for exactly this device come before those for its kind, and those before others.",
+         _match),
+    Rule("engine", f"On GPUs engines come in the order {', '.join(_ENGINES_ON_DEVICES)}; on the processor "
+         f"{', '.join(_ENGINES_ON_CPU)}.", _engine),
+    Rule("name", "What is equal in all of this goes by its name.", _name),
+)  # fmt: skip
+"""The rules in the order of their weight."""
+
+
+def select(
+    entry: ModelEntry,
+    hardware: Hardware,
+    *,
+    goal: Goal,
+    goal_origin: str = "",
+    profile: str | None = None,
+    tensor_parallel: int | None = None,
+    precision: str | None = None,
+    is_stored: bool = False,
+) -> Selection:
+    """Chooses a profile; see `rank()` for the arguments.
+
+    Raises:
+        ConfigError: no profile has the asked name, or several have ids that begin so.
+        NoCompatibleProfileError: no profile can run, or the one that was asked for cannot.
+    """
+    selection = rank(
+        entry,
+        hardware,
+        goal=goal,
+        goal_origin=goal_origin,
+        profile=profile,
+        tensor_parallel=tensor_parallel,
+        precision=precision,
+        is_stored=is_stored,
+    )
+    if selection.chosen is None:
+        raise NoCompatibleProfileError(_refusal(selection, hardware, profile))
+    return selection
+
+
+def rank(
+    entry: ModelEntry,
+    hardware: Hardware,
+    *,
+    goal: Goal,
+    goal_origin: str = "",
+    profile: str | None = None,
+    tensor_parallel: int | None = None,
+    precision: str | None = None,
+    is_stored: bool = False,
+) -> Selection:
+    """Orders all profiles of a model; where none can run, none is chosen.
+
+    Args:
+        entry: the model.
+        hardware: the machine.
+        goal: what is best.
+        goal_origin: who said so, for people.
+        profile: name, alias, id or beginning of an id; None or `default` = the best.
+        tensor_parallel: only profiles with so many devices that share each layer; None = any.
+        precision: only profiles with this precision; None = any.
+        is_stored: the model's files are here already, so that they need no disk space.
+
+    Raises:
+        ConfigError: no profile has the asked name, or several have ids that begin so.
+    """
+    wanted = None if profile in (None, DEFAULT_PROFILE) else find_profile(entry, profile)
+    judgements = [judge(entry, candidate, hardware, is_stored=is_stored) for candidate in entry.profiles]
+    left_out = {
+        judgement.profile.name: reason
+        for judgement in judgements
+        if (reason := _left_out(judgement.profile, wanted, tensor_parallel, precision))
+    }
+    candidates = [judgement for judgement in judgements if judgement.profile.name not in left_out]
+    able = [judgement for judgement in candidates if judgement.state.can_run]
+    able.sort(key=lambda judgement: _keys(judgement, goal, hardware))
+    unable = [judgement for judgement in candidates if not judgement.state.can_run]
+    unable.sort(key=lambda judgement: (tuple(State).index(judgement.state), judgement.profile.name))
+    rankings = [
+        *(Ranking(judgement, place, _why(able, judgement, goal, hardware)) for place, judgement in enumerate(able, 1)),
+        *(Ranking(judgement, None, judgement.reasons[0]) for judgement in unable),
+        *(
+            Ranking(judgement, None, left_out[judgement.profile.name])
+            for judgement in sorted(judgements, key=lambda judgement: judgement.profile.name)
+            if judgement.profile.name in left_out
+        ),
+    ]
+    rules = tuple(f"{rule.name}: {rule.sentence}" for rule in RULES)
+    return Selection(entry, goal, goal_origin, able[0] if able else None, tuple(rankings), rules)
+
+
+def find_profile(entry: ModelEntry, text: str | None) -> Profile:
+    """Returns the profile with this name, alias, id, or beginning of an id of at least four digits.
+
+    Raises:
+        ConfigError: there is none, or several have ids that begin so.
+    """
+    text = text or ""
+    named = [profile for profile in entry.profiles if text == profile.name or text in profile.aliases]
+    if named:
+        return named[0]
+    prefix = text.lower()
+    by_id = [profile for profile in entry.profiles if len(text) >= _LEAST_ID_PREFIX and profile.id.startswith(prefix)]
+    if len({profile.id for profile in by_id}) > 1:
+        listed = ", ".join(f"{profile.id[:12]} ({profile.name})" for profile in by_id)
+        raise ConfigError(
+            f"Several profiles of {entry.name} have ids that begin with {text}: {listed}; give more of it."
+        )
+    if by_id:
+        return by_id[0]
+    known = [name for profile in entry.profiles for name in (profile.name, *profile.aliases)]
+    guess = did_you_mean(text, known)
+    listed = f" Known: {', '.join(profile.name for profile in entry.profiles)}." if guess == "." else ""
+    raise ConfigError(f"{entry.name} has no profile '{text}'{guess}{listed}")
+
+
+def total_bytes(judgement: Judgement) -> int:
+    """Returns the memory of all devices and of the host that a profile takes; 0 if it is not known."""
+    estimate = judgement.estimate
+    if estimate is None:
+        return 0
+    return estimate.device_total * max(1, len(judgement.device_indexes)) + estimate.host
+
+
+def _left_out(
+    profile: Profile, wanted: Profile | None, tensor_parallel: int | None, precision: str | None
+) -> str | None:
+    if wanted is not None and profile.name != wanted.name:
+        return f"The profile {wanted.name} was asked for."
+    if tensor_parallel is not None and profile.tags.tp != tensor_parallel:
+        return f"A tensor-parallel size of {tensor_parallel} was asked for, and it has {profile.tags.tp}."
+    if precision is not None and profile.tags.precision.lower() != precision.lower():
+        return f"The precision {precision} was asked for, and it has {profile.tags.precision}."
+    return None
+
+
+def _keys(judgement: Judgement, goal: Goal, hardware: Hardware) -> tuple[Key, ...]:
+    return tuple(rule.key(judgement, goal, hardware) for rule in RULES)
+
+
+def _why(able: Sequence[Judgement], judgement: Judgement, goal: Goal, hardware: Hardware) -> str:
+    """Names the first rule that tells a profile from the one before it; of the chosen one, from the next."""
+    if len(able) == 1:
+        return "Chosen: it is the only one that can run."
+    is_chosen = judgement is able[0]
+    other = able[1] if is_chosen else able[0]
+    keys = zip(RULES, _keys(judgement, goal, hardware), _keys(other, goal, hardware), strict=True)
+    rule = next(rule for rule, mine, others in keys if mine != others)
+    if is_chosen:
+        return f"Chosen before {other.profile.name} by rule {rule.name}."
+    return f"Lost to {other.profile.name} by rule {rule.name}: {rule.sentence}"
+
+
+def _refusal(selection: Selection, hardware: Hardware, profile: str | None) -> str:
+    entry = selection.model
+    considered = [ranking for ranking in selection.rankings if ranking.why == ranking.judgement.reasons[0]]
+    reasons = " ".join(f"{ranking.judgement.profile.name}: {ranking.why}" for ranking in considered)
+    if not considered:
+        return f"No profile of {entry.name} is left by what was asked for: {_filters(selection)}"
+    others = rank(entry, hardware, goal=selection.goal)
+    instead = ""
+    if len(considered) < len(entry.profiles) and others.chosen is not None:
+        instead = f" The profile {others.chosen.profile.name} would run instead."
+    asked = profile not in (None, DEFAULT_PROFILE)
+    what = f"The profile {considered[0].judgement.profile.name}" if asked else "No profile"
+    verb = "cannot run" if asked else "can run"
+    return f"{what} of {entry.name} {verb} on {hardware.name}. {reasons}{instead}"
+
+
+def _filters(selection: Selection) -> str:
+    return " ".join(f"{ranking.judgement.profile.name}: {ranking.why}" for ranking in selection.rankings)
