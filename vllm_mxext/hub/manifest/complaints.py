@@ -33,9 +33,10 @@ def refuse(name: str, complaints: Iterable[Complaint]) -> ManifestError:
         name: of the file.
         complaints: at least one.
     """
-    # what an alias repeats has one line and differs in indexes alone
-    different = {(one.line, _INDEX.sub("", one.sentence)): one for one in reversed(list(complaints))}
-    found = sorted(list(different.values())[::-1], key=lambda one: one.line)
+    different: dict[tuple[int, str], Complaint] = {}
+    for complaint in complaints:  # what an alias repeats has one line and differs in indexes alone
+        different.setdefault((complaint.line, _INDEX.sub("", complaint.sentence)), complaint)
+    found = sorted(different.values(), key=lambda one: one.line)
     lines = [f"{name}:{complaint.line}: {complaint.sentence}" for complaint in found[:MAX_COMPLAINTS]]
     if len(found) > MAX_COMPLAINTS:
         lines.append(f"{name}: There are {len(found) - MAX_COMPLAINTS} more complaints like these.")

@@ -177,8 +177,9 @@ class _Composer:
 
         root = None
         for event in self._events:
+            line = event.start_mark.line + 1
             if isinstance(event, yaml.DocumentStartEvent) and root is not None:
-                raise _RefusedError(event.start_mark.line + 1, "A second document begins here; a manifest is one.")
+                raise _RefusedError(line, "A second document begins here; a manifest is one.")
             if isinstance(event, yaml.NodeEvent):
                 root = self._node(event, 0)
         if root is None or root.value is None:
@@ -188,14 +189,14 @@ class _Composer:
     def _node(self, event: Any, depth: int) -> Node:
         import yaml  # noqa: PLC0415
 
-        line = event.start_mark.line + 1
-        alias = self._anchors.get(event.anchor) if isinstance(event, yaml.AliasEvent) else None
+        line, anchor = event.start_mark.line + 1, str(event.anchor or "")
+        alias = self._anchors.get(anchor) if isinstance(event, yaml.AliasEvent) else None
         if depth + (alias.height if alias is not None else 0) > MAX_DEPTH:
             raise _RefusedError(line, f"This is nested more than {MAX_DEPTH} levels deep, which no manifest is.")
         self._count(alias.num_nodes if alias is not None else 1, line)
         if isinstance(event, yaml.AliasEvent):
             if alias is None:
-                raise _RefusedError(line, f"The alias *{event.anchor[:100]} has no anchor before it.")
+                raise _RefusedError(line, f"The alias *{anchor[:100]} has no anchor before it.")
             return alias
         if isinstance(event, yaml.ScalarEvent):
             node = Node(_scalar(event, line), line, tag=_own_tag(event, line))
@@ -203,8 +204,8 @@ class _Composer:
             node = self._sequence(event, line, depth)
         else:
             node = self._mapping(event, line, depth)
-        if event.anchor:
-            self._anchors[event.anchor] = node
+        if anchor:
+            self._anchors[anchor] = node
         return node
 
     def _count(self, number: int, line: int) -> None:
