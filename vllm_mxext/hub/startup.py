@@ -14,7 +14,7 @@ from vllm_mxext.config.hub import HubConfig, model_needs_hub, resolve_hub
 from vllm_mxext.hub.entries import FoundModel, find_entry
 from vllm_mxext.hub.hardware import Hardware
 from vllm_mxext.hub.hardware_inspect import inspect_hardware
-from vllm_mxext.hub.injection import inject, overrides
+from vllm_mxext.hub.injection import inject
 from vllm_mxext.hub.judgement import Selection
 from vllm_mxext.hub.manifest.model import Goal
 from vllm_mxext.hub.mx_download import Downloading, obtain, wish_for
@@ -113,7 +113,6 @@ def choose(app: AppConfig, config: HubConfig, found: FoundModel, hardware: Hardw
         goal_origin=origin,
         profile=config.profile,
         tensor_parallel=config.tensor_parallel,
-        overrides=overrides(app),
     )
 
 
