@@ -49,6 +49,12 @@ class ModelConfig:
     max_logprobs: int = 20
     served_model_names: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """What people call it: a served name that is no path, or else the name of the folder."""
+        name = self.served_model_names[0] if self.served_model_names else ""
+        return self.path.name if not name or Path(name).expanduser().exists() else name
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedConfig:

@@ -84,11 +84,11 @@ def _prepare_model(
     hardware = hardware or inspect_hardware(config.folder)
     selection = choose(app, config, found, hardware)
     assert selection.chosen is not None, "select() raises if nothing can run"
-    logger.info("%s", chosen_line(found, selection))
     folder, snapshot = found.folder, None
     if folder is None:
         wish = wish_for(found.entry, config, selection.chosen.profile.artifact)
         folder, snapshot = obtain(wish, config, downloading)
+    logger.info("%s", chosen_line(found, selection))
     app = with_adapters(inject(app, found.entry, selection.chosen), found)
     app = _with_folder(app, found, folder, snapshot)
     return app, ServedModel(found.entry, found.manifest, folder, hardware, selection, snapshot)

@@ -26,7 +26,7 @@ PROG = "python -m vllm_mxext.entrypoints.openai.api_server"
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-logger = init_logger(__name__)
+logger = init_logger("vllm_mxext.entrypoints.openai.api_server")  # not __main__, which nobody configures
 
 
 def run(app: AppConfig) -> int:

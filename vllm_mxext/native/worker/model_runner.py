@@ -121,7 +121,7 @@ class ModelRunner:
         config, started_s = self._config, time.monotonic()
         progress(0.0)
         plan = plan_memory(config, device_memory(config.device.device))
-        logger.info("Memory plan for %s on %s:\n%s", config.model.path.name, self._device, plan.table())
+        logger.info("Memory plan for %s on %s:\n%s", config.model.label, self._device, plan.table())
         if self._device.type == "cpu":
             torch.set_num_threads(config.device.num_threads)
         kernels = self._select_kernels()
@@ -150,7 +150,7 @@ class ModelRunner:
         )
         self._log_speculation()
         logger.info(
-            "Loaded %s with %s kernels in %.1f s", config.model.path.name, kernels.name, time.monotonic() - started_s
+            "Loaded %s with %s kernels in %.1f s", config.model.label, kernels.name, time.monotonic() - started_s
         )
 
     def save_prepared_weights(self) -> list[threading.Thread]:
@@ -285,7 +285,7 @@ class ModelRunner:
             return
         source = f"prompt lookup of {speculation.prompt_lookup_min} to {speculation.prompt_lookup_max} tokens"
         if speculation.draft is not None:
-            source = f"draft model {speculation.draft.path.name}"
+            source = f"draft model {speculation.draft.label}"
         logger.info("Speculation: %s, up to %d draft tokens per request and step, where they pay.", source, num_drafts)
 
     def _load_draft(self, kernels: Kernels, plan: MemoryPlan, progress: LoadProgress) -> LoadedModel | None:
