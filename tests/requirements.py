@@ -126,6 +126,11 @@ PROMISES = {
     "ENG-6": "When start-up fails, the root cause is the last line and the exit code is not zero.",
     "ENG-7": "One request's failure harms no other request.",
     # MX Hub
+    "HUB-MANIFEST-1": "A wrong manifest is refused with file:line, a sentence per complaint, and a suggestion.",
+    "HUB-MANIFEST-2": "No file makes the manifest reader fail in another way, run code, or take unbounded memory.",
+    "HUB-MANIFEST-3": "Manifests of NVIDIA NIM (map, list, wrapped list) and plain lists are read; what is left out is said.",
+    "HUB-MANIFEST-4": "Manifests are looked for in their places in order; other models come from the packaged one.",
+    "HUB-MANIFEST-5": "A model that no manifest has is described from config.json and headers; no weights are read.",
     "HUB-SERVER-1": "While the model is being downloaded, the port answers, and health says phase and percentage.",
     "HUB-SERVER-2": "No connection is refused, reset or forgotten when the port passes to the server with the model.",
     # HTTP API

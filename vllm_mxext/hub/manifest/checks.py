@@ -16,8 +16,6 @@ from vllm_mxext.hub.manifest.complaints import Complaint, shown
 from vllm_mxext.hub.manifest.document import Node
 from vllm_mxext.hub.manifest.model import ModelEntry
 
-KNOWN_SCHEMES = frozenset(("hf", "modelscope", "s3", "gs", "http", "https", "file", "oci", "ngc"))
-
 
 def check_models(models: list[Node]) -> Iterator[Complaint]:
     """Yields what is wrong with models that the schema has let through, one by one and together."""
@@ -53,11 +51,9 @@ def unusual(models: list[Node]) -> Iterator[str]:
         holders = [model, *model.at(["artifacts"]).items]
         for uri in (uri for holder in holders for uri in holder.at(["sources"]).items):
             scheme = str(uri.value).partition(":")[0]
-            if "://" in str(uri.value) and scheme not in KNOWN_SCHEMES:
-                yield (
-                    f"Line {uri.line}: the scheme '{scheme}' is none of {', '.join(sorted(KNOWN_SCHEMES))}; it needs a "
-                    "plug-in."
-                )
+            if "://" in str(uri.value) and scheme not in _schemes():
+                known = ", ".join(_schemes())
+                yield f"Line {uri.line}: the scheme {shown(scheme)} is none of {known}; it needs a plug-in."
 
 
 def _check_model(model: Node) -> Iterator[Complaint]:
@@ -164,6 +160,13 @@ def _check_flags(profile: Node, name: str) -> Iterator[Complaint]:
                 line, f"The profile {name} has an unknown flag {shown(flag_name)}{did_you_mean(flag_name, settable)}"
             )
         seen.add(flag_name)
+
+
+@cache
+def _schemes() -> tuple[str, ...]:
+    from vllm_mxext.hub.sources.opening import schemes  # noqa: PLC0415 - only files with addresses need it
+
+    return schemes()
 
 
 @cache

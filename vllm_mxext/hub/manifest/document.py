@@ -68,7 +68,7 @@ class Node:
         return self.value
 
     def at(self, path: Sequence[str | int]) -> Node:
-        """Returns the node at a path, or the last one on the way that is there."""
+        """Returns the node at a path; an empty one in the line of the last that is there if it is not."""
         node = self
         for part in path:
             if isinstance(part, int) and part < len(node.items):
@@ -76,7 +76,7 @@ class Node:
             elif isinstance(part, str) and part in node.fields:
                 node = node.fields[part]
             else:
-                break
+                return Node(None, node.line)
         return node
 
     def line_of(self, path: Sequence[str | int]) -> int:

@@ -74,7 +74,8 @@ def _profile(profile: Profile) -> dict[str, Any]:
         tags={
             "llm_engine": tags.llm_engine, "precision": tags.precision,
             **_given(tp=tags.tp if tags.tp != 1 else 0, pp=tags.pp if tags.pp != 1 else 0),
-            **_given(profile=tags.profile if tags.profile != "balanced" else "", feat_lora=tags.feat_lora, gpu=tags.gpu),
+            **_given(profile=tags.profile if tags.profile != "balanced" else ""),
+            **_given(feat_lora=tags.feat_lora, gpu=tags.gpu),
         },
         artifact=profile.artifact,
         requires=_given(
