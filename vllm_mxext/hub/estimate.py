@@ -81,7 +81,7 @@ def estimate_shape(
         weights=_weights_bytes(entry, profile, shape, share_of_layers),
         kv_cache=int(elements * num_requests * (1 if _has_small_kv(flags) else 2)),
         activations=2 * tokens * width + 2 * 4 * rows * shape.vocab_size,  # logits, and a copy to sample from
-        adapters=_adapter_bytes(profile, shape) // tags.tp,
+        adapters=_adapter_bytes(entry, profile, shape) // tags.tp,
         overhead=_OVERHEAD[tags.llm_engine] + (_COLLECTIVES_BYTES if num_devices > 1 else 0),
         host=_HOST_BYTES[tags.llm_engine] + (num_devices - 1) * _HOST_BYTES_PER_DEVICE,
         disk=disk_bytes(entry, profile),
@@ -134,6 +134,18 @@ def flags_of(profile: Profile) -> dict[str, Any]:
     return {name.replace("-", "_"): value for name, value in profile.engine_args.items()}
 
 
+def lora_flags(profile: Profile) -> dict[str, Any]:
+    """Returns the profile's settings of adapters, named with underscores."""
+    return {name.replace("-", "_"): value for name, value in profile.lora.items()}
+
+
+def serves_adapters(entry: ModelEntry, profile: Profile) -> bool:
+    """Whether a server with this profile keeps memory for adapters: a flag says so, or the model comes with some."""
+    given = flags_of(profile).get("enable_lora")
+    has_own = profile.tags.feat_lora and any(adapter.is_loaded_at_start for adapter in entry.adapters)
+    return has_own if given is None else str(given).lower() in ("true", "1", "yes", "on")
+
+
 def memory_share(profile: Profile) -> float:
     """Returns the share of a device's memory that the engine may take in all."""
     if profile.tags.llm_engine in _SMALL_ENGINES:
@@ -160,11 +172,11 @@ def _weights_bytes(entry: ModelEntry, profile: Profile, shape: ModelShape, share
     return int((layers * share_of_layers + ends) / tags.tp)
 
 
-def _adapter_bytes(profile: Profile, shape: ModelShape) -> int:
+def _adapter_bytes(entry: ModelEntry, profile: Profile, shape: ModelShape) -> int:
     """Bytes of as many adapters as requests may use at once, of the largest rank and on all linear layers."""
-    if not profile.tags.feat_lora:
+    if not serves_adapters(entry, profile):
         return 0
-    given = {**{name.replace("-", "_"): value for name, value in profile.lora.items()}, **flags_of(profile)}
+    given = {**lora_flags(profile), **flags_of(profile)}
     defaults = LoRAOptions()
     count = int(given.get("max_loras") or defaults.max_loras)
     rank = int(given.get("max_lora_rank") or defaults.max_lora_rank)

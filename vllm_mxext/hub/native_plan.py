@@ -21,7 +21,7 @@ from vllm_mxext.config.model_spec import parse_model_spec
 from vllm_mxext.config.options import all_flags
 from vllm_mxext.config.resolve import Machine, resolve_engine
 from vllm_mxext.errors import ConfigError
-from vllm_mxext.hub.estimate import disk_bytes, flags_of
+from vllm_mxext.hub.estimate import disk_bytes, flags_of, lora_flags, serves_adapters
 from vllm_mxext.hub.hardware import Hardware
 from vllm_mxext.hub.judgement import Estimate
 from vllm_mxext.hub.manifest.model import ModelEntry, Profile
@@ -55,7 +55,7 @@ def native_config(entry: ModelEntry, profile: Profile, hardware: Hardware) -> En
     host = hardware.host
     spec = parse_model_spec(_checkpoint_config(entry, profile))
     machine = Machine(host.num_cores, Memory(host.memory_bytes, host.memory_available_bytes))
-    return resolve_engine(from_arguments(_arguments(profile), environ={}), spec, machine)
+    return resolve_engine(from_arguments(_arguments(entry, profile), environ={}), spec, machine)
 
 
 def estimate_native(entry: ModelEntry, profile: Profile, config: EngineConfig, memory: Memory) -> Estimate:
@@ -124,13 +124,12 @@ def _checkpoint_config(entry: ModelEntry, profile: Profile) -> Mapping[str, Any]
     return {**entry.config, "quantization_config": values}
 
 
-def _arguments(profile: Profile) -> dict[str, Any]:
+def _arguments(entry: ModelEntry, profile: Profile) -> dict[str, Any]:
     """Returns what of a profile the engine hears: flags that concern the server alone are left out."""
     of_server = {flag.field for flag in all_flags() if not flag.facts.is_offline}
     given = flags_of(profile)
-    if profile.tags.feat_lora:
-        lora = {name.replace("-", "_"): value for name, value in profile.lora.items()}
-        given = {"enable_lora": True, **lora, **given}
+    if serves_adapters(entry, profile):
+        given = {"enable_lora": True, **lora_flags(profile), **given}
     if profile.device.kind == "gpu":
         given.setdefault("device", "cuda")
     if str(given.get("max_model_len")) in ("auto", "-1"):

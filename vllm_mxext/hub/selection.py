@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vllm_mxext.config.sources import did_you_mean
 from vllm_mxext.errors import ConfigError, NoCompatibleProfileError
@@ -154,7 +155,7 @@ def select(
     goal_origin: str = "",
     profile: str | None = None,
     tensor_parallel: int | None = None,
-    precision: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
     is_stored: bool = False,
 ) -> Selection:
     """Chooses a profile; see `rank()` for the arguments.
@@ -170,11 +171,12 @@ def select(
         goal_origin=goal_origin,
         profile=profile,
         tensor_parallel=tensor_parallel,
-        precision=precision,
+        overrides=overrides,
         is_stored=is_stored,
     )
     if selection.chosen is None:
-        raise NoCompatibleProfileError(_refusal(selection, hardware, profile))
+        others = rank(entry, hardware, goal=goal, overrides=overrides, is_stored=is_stored)
+        raise NoCompatibleProfileError(_refusal(selection, hardware, profile, others))
     return selection
 
 
@@ -186,7 +188,7 @@ def rank(
     goal_origin: str = "",
     profile: str | None = None,
     tensor_parallel: int | None = None,
-    precision: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
     is_stored: bool = False,
 ) -> Selection:
     """Orders all profiles of a model; where none can run, none is chosen.
@@ -198,18 +200,20 @@ def rank(
         goal_origin: who said so, for people.
         profile: name, alias, id or beginning of an id; None or `default` = the best.
         tensor_parallel: only profiles with so many devices that share each layer; None = any.
-        precision: only profiles with this precision; None = any.
+        overrides: flags that the user has set, with underscores: they count instead of the profiles' own.
         is_stored: the model's files are here already, so that they need no disk space.
 
     Raises:
         ConfigError: no profile has the asked name, or several have ids that begin so.
     """
     wanted = None if profile in (None, DEFAULT_PROFILE) else find_profile(entry, profile)
-    judgements = [judge(entry, candidate, hardware, is_stored=is_stored) for candidate in entry.profiles]
+    judgements = [
+        judge(entry, candidate, hardware, overrides=overrides, is_stored=is_stored) for candidate in entry.profiles
+    ]
     left_out = {
         judgement.profile.name: reason
         for judgement in judgements
-        if (reason := _left_out(judgement.profile, wanted, tensor_parallel, precision))
+        if (reason := _left_out(judgement.profile, wanted, tensor_parallel))
     }
     candidates = [judgement for judgement in judgements if judgement.profile.name not in left_out]
     able = [judgement for judgement in candidates if judgement.state.can_run]
@@ -262,15 +266,11 @@ def total_bytes(judgement: Judgement) -> int:
     return estimate.device_total * max(1, len(judgement.device_indexes)) + estimate.host
 
 
-def _left_out(
-    profile: Profile, wanted: Profile | None, tensor_parallel: int | None, precision: str | None
-) -> str | None:
+def _left_out(profile: Profile, wanted: Profile | None, tensor_parallel: int | None) -> str | None:
     if wanted is not None and profile.name != wanted.name:
         return f"The profile {wanted.name} was asked for."
     if tensor_parallel is not None and profile.tags.tp != tensor_parallel:
         return f"A tensor-parallel size of {tensor_parallel} was asked for, and it has {profile.tags.tp}."
-    if precision is not None and profile.tags.precision.lower() != precision.lower():
-        return f"The precision {precision} was asked for, and it has {profile.tags.precision}."
     return None
 
 
@@ -291,21 +291,13 @@ def _why(able: Sequence[Judgement], judgement: Judgement, goal: Goal, hardware: 
     return f"Lost to {other.profile.name} by rule {rule.name}: {rule.sentence}"
 
 
-def _refusal(selection: Selection, hardware: Hardware, profile: str | None) -> str:
+def _refusal(selection: Selection, hardware: Hardware, profile: str | None, others: Selection) -> str:
     entry = selection.model
-    considered = [ranking for ranking in selection.rankings if ranking.why == ranking.judgement.reasons[0]]
-    reasons = " ".join(f"{ranking.judgement.profile.name}: {ranking.why}" for ranking in considered)
-    if not considered:
-        return f"No profile of {entry.name} is left by what was asked for: {_filters(selection)}"
-    others = rank(entry, hardware, goal=selection.goal)
-    instead = ""
-    if len(considered) < len(entry.profiles) and others.chosen is not None:
-        instead = f" The profile {others.chosen.profile.name} would run instead."
-    asked = profile not in (None, DEFAULT_PROFILE)
-    what = f"The profile {considered[0].judgement.profile.name}" if asked else "No profile"
-    verb = "cannot run" if asked else "can run"
-    return f"{what} of {entry.name} {verb} on {hardware.name}. {reasons}{instead}"
-
-
-def _filters(selection: Selection) -> str:
-    return " ".join(f"{ranking.judgement.profile.name}: {ranking.why}" for ranking in selection.rankings)
+    unable = [ranking for ranking in selection.rankings if ranking.why == ranking.judgement.reasons[0]]
+    what = f"No profile of {entry.name} can run on {hardware.name}."
+    if profile not in (None, DEFAULT_PROFILE) and len(unable) == 1:
+        what = f"The profile {unable[0].judgement.profile.name} of {entry.name} cannot run on {hardware.name}."
+    shown = unable or selection.rankings
+    reasons = " ".join(f"{ranking.judgement.profile.name}: {ranking.why}" for ranking in shown)
+    instead = "" if others.chosen is None else f" The profile {others.chosen.profile.name} would run instead."
+    return f"{what} {reasons}{instead}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vllm_mxext.config.machine import Memory
 from vllm_mxext.config.memory_plan import format_bytes
@@ -30,11 +31,13 @@ class _Demand:
 
     Attributes:
         length: tokens of the longest request; 0 if the model's shape is not known.
+        least: tokens that it must have room for.
         longest: memory -> tokens of the longest request that fits, `length` at most; negative if nothing does.
         estimate: tokens, memory -> what it takes.
     """
 
     length: int
+    least: int
     longest: Callable[[Memory], int]
     estimate: Callable[[int, Memory], Estimate | None]
 
@@ -54,32 +57,44 @@ class _Place:
     name: str
 
 
-def judge(entry: ModelEntry, profile: Profile, hardware: Hardware, *, is_stored: bool = False) -> Judgement:
+def judge(
+    entry: ModelEntry,
+    profile: Profile,
+    hardware: Hardware,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    is_stored: bool = False,
+) -> Judgement:
     """Says whether a profile can run on a machine, and why.
 
     Args:
         entry: the model.
         profile: one of its profiles.
         hardware: the machine.
+        overrides: flags that the user has set, with underscores: they count instead of the profile's own.
         is_stored: its files are here already, so that they need no disk space.
     """
+    given = dict(overrides or {})
+    effective = replace(profile, engine_args={**flags_of(profile), **given}) if given else profile
+    has_fixed_length = isinstance(given.get("max_model_len"), int) and given["max_model_len"] > 0
     try:
         shape = parse_shape(entry.config) if entry.config else None
-        reasons = obstacles(profile, hardware, shape)
-        demand = None if reasons else _demand(entry, profile, hardware, shape)
+        reasons = obstacles(effective, hardware, shape)
+        demand = None if reasons else _demand(entry, effective, hardware, shape)
     except ConfigError as error:
         return Judgement(profile, State.INCOMPATIBLE, (str(error),))
     if demand is None:
         return Judgement(profile, State.INCOMPATIBLE, tuple(reasons))
+    if has_fixed_length:
+        demand = replace(demand, least=demand.length)
     judged = []
-    for place in _places(profile, hardware):
-        judgement = _judge_place(profile, demand, place)
-        judgement = replace(judgement, available_bytes=place.memory.available_bytes)
-        shortages = _shortages(profile, hardware, judgement, is_stored=is_stored)
+    for place in _places(effective, hardware):
+        judgement = _judge_place(effective, demand, place)
+        shortages = _shortages(effective, hardware, judgement, is_stored=is_stored)
         if shortages:
             reasons = [*shortages, *judgement.reasons]
             judgement = replace(judgement, state=State.INSUFFICIENT, reasons=tuple(reasons), suggested={})
-        judged.append(judgement)
+        judged.append(replace(judgement, profile=profile, available_bytes=place.memory.available_bytes))
     return min(judged, key=lambda judgement: _ORDER.index(judgement.state))
 
 
@@ -95,6 +110,7 @@ def _demand(entry: ModelEntry, profile: Profile, hardware: Hardware, shape: Mode
         config = native_plan.native_config(entry, profile, hardware)
         return _Demand(
             config.model.max_model_len,
+            min(LEAST_CONTEXT, config.model.max_model_len),
             lambda memory: native_plan.longest_native(config, memory) or -1,
             lambda length, memory: native_plan.estimate_native(
                 entry, profile, native_plan.shortened(config, length), memory
@@ -110,7 +126,7 @@ def _demand(entry: ModelEntry, profile: Profile, hardware: Hardware, shape: Mode
         room = min(int(memory.total_bytes * memory_share(profile)), memory.available_bytes)
         return _longest(length, lambda tokens: estimate(tokens, memory).device_total <= room)
 
-    return _Demand(length, longest, estimate)
+    return _Demand(length, min(LEAST_CONTEXT, length), longest, estimate)
 
 
 def _demand_of_files(entry: ModelEntry, profile: Profile) -> _Demand:
@@ -120,7 +136,7 @@ def _demand_of_files(entry: ModelEntry, profile: Profile) -> _Demand:
         room = min(int(memory.total_bytes * memory_share(profile)), memory.available_bytes)
         return 0 if estimate is None or estimate.device_total <= room else -1
 
-    return _Demand(0, longest, lambda _length, _memory: estimate)
+    return _Demand(0, 0, longest, lambda _length, _memory: estimate)
 
 
 def _length(profile: Profile, shape: ModelShape) -> int:
@@ -155,10 +171,10 @@ def _places(profile: Profile, hardware: Hardware) -> list[_Place]:
 
 
 def _judge_place(profile: Profile, demand: _Demand, place: _Place) -> Judgement:
-    memory, least = place.memory, min(LEAST_CONTEXT, demand.length)
+    memory, least = place.memory, demand.least
     empty = Memory(memory.total_bytes, memory.total_bytes)
     now = demand.longest(memory)
-    if now >= max(least, 0):
+    if now >= least:
         estimate = demand.estimate(now, memory)
         if now >= demand.length:
             return _runnable(profile, demand, place, estimate)
@@ -170,7 +186,7 @@ def _judge_place(profile: Profile, demand: _Demand, place: _Place) -> Judgement:
         )
         return Judgement(profile, State.REDUCED, (reason,), estimate, place.positions, {"max-model-len": now})
     later = demand.longest(empty)
-    can_later = later >= max(least, 0)
+    can_later = later >= least
     estimate = demand.estimate(later if can_later else demand.length, empty)
     takes = "more" if estimate is None else format_bytes(estimate.device_total)
     if can_later:

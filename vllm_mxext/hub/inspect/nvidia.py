@@ -44,10 +44,8 @@ def inspect_nvidia(
 
 def _read_all(nvml: Any, environ: Mapping[str, str], host: Host) -> tuple[tuple[Device, ...], tuple[str, ...]]:
     notes: list[str] = []
-    boards: list[list[Device]] = []
     driver = _text(_ask(nvml, nvml.nvmlSystemGetDriverVersion, default=""))
-    for index in range(nvml.nvmlDeviceGetCount()):
-        boards.append(_try_board(nvml, index, driver, host, notes))
+    boards = [_try_board(nvml, index, driver, host, notes) for index in range(nvml.nvmlDeviceGetCount())]
     variable = environ.get("CUDA_VISIBLE_DEVICES")
     if variable is not None and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" and _differ(boards):
         notes.append(
