@@ -174,6 +174,13 @@ PROMISES = {
     "PAIN-17": "Pain 17: tokens do not depend on the batch, and a seed means the same everywhere.",
     "PAIN-21": "Pain 21: responses fit the types of the official OpenAI package.",
     "PAIN-22": "Pain 22: every old spelling of a constraint is honoured, and unknown ones are refused.",
+    # MX Hub
+    "HUB-SOURCE-1": "Every built-in scheme gives a model's files byte for byte, by its published protocol.",
+    "HUB-SOURCE-2": "Credentials reach no host but their own, and never come from an address.",
+    "HUB-SOURCE-3": "Bytes that are cut off, shifted, too few, or a web page instead are noticed.",
+    "HUB-SOURCE-4": "Other packages add schemes of model addresses.",
+    "HUB-OFFLINE-1": "Offline not a single socket is opened and no name looked up, whatever the scheme.",
+    "HUB-SECRET-1": "Tokens and signed queries are cut out of messages and of what the HTTP libraries log.",
     # Operations
     "OPS-1": "While loading, everything but live and metrics answers 503 with phase and percentage.",
     "OPS-2": "/health, /v1/health/live and /v1/health/ready tell the engine's state.",

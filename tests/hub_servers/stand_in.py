@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Mapping
@@ -93,9 +94,10 @@ class StandIn:
 
     Args:
         host: name under which it is reached; `localhost` and `127.0.0.1` are different hosts to a client.
+        certificate: makes it an https server; the file has the key too.
     """
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", certificate: Path | None = None) -> None:
         self.asked: list[Asked] = []
         self._faults: list[list[Any]] = []
         self._lock = threading.Lock()
@@ -107,7 +109,12 @@ class StandIn:
 
         self._server = _Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self.url = f"http://{host}:{self._server.server_address[1]}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        scheme = "http" if certificate is None else "https"
+        self.url = f"{scheme}://{host}:{self._server.server_address[1]}"
 
     def answer(self, asked: Asked) -> Answer:
         """Returns what a well-behaved server would send."""

@@ -10,12 +10,12 @@ _CUT = "…"
 _RULES = (
     (re.compile(r"(?i)(\bhttps?://[^\s'\"<>?#]*)\?[^\s'\"<>)]*"), rf"\1?{_CUT}"),
     (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://)[^\s/'\"@]+@"), rf"\1{_CUT}@"),
-    (re.compile(r"\b(Bearer|Basic|ApiKey)(\s+)([\w~+/.=-]{4})[\w~+/.=:-]{8,}"), rf"\1\2\3{_CUT}"),
+    (re.compile(r"\b(Bearer|Basic|ApiKey)(\s+)([\w~+/.=-]{4})[\w~+/.=:-]{12,}"), rf"\1\2\3{_CUT}"),
     (re.compile(r"\b(hf_|nvapi-|ms-|AKIA|ASIA|ghp_|eyJ)[\w.-]{12,}"), rf"\1{_CUT}"),
     (
         re.compile(
             r"(?i)\b(x-amz-[a-z-]*(?:signature|credential|token)|x-goog-(?:signature|credential)|signature|sig|"
-            r"[a-z_-]*(?:token|secret|password|api_?key)|m_session_id)=[^\s&;,'\"]+"
+            r"[a-z_-]*(?:token|secret|password|api_?key)[a-z_-]*|m_session_id)=[^\s&;,'\"]+"
         ),
         rf"\1={_CUT}",
     ),

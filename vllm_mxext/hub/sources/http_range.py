@@ -106,7 +106,8 @@ def open_http_range(
 ) -> HttpRange:
     """Asks for bytes of the file at `url`; see `Source.open_range()`.
 
-    A start behind the end of the file, which then is not the one that was listed, gets the whole file.
+    A start behind the end of the file, which then is not the one that was listed, gets the whole file; so does a server
+    that ignores `If-Range`, as some stores of objects do, and has another file by now.
 
     Args:
         network: connections.
@@ -118,7 +119,7 @@ def open_http_range(
         access: credentials.
     """
     asked = ask(network, url, access, _range_headers(bounds, validator))
-    if asked.response.status_code == 416:
+    if asked.response.status_code == 416 or _is_part_of_another(asked.response, validator):
         asked.response.close()
         bounds = (0, None)
         asked = ask(network, url, access)
@@ -133,6 +134,10 @@ def strong_validator(headers: Mapping[str, str]) -> str | None:
     """Returns the `ETag` if it is a strong one."""
     etag = headers.get("ETag", "").strip()
     return etag if len(etag) > 2 and etag.startswith('"') and etag.endswith('"') else None
+
+
+def _is_part_of_another(response: httpx.Response, validator: str | None) -> bool:
+    return validator is not None and response.status_code == 206 and strong_validator(response.headers) != validator
 
 
 def _range_headers(bounds: tuple[int, int | None], validator: str | None) -> dict[str, str]:

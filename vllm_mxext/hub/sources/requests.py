@@ -102,7 +102,7 @@ def ask_json(
         ) from error
 
 
-def read_all(reply: Reply, advice: Advice, max_bytes: int = _MAX_JSON_BYTES) -> bytes:
+def read_all(reply: Reply, advice: Advice) -> bytes:
     """Returns the body of a success.
 
     Raises:
@@ -113,9 +113,9 @@ def read_all(reply: Reply, advice: Advice, max_bytes: int = _MAX_JSON_BYTES) -> 
     try:
         for chunk in response.iter_bytes():
             body += chunk
-            if len(body) > max_bytes:
+            if len(body) > _MAX_JSON_BYTES:
                 raise DownloadError(
-                    f"{response.url.host} sends more than {max_bytes} bytes for a list; check the address."
+                    f"{response.url.host} sends more than {_MAX_JSON_BYTES} bytes for a list; check the address."
                 )
     except httpx.HTTPError as error:
         raise connection_error(error, response.url) from error

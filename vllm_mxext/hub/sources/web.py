@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 import httpx
@@ -19,6 +17,7 @@ from vllm_mxext.hub.sources.answers import Advice
 from vllm_mxext.hub.sources.http_range import HttpRange, open_http_range
 from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
 from vllm_mxext.hub.sources.listing import make_listing
+from vllm_mxext.hub.sources.parallel import in_parallel
 from vllm_mxext.hub.sources.requests import ask, ask_json, read_all
 
 _SUMS = "SHA256SUMS"
@@ -45,8 +44,6 @@ WELL_KNOWN = (
 """Names that are asked for in a folder whose files nothing lists."""
 
 _FILE_SUFFIXES = (".safetensors", ".gguf", ".json", ".bin", ".pt", ".pth", ".model", ".jinja", ".txt")
-
-T = TypeVar("T")
 
 
 class WebSource:
@@ -158,12 +155,6 @@ class WebSource:
                 cause=HubCause.NOT_FOUND,
             )
         return found + self._probe_all(self._located(RemoteFile(name)) for name in shards)
-
-
-def in_parallel(work: Callable[[Any], T], items: Sequence[Any], num_threads: int) -> list[T]:
-    """Returns what `work` makes of each item, in their order; the first error is raised."""
-    with ThreadPoolExecutor(num_threads) as pool:
-        return list(pool.map(work, items))
 
 
 def _shards(index: object) -> list[str]:
