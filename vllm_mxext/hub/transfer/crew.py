@@ -129,7 +129,7 @@ class Crew:
         if self._hashers is not None:
             self._hashers.shutdown(wait=True, cancel_futures=True)
         for job in self._jobs.values():
-            job.claim.release(is_done=False)
+            job.claim.release(is_done=not job.num_bytes)
 
     # What is called in threads
 
@@ -225,14 +225,14 @@ class Crew:
             self._lose(job)
         finally:
             job.give_back(lease)
-            with self._changed:
-                self._changed.notify_all()
+            self._wake()
 
     def _ask(self, job: Job, lease: Lease) -> bool:
         """Asks once; returns whether the lease has all it wants."""
         start, end, validator = job.ask(lease)
         with job.source.open_range(job.file, start, end, validator) as answer:
             job.accept(lease, answer)
+            self._wake()  # the first answer lets other connections begin
             for piece in answer.chunks():
                 self._bucket.take(len(piece), self._halt)
                 self._check_halt()
@@ -268,8 +268,7 @@ class Crew:
             pass
         except BaseException as error:  # it is raised in the thread that called
             self._fail(error)
-        with self._changed:
-            self._changed.notify_all()
+        self._wake()
 
     def _lose(self, job: Job) -> None:
         """Another process has taken the file over: it is looked for again later."""
@@ -284,6 +283,10 @@ class Crew:
         with self._changed:
             order.not_before_s = self._clock.monotonic() + self._tuning.busy_s
             self._pending.append(order)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _check_halt(self) -> None:
         if self._halt.is_set():

@@ -101,7 +101,7 @@ def fetch_orders(
     clock: Clock | None,
     tuning: Tuning | None,
 ) -> dict[str, tuple[int, str]]:
-    """Downloads contents; returns size and digest by the key of the order. Arguments and errors are those of `fetch()`."""
+    """Downloads contents, as `fetch()` does files; returns size and digest by the key of the order."""
     clock = clock or SystemClock()
     crew = Crew(orders, blobs, config, Meter(model, listener, clock), clock, tuning or Tuning())
     return crew.run(stop or threading.Event())

@@ -9,12 +9,12 @@ from typing import Any
 
 from vllm_mxext.errors import ChecksumError, DownloadError, TransferError
 from vllm_mxext.hub.sources.interface import Range
+from vllm_mxext.hub.transfer.chunk_map import ChunkMap
 from vllm_mxext.hub.transfer.claims import Claim
 from vllm_mxext.hub.transfer.lease import AgainError, Lease, SupersededError
 from vllm_mxext.hub.transfer.order import Order
 from vllm_mxext.hub.transfer.partial_file import Origin, PartialFile
 
-_MISSING, _TAKEN, _DONE = 0, 1, 2
 _MAX_RESTARTS = 3
 
 
@@ -38,7 +38,6 @@ class Job:
         self.partial = partial
         self.claim = claim
         self.lock = threading.RLock()
-        self.size = self.file.size
         self.validator: str | None = None
         self.num_bytes = 0
         """Of finished chunks and of what is there of others."""
@@ -50,10 +49,15 @@ class Job:
         self._is_open = False
         self._is_stream = False
         self._leases: list[Lease] = []
-        self._states = bytearray()
+        self._chunks = ChunkMap(self.file.size, self._chunk_bytes)
         self._num_hashed = 0
         self._whole: Any = hashlib.sha256()
         self._is_following = False
+
+    @property
+    def size(self) -> int | None:
+        """Bytes; None if they are not known yet."""
+        return self._chunks.size
 
     @property
     def num_leases(self) -> int:
@@ -72,32 +76,29 @@ class Job:
             StoreError: the folder cannot be used, or there is no space.
         """
         if self._is_usable(self.partial.origin()):
-            self._fill_states()
-            self.partial.recall(self.size or 0, watch)
+            self.partial.recall(self._chunks.size or 0, watch)
             for index in self.partial.hashes:
-                self._states[index] = _DONE
-                self.num_bytes += self._length(index)
+                self._chunks.finish(index)
+                self.num_bytes += self._chunks.length(index)
         self._is_open = bool(self.partial.hashes)
-        if not self._is_open:
+        if self._is_open:
+            self.partial.reserve(self.size or 0)
+        else:
             self._begin(None)
-        self.partial.reserve(self.size or 0)
 
     def next_lease(self) -> Lease | None:
         """Gives out the next missing chunks; None if there are none, or the first answer has to be waited for."""
         with self.lock:
             if self._leases and (not self._is_open or self._is_stream):
                 return None
-            if self.size is None:
-                lease = Lease(self._generation, 0, None, self.partial.data, set())
-            else:
-                first = self._states.find(_MISSING)
-                if first < 0:
-                    return None
-                last = len(self._states) if self._is_stream else min(len(self._states), first + self._range_chunks)
-                end = next((i for i in range(first, last) if self._states[i] != _MISSING), last)
-                end = last if self._is_stream else end
-                lease = Lease(self._generation, first * self._chunk_bytes, end, self.partial.data, set())
-                self._take(lease, first, end)
+            run = self._chunks.missing_run(len(self._chunks) if self._is_stream else self._range_chunks)
+            if run is None and self.size is not None:
+                return None
+            first, end = run or (0, None)
+            if self._is_stream and self.size is not None:
+                end = len(self._chunks)
+            taken = set() if end is None else self._chunks.take(first, end)
+            lease = Lease(self._generation, first * self._chunk_bytes, end, self.partial.data, taken)
             self._leases.append(lease)
             return lease
 
@@ -156,7 +157,7 @@ class Job:
                 return True
             if lease.generation != self._generation:
                 raise SupersededError
-            length = self._length(index)
+            length = self._chunks.length(index)
             part, view = view[: length - inside], view[length - inside :]
             if index in lease.chunks:
                 self.partial.write(lease.data, lease.position, part)
@@ -174,12 +175,11 @@ class Job:
             if lease.generation != self._generation:
                 raise SupersededError
             if self.size is None:
-                self.size = lease.position
+                self._chunks.set_size(lease.position)
                 index, inside = divmod(lease.position, self._chunk_bytes)
-                del self._states[-(-self.size // self._chunk_bytes) :]
-                if inside:
+                if inside and index in lease.chunks:
                     self._finish(lease, index)
-                lease.end = len(self._states)
+                lease.end = len(self._chunks)
             if self._is_over(lease):
                 return True
             self.rewind(lease)
@@ -204,10 +204,7 @@ class Job:
             if lease in self._leases:
                 self.rewind(lease)
                 self._leases.remove(lease)
-                if lease.generation == self._generation:
-                    for index in lease.chunks:
-                        if self._states[index] == _TAKEN:
-                            self._states[index] = _MISSING
+                self._chunks.give_back(lease.chunks)
 
     def abandon(self) -> None:
         """Makes all leases void."""
@@ -231,13 +228,13 @@ class Job:
                 watch()
                 with self.lock:
                     index, whole, data = self._num_hashed, self._whole, self.partial.data
-                    if self.size is not None and index == len(self._states):
+                    if self.size is not None and index == len(self._chunks):
                         return True
-                    if index >= len(self._states) or self._states[index] != _DONE:
+                    if not self._chunks.is_done(index):
                         self._is_following = False
                         return False
-                    length = self._length(index)
-                if len(self._states) > 1:
+                    length = self._chunks.length(index)
+                if len(self._chunks) > 1:
                     self.partial.hash_chunk(data, index * self._chunk_bytes, length, whole)
                 with self.lock:
                     if whole is self._whole:
@@ -254,8 +251,7 @@ class Job:
             SupersededError: it is not the one that was promised; everything is missing again.
         """
         with self.lock:
-            one_chunk = len(self._states) == 1
-            digest = self.partial.hashes[0] if one_chunk else self._whole.hexdigest()
+            digest = self.partial.hashes[0] if len(self._chunks) == 1 else self._whole.hexdigest()
             if not self.is_known or digest == self.file.sha256:
                 return digest
             self._begin(None)
@@ -278,7 +274,7 @@ class Job:
         """Whether what is there may be of this file; takes over what is known of it."""
         if origin is None or origin.size is None or self.file.size not in (None, origin.size):
             return False
-        self.size = origin.size
+        self._chunks = ChunkMap(origin.size, self._chunk_bytes)
         self.validator = origin.validator if origin.uri == self.source.uri else None
         return self.is_known or self.validator is not None
 
@@ -286,32 +282,27 @@ class Job:
         """Forgets everything; leases of before are void."""
         self._generation += 1
         self._is_open = self._is_stream = False
-        self.size, self.validator = self.file.size, validator
+        self.validator, self._chunks = validator, ChunkMap(self.file.size, self._chunk_bytes)
         self.num_bytes = self._num_hashed = 0
         self._whole = hashlib.sha256()
         self._leases.clear()
-        self._fill_states()
         self.partial.begin(self._origin())
+        self.partial.reserve(self.size or 0)
 
     def _open(self, answer: Range) -> None:
         """Takes the first answer for the file; its space is reserved once its length is known."""
-        had_size = self.size is not None
-        if answer.total_size is not None:
-            self.size = answer.total_size
-        self.validator, self._is_open = answer.validator, True
-        if not had_size and self.size is not None:
-            self._fill_states()
-            self.partial.reserve(self.size)
-            lease = self._leases[0]
-            lease.end = len(self._states)
-            self._take(lease, 0, lease.end)
-        self.partial.write_origin(self._origin())
         lease = self._leases[0]
+        self.validator, self._is_open = answer.validator, True
+        if self.size is None and answer.total_size is not None:
+            self._chunks.set_size(answer.total_size)
+            self.partial.reserve(answer.total_size)
+            self._take_rest(lease)
+        self.partial.write_origin(self._origin())
         if self.size is None or not (self.is_known or self.validator):
-            was_cut, self._is_stream = lease.end not in (None, len(self._states)), True
-            lease.end = None if self.size is None else len(self._states)
-            if was_cut:  # only a part was asked for, and a second part would not be sure to be of the same file
-                self._take(lease, 0, len(self._states))
+            self._is_stream = True
+            if self.size is not None and lease.end != len(self._chunks):
+                # Only a part was asked for, and a second part would not be sure to be of the same file.
+                self._take_rest(lease)
                 raise AgainError
 
     def _is_same(self, answer: Range) -> bool:
@@ -345,8 +336,8 @@ class Job:
         lease.digest, lease.chunks = hashlib.sha256(), set()
         lease.end = None
         if self.size is not None:
-            lease.end = len(self._states) if is_whole else min(len(self._states), self._range_chunks)
-            self._take(lease, 0, lease.end)
+            lease.end = len(self._chunks) if is_whole else min(len(self._chunks), self._range_chunks)
+            lease.chunks |= self._chunks.take(0, lease.end)
         self._is_stream = is_whole
         self._leases.append(lease)
 
@@ -358,26 +349,21 @@ class Job:
             raise SupersededError
         self.rewind(lease)
         lease.position = 0
-        lease.end = len(self._states)
+        self._take_rest(lease)
 
-    def _take(self, lease: Lease, first: int, end: int) -> None:
-        for index in range(first, end):
-            if self._states[index] == _MISSING:
-                self._states[index] = _TAKEN
-                lease.chunks.add(index)
+    def _take_rest(self, lease: Lease) -> None:
+        lease.end = len(self._chunks)
+        lease.chunks |= self._chunks.take(0, lease.end)
 
     def _enter(self, lease: Lease, index: int) -> bool:
         """Whether a lease goes on with this chunk; one whose server sends everything takes what it comes across."""
         with self.lock:
             self._check(lease)
             if lease.end is None:
-                if index == len(self._states):
-                    self._states.append(_MISSING)
-            elif index >= lease.end:
-                if not self._is_stream or index >= len(self._states):
-                    return False
-                lease.end = len(self._states)
-            self._take(lease, index, index + 1)
+                self._chunks.grow(index)
+            elif index >= len(self._chunks) or (index >= lease.end and not self._is_stream):
+                return False
+            lease.chunks |= self._chunks.take(index, index + 1)
             lease.digest = hashlib.sha256()
             return True
 
@@ -393,7 +379,7 @@ class Job:
 
     def _finish(self, lease: Lease, index: int) -> None:
         self.partial.finish_chunk(index, lease.digest.hexdigest())
-        self._states[index] = _DONE
+        self._chunks.finish(index)
         lease.chunks.discard(index)
         lease.num_finished += 1
 
@@ -402,15 +388,8 @@ class Job:
             if lease.end is None:
                 return False
             if self._is_stream and lease.position < (self.size or 0):
-                return self._states.find(_MISSING) < 0 and not lease.chunks
+                return not (self._chunks.has_missing or lease.chunks)
             return lease.position >= min(lease.end * self._chunk_bytes, self.size or 0)
-
-    def _length(self, index: int) -> int:
-        start = index * self._chunk_bytes
-        return self._chunk_bytes if self.size is None else min(self._chunk_bytes, self.size - start)
-
-    def _fill_states(self) -> None:
-        self._states = bytearray(0 if self.size is None else -(-self.size // self._chunk_bytes))
 
     def _origin(self) -> Origin:
         return Origin(self.source.uri, self.file.path, self.size, self.validator, self._chunk_bytes)

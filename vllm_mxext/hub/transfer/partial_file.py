@@ -105,6 +105,7 @@ class PartialFile:
         """
         with storing(self.folder):
             (self.folder / "chunks").unlink(missing_ok=True)
+            os.ftruncate(self._data.number, 0)  # its space is free at once, although others may have it open
             self.data_path.unlink(missing_ok=True)
             self.hashes.clear()
             self._open()

@@ -10,8 +10,7 @@ from vllm_mxext.config.hub import NetworkConfig
 from vllm_mxext.hub.progress import Listener, ignore
 from vllm_mxext.hub.store.blobs import BlobStore
 from vllm_mxext.hub.transfer.fetch import Wanted, fetch_orders
-from vllm_mxext.hub.transfer.order import Order, Seed, Tuning
-from vllm_mxext.hub.transfer.pace import Clock
+from vllm_mxext.hub.transfer.order import Order, Seed
 
 
 def repair_blob(
@@ -24,8 +23,6 @@ def repair_blob(
     model: str,
     listener: Listener = ignore,
     stop: threading.Event | None = None,
-    clock: Clock | None = None,
-    tuning: Tuning | None = None,
 ) -> None:
     """Makes a damaged blob whole; those who have it open go on reading the old bytes.
 
@@ -40,8 +37,6 @@ def repair_blob(
         model: name of the model, for progress.
         listener: told about progress.
         stop: ends it when set.
-        clock: time.
-        tuning: sizes and numbers that tests choose otherwise.
 
     Raises:
         DownloadError: the source does not give the file, or `stop` was set.
@@ -52,4 +47,4 @@ def repair_blob(
     good = {index: digest for index, digest in hashes.items() if index not in set(bad_chunks)}
     file = replace(wanted.file, sha256=sha256)
     order = Order(sha256, file, wanted.source, 1, Seed(blobs.path(sha256), good))
-    fetch_orders((order,), blobs, config, model=model, listener=listener, stop=stop, clock=clock, tuning=tuning)
+    fetch_orders((order,), blobs, config, model=model, listener=listener, stop=stop, clock=None, tuning=None)
