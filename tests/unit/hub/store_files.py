@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from vllm_mxext.hub.store.blobs import CHUNK_BYTES, BlobStore
-
+from vllm_mxext.hub.store.blobs import BlobStore
 from vllm_mxext.hub.store.model_store import ModelStore
 from vllm_mxext.hub.store.snapshot import Snapshot, StoredFile
 
@@ -20,14 +19,15 @@ def put_blob(blobs: BlobStore, content: bytes, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"new-{digest(content)}"
     file.write_bytes(content)
-    chunks = [content[start : start + CHUNK_BYTES] for start in range(0, len(content), CHUNK_BYTES)]
+    size = blobs.chunk_bytes
+    chunks = [content[start : start + size] for start in range(0, len(content), size)]
     blobs.adopt(file, digest(content), tuple(digest(chunk) for chunk in chunks))
     return digest(content)
 
 
 def put_files(store: ModelStore, files: dict[str, bytes]) -> list[StoredFile]:
     return [
-        StoredFile(path, len(content), put_blob(store.blobs, content, store.folder / "incoming"))
+        StoredFile(path, len(content), put_blob(store.blobs, content, store.folder.parent / "incoming"))
         for path, content in files.items()
     ]
 
