@@ -125,9 +125,6 @@ PROMISES = {
     "ENG-5": "A request that kills the engine again and again alone gets an error.",
     "ENG-6": "When start-up fails, the root cause is the last line and the exit code is not zero.",
     "ENG-7": "One request's failure harms no other request.",
-    # MX Hub
-    "HUB-SERVER-1": "While the model is being downloaded, the port answers, and health says phase and percentage.",
-    "HUB-SERVER-2": "No connection is refused, reset or forgotten when the port passes to the server with the model.",
     # HTTP API
     "API-1": "/v1/chat/completions and /v1/completions answer the official OpenAI client.",
     "API-2": "/v1/completions takes a string, a list of strings, token ids and lists of token ids.",
@@ -185,6 +182,9 @@ PROMISES = {
     "HUB-CONF-1": "A profile's flags lie below command line, environment and file, and above defaults, with origins.",
     "HUB-PULL-2": "A pull takes the first source that works and asks for what is new; a start takes what is stored.",
     "HUB-PULL-3": "Bytes that manifest or source do not vouch for are never published.",
+    "HUB-SERVER-1": "While the model is being downloaded, the port answers, and health says phase and percentage.",
+    "HUB-SERVER-2": "No connection is refused, reset or forgotten when the port passes to the server with the model.",
+    "HUB-SERVER-3": "A server tells of its model: license, manifest, profiles with reasons, download and store.",
     "HUB-START-1": "A server with only MIM_MODEL_NAME opens its port at once, downloads, answers; then starts offline.",
     "HUB-START-2": "A model that nobody has ends the start with one sentence.",
     "HUB-PULL-1": "Of a source's files those are downloaded that the format, the patterns or the pins name.",
