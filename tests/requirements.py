@@ -180,6 +180,7 @@ PROMISES = {
     "HUB-CACHE-2": "Cached files are taken by digest only if their content has it, and are never written.",
     "HUB-SAFE-1": "Paths that leave the model's folder, or that some system reads otherwise, are refused.",
     "HUB-CONF-1": "A profile's flags lie below command line, environment and file, and above defaults, with origins.",
+    "HUB-CONF-2": "Every MIM_ variable sets its flag, strictly; one that nothing reads is told with the nearest name.",
     "HUB-PULL-2": "A pull takes the first source that works and asks for what is new; a start takes what is stored.",
     "HUB-PULL-3": "Bytes that manifest or source do not vouch for are never published.",
     "HUB-SERVER-1": "While the model is being downloaded, the port answers, and health says phase and percentage.",

@@ -6,9 +6,8 @@ import asyncio
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vllm_mxext.errors import HubError
 from vllm_mxext.hub.hardware import Hardware
-from vllm_mxext.hub.judgement import Ranking, Selection
+from vllm_mxext.hub.judgement import Selection
 from vllm_mxext.hub.manifest.model import Goal, Manifest, ModelEntry
 from vllm_mxext.hub.served_model import ServedModel
 from vllm_mxext.server.downloads import Downloads
@@ -95,15 +94,11 @@ class ServedHub:
 
     def _judge(self, entry: ModelEntry) -> tuple[Selection, Hardware]:
         from vllm_mxext.hub.hardware_inspect import inspect_hardware  # noqa: PLC0415 - few ask for it
-        from vllm_mxext.hub.selection import select  # noqa: PLC0415
-        from vllm_mxext.hub.states import judge  # noqa: PLC0415
+        from vllm_mxext.hub.selection import rank  # noqa: PLC0415
 
         hardware = _unused(inspect_hardware(self.store_folder))
-        try:
-            return select(entry, hardware, goal=_GOAL, goal_origin="default"), hardware
-        except HubError as error:
-            rankings = [Ranking(judge(entry, profile, hardware), None, str(error)) for profile in entry.profiles]
-            return Selection(entry, _GOAL, "default", None, tuple(rankings), ()), hardware
+        goal, origin = (_GOAL, "default") if entry.goal is None else (entry.goal, "manifest")
+        return rank(entry, hardware, goal=goal, goal_origin=origin, is_stored=True), hardware
 
 
 def _unused(hardware: Hardware) -> Hardware:
