@@ -130,6 +130,7 @@ async def test_profiles_come_with_place_state_reasons_estimate_and_rules(ask):
     assert (first["estimate"]["device_total"], first["estimate"]["max_model_len"]) == (42, 8192)
     assert (second["place"], second["state"], second["why"]) == (None, "incompatible", "It cannot run.")
     assert second["estimate"] is None
+    assert (first["chosen"], second["chosen"]) == (True, False)
     assert second["profile"]["tags"]["gpu"] == "H100"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mxext.hub.hardware import Hardware
-from vllm_mxext.hub.judgement import Ranking, Selection
+from vllm_mxext.hub.judgement import Judgement, Ranking, Selection
 from vllm_mxext.hub.manifest.model import SCHEMA, ModelEntry
 from vllm_mxext.hub.redaction import redact
 from vllm_mxext.server.served_hub import KnownModel
@@ -129,16 +129,17 @@ def profiles_document(selection: Selection, hardware: Hardware) -> dict[str, Any
         "goal_origin": selection.goal_origin,
         "rules": list(selection.rules),
         "hardware": plain(hardware),
-        "data": [_ranking(ranking) for ranking in selection.rankings],
+        "data": [_ranking(ranking, chosen) for ranking in selection.rankings],
     }
 
 
-def _ranking(ranking: Ranking) -> dict[str, Any]:
+def _ranking(ranking: Ranking, chosen: Judgement | None) -> dict[str, Any]:
     judgement = ranking.judgement
     estimate = judgement.estimate
     return {
         "name": judgement.profile.name,
         "id": judgement.profile.id,
+        "chosen": judgement == chosen,
         "place": ranking.place,
         "why": plain(ranking.why),
         "state": judgement.state.value,
