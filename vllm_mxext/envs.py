@@ -15,8 +15,8 @@ T = TypeVar("T")
 FLAG_PREFIX = "VLLM_MXEXT_"
 """A flag `--some-flag` of `mxext serve` can also be given as the variable `VLLM_MXEXT_SOME_FLAG`."""
 
-VLLM_PREFIX = "VLLM_"
-"""Variables of vLLM begin like this."""
+OWNERS = {FLAG_PREFIX: "the ", "MIM_": "the ", "VLLM_": "vLLM's ", "NIM_": "NVIDIA NIM's "}
+"""How variables begin, and whose they are; the first that fits. Ours are those of the first two."""
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -159,5 +159,8 @@ VARIABLES_OF_OTHERS: dict[str, str | None] = {
     "VLLM_BATCH_INVARIANT": None,
     "VLLM_LORA_RESOLVER_CACHE_DIR": "adapters of a folder are served with --lora-dir",
     "VLLM_PLUGINS": "plug-ins of vLLM are not loaded",
+    "NIM_LOG_LEVEL": "the level is chosen with VLLM_MXEXT_LOG_LEVEL",
+    "NIM_JSONL_LOGGING": "JSON lines are asked for with VLLM_MXEXT_JSONL_LOGGING=1",
+    "NIM_SERVER_PORT": "the port is chosen with --port or VLLM_MXEXT_PORT",
 }
-"""Variables of vLLM and Hugging Face: why they have no effect, or None where what they ask for is so anyway."""
+"""Variables of vLLM, NVIDIA NIM and Hugging Face: why they have no effect, or None where what they ask for is so anyway."""

@@ -23,6 +23,7 @@ from vllm_mxext.server.app import create_app
 from vllm_mxext.server.clock import SystemClock
 from vllm_mxext.server.lifecycle import ServerProcess
 from vllm_mxext.server.listen import open_socket
+from vllm_mxext.server.served_hub import ServedHub
 
 
 class ManualClock:
@@ -119,14 +120,17 @@ class RunningServer:
 
 @asynccontextmanager
 async def running_server(
-    engine: FakeEngineClient | None = None, config: ServerConfig | None = None, clock: Any = None
+    engine: FakeEngineClient | None = None,
+    config: ServerConfig | None = None,
+    clock: Any = None,
+    hub: ServedHub | None = None,
 ) -> AsyncIterator[RunningServer]:
     engine = engine or FakeEngineClient()
     config = replace(config or ServerConfig(), port=0)
     sock = open_socket(config)
     clock = clock or SystemClock()
     adapters = ServedAdapters(engine, config.lora, clock)
-    app = create_app(engine, config, clock=clock, adapters=adapters)
+    app = create_app(engine, config, clock=clock, adapters=adapters, hub=hub)
     process = ServerProcess(engine, app, config, sock, adapters)
     task = asyncio.create_task(process.run())
     await process.wait_until_listening()
@@ -148,13 +152,16 @@ Serve = Callable[..., Awaitable[RunningServer]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Starts servers that end with the test: `await serve(engine, config, clock)`."""
+    """Starts servers that end with the test: `await serve(engine, config, clock, hub)`."""
     async with AsyncExitStack() as stack:
 
         async def start(
-            engine: FakeEngineClient | None = None, config: ServerConfig | None = None, clock: Any = None
+            engine: FakeEngineClient | None = None,
+            config: ServerConfig | None = None,
+            clock: Any = None,
+            hub: ServedHub | None = None,
         ) -> RunningServer:
-            return await stack.enter_async_context(running_server(engine, config, clock))
+            return await stack.enter_async_context(running_server(engine, config, clock, hub))
 
         yield start
 

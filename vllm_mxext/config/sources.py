@@ -130,24 +130,32 @@ def read_environment(environ: Mapping[str, str], *, is_offline: bool = False) ->
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Returns one sentence for each `VLLM_` variable that nothing reads, but for those that nothing need read."""
+    """Returns one sentence for each variable that looks like ours, vLLM's or NIM's and that nothing reads.
+
+    Those that nothing need read are left out.
+    """
     known = {variable for flag in all_flags() for variable in flag.variables}
     known |= {name for variable in envs.VARIABLES for name in (variable.name, *variable.aliases)}
-    mine = sorted(name for name in environ if name.startswith(envs.FLAG_PREFIX) and name not in known)
-    sentences = [f"Nothing reads the environment variable {name}{did_you_mean(name, known)}" for name in mine]
-    for name in sorted(environ):
-        is_foreign = name.startswith(envs.VLLM_PREFIX) and not name.startswith(envs.FLAG_PREFIX) and name not in known
+    sentences = []
+    for name in sorted(set(environ) - known):
         if name in envs.VARIABLES_OF_OTHERS:
             reason = envs.VARIABLES_OF_OTHERS[name]
             if reason is not None and environ[name] not in ("", "0"):
                 sentences.append(f"The environment variable {name} has no effect: {reason}.")
-        elif is_foreign and not _SET_BY_KUBERNETES.match(name):
-            sentences.append(f"Nothing reads vLLM's environment variable {name}{did_you_mean(name, known)}")
+            continue
+        prefix = next((prefix for prefix in envs.OWNERS if name.startswith(prefix)), None)
+        if prefix is not None and not _is_set_by_kubernetes(name, environ[name]):
+            guess = did_you_mean(name, (one for one in known if one.startswith(prefix)))
+            sentences.append(f"Nothing reads {envs.OWNERS[prefix]}environment variable {name}{guess}")
     return sentences
 
 
-_SET_BY_KUBERNETES = re.compile(r"VLLM_(.*_)?(SERVICE|PORT)(_.*)?$")
-"""Variables that a service named `vllm` brings into every pod."""
+def _is_set_by_kubernetes(name: str, value: str) -> bool:
+    """Whether a service whose name begins like an owner's variables brings this one into every pod."""
+    return _OF_SERVICE.search(name) is not None or (name.endswith("_PORT") and "://" in value)
+
+
+_OF_SERVICE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|ADDR|PORT))?$")
 
 
 def read_file(path: Path) -> Settings:

@@ -8,8 +8,8 @@ from vllm_mxext.config.app import AppConfig
 from vllm_mxext.config.hub import needs_hub
 
 if TYPE_CHECKING:  # a start from a folder imports nothing of the hub
-    from vllm_mxext.hub.progress import Progress
     from vllm_mxext.hub.served_model import ServedModel
+    from vllm_mxext.server.downloads import Downloads
 
 
 class Start(NamedTuple):
@@ -18,14 +18,12 @@ class Start(NamedTuple):
     Attributes:
         app: the intent; its model, tokenizer and adapters are folders.
         served: how the hub came to it; None if it was not asked.
-        progress: the last of the download; None if there was none.
-        download_s: seconds that it took.
+        downloads: what had to be downloaded for it; None if nothing had to.
     """
 
     app: AppConfig
     served: ServedModel | None = None
-    progress: Progress | None = None
-    download_s: float = 0.0
+    downloads: Downloads | None = None
 
 
 def stored_start(app: AppConfig) -> Start | None:

@@ -60,9 +60,9 @@ def _find(app: AppConfig, config: HubConfig, *, may_download: bool, environ: Map
     asked = app.model.model
     if asked is None:
         return FoundModel(_only_model(manifest), manifest)
-    entry = find_model(manifest, asked)
-    if entry is not None:
-        return FoundModel(entry, manifest)
+    known = find_model(manifest, asked)
+    if known is not None:
+        return FoundModel(known, manifest)
     uri = as_uri(asked, uses_modelscope=config.network.uses_modelscope)
     if uri is None:
         raise ConfigError(unknown_model(manifest, asked))

@@ -11,6 +11,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 
 from vllm_mxext.observability.adapter_metrics import AdapterFigures, AdapterMetrics
+from vllm_mxext.observability.download_metrics import DownloadFigures, DownloadMetrics
 from vllm_mxext.observability.histogram import Histogram
 from vllm_mxext.observability.stats import FinishedRequest, StepStats
 from vllm_mxext.outputs import FinishReasonName
@@ -224,6 +225,10 @@ class PrometheusMetrics:
         """Shows the figures of LoRA adapters from now on; `read` is asked for them whenever somebody looks."""
         self._adapters = AdapterMetrics(dict(zip(_LABELS, self._labels, strict=True)), max_loras, read)
         self.registry.register(self._adapters)
+
+    def watch_download(self, read: Callable[[], DownloadFigures | None]) -> None:
+        """Shows the figures of the model's download from now on; `read` is asked for them whenever somebody looks."""
+        self.registry.register(DownloadMetrics(read))
 
     def record_http(self, handler: str, method: str, status: int, duration_s: float) -> None:
         """Takes one HTTP exchange.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -31,9 +32,11 @@ from vllm_mxext.server.middleware.plugin import load_middleware
 from vllm_mxext.server.middleware.readiness import ReadinessMiddleware
 from vllm_mxext.server.middleware.telemetry import TelemetryMiddleware
 from vllm_mxext.server.parsers import choose_parsers
+from vllm_mxext.server.routes.hub import hub_router
 from vllm_mxext.server.routes.lora import LORA_BODY_MODELS, lora_router
 from vllm_mxext.server.routes.openai import BODY_MODELS, openai_router
 from vllm_mxext.server.routes.operations import operations_router
+from vllm_mxext.server.served_hub import ServedHub
 
 NUM_THREADS = 2
 """Threads for chat templates and `/tokenize`."""
@@ -46,6 +49,7 @@ def create_app(
     *,
     clock: Clock | None = None,
     adapters: ServedAdapters | None = None,
+    hub: ServedHub | None = None,
 ) -> FastAPI:
     """Builds the application; it neither starts nor stops the engine.
 
@@ -55,6 +59,7 @@ def create_app(
         metrics: figures to show; the engine should be feeding the same ones.
         clock: time for keep-alive and durations.
         adapters: the server's adapters; by default none is loaded at start and no folder is watched.
+        hub: where the model came from; by default, it is a folder that was there.
 
     Raises:
         ConfigError: a parser that the configuration names does not exist.
@@ -69,7 +74,9 @@ def create_app(
         choose_parsers(config.parsers, client.tokenizer.chat_template(has_tools=True)),
         system_fingerprint(client.model),
         adapters or ServedAdapters(client, LoRAServingConfig(), clock),
+        hub or ServedHub(Path(client.model.root), client.model.served_names[0]),
     )
+    context.metrics.watch_download(lambda: context.hub.downloads.progress)
     if client.model.max_loras:
         context.metrics.watch_adapters(client.model.max_loras, lambda: client.adapters)
     docs = config.is_docs_enabled
@@ -84,7 +91,7 @@ def create_app(
         middleware=_middlewares(context),
     )
     # Listed one by one, not included as routers, so that `app.routes` can be searched for the route of a path.
-    for router in (openai_router(context), lora_router(context), operations_router(context)):
+    for router in (openai_router(context), lora_router(context), hub_router(context), operations_router(context)):
         app.router.routes += router.routes
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
 

@@ -16,6 +16,7 @@ from vllm_mxext.observability.metrics import PrometheusMetrics
 from vllm_mxext.server.adapters import ServedAdapters
 from vllm_mxext.server.clock import Clock
 from vllm_mxext.server.openai.output_plan import ParserSetup
+from vllm_mxext.server.served_hub import ServedHub
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class ServerContext:
         parsers: what reads tool calls and reasoning.
         fingerprint: `system_fingerprint` of every response.
         adapters: LoRA adapters.
+        hub: where the model came from.
     """
 
     client: EngineClient
@@ -43,6 +45,7 @@ class ServerContext:
     parsers: ParserSetup
     fingerprint: str
     adapters: ServedAdapters
+    hub: ServedHub
 
     async def run_in_thread(self, work: Callable[[], T]) -> T:
         """Runs blocking work and returns its result."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,67 @@ def test_a_wrong_variable_is_named() -> None:
 def test_a_variable_that_nothing_reads_is_reported_with_a_suggestion() -> None:
     app = parse(VLLM_MXEXT_PROT="1", VLLM_MXEXT_LOG_LEVEL="DEBUG", VLLM_MXEXT_CPU_ISA="torch")
     assert app.warnings == ("Nothing reads the environment variable VLLM_MXEXT_PROT; did you mean VLLM_MXEXT_PORT?",)
+
+
+@pytest.mark.promise("HUB-CONF-2")
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("MIM_MODEL_PROFIL", "the environment variable MIM_MODEL_PROFIL; did you mean MIM_MODEL_PROFILE?"),
+        ("MIM_OFLINE", "the environment variable MIM_OFLINE; did you mean MIM_OFFLINE?"),
+        ("MIM_MODEL_PATH", "the environment variable MIM_MODEL_PATH; did you mean MIM_MODEL_NAME?"),
+        ("MIM_ZZZ", "the environment variable MIM_ZZZ."),
+        ("NIM_MODEL_PROFIL", "NVIDIA NIM's environment variable NIM_MODEL_PROFIL; did you mean NIM_MODEL_PROFILE?"),
+    ],
+)
+def test_a_variable_of_the_hub_that_nothing_reads_is_reported_with_the_nearest_name(name: str, sentence: str) -> None:
+    assert parse(**{name: "1"}).warnings == (f"Nothing reads {sentence}",)
+
+
+def test_a_variable_of_nim_whose_wish_has_another_name_here_is_told_that_name() -> None:
+    (warning,) = parse(NIM_SERVER_PORT="8000").warnings
+    assert "--port" in warning
+
+
+def test_what_kubernetes_sets_for_services_of_such_names_is_left_alone() -> None:
+    environ = {
+        "MIM_SERVICE_HOST": "10.0.0.1", "MIM_SERVICE_PORT": "80", "MIM_SERVICE_PORT_HTTP": "80",
+        "MIM_PORT": "tcp://10.0.0.1:80", "NIM_LLM_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "NIM_LLM_PORT_80_TCP_PROTO": "tcp", "NIM_LLM_PORT_80_TCP_PORT": "80", "NIM_LLM_PORT_80_TCP_ADDR": "10.0.0.1",
+    }  # fmt: skip
+    assert parse(**environ).warnings == ()
+    assert parse(MIM_PORT="80").warnings == ("Nothing reads the environment variable MIM_PORT.",)
+
+
+@pytest.mark.promise("HUB-CONF-2")
+@pytest.mark.parametrize(
+    ("variable", "text", "group", "value"),
+    [
+        ("MIM_MODEL_NAME", "qwen3-4b", "model.model", "qwen3-4b"),
+        ("MIM_MODEL_PROFILE", "abc", "hub.model_profile", "abc"),
+        ("MIM_TENSOR_PARALLEL_SIZE", "2", "hub.tensor_parallel_size", 2),
+        ("MIM_MANIFEST_ALLOW_UNSAFE", "yes", "hub.manifest_allow_unsafe", True),
+        ("MIM_CACHE_PATH", "/cache", "model.cache_path", Path("/cache")),
+        ("MIM_SERVED_MODEL_NAME", "a,b", "model.served_model_name", ("a", "b")),
+        ("MIM_MAX_MODEL_LEN", "8k", "model.max_model_len", 8000),
+        ("MIM_OFFLINE", "1", "hub.offline", True),
+        ("MIM_MANIFEST_PATH", "/m.yaml", "hub.manifest", Path("/m.yaml")),
+    ],
+)
+def test_every_documented_variable_of_the_hub_is_read(variable: str, text: str, group: str, value: object) -> None:
+    app = parse(**{variable: text})
+    assert attrgetter(group)(app) == value
+    assert app.origins == {group.partition(".")[2]: f"environment {variable}"}
+    assert app.warnings == ()
+
+
+@pytest.mark.promise("HUB-CONF-2")
+@pytest.mark.parametrize("variable", ["MIM_OFFLINE", "MIM_MANIFEST_ALLOW_UNSAFE", "MIM_FROZEN", "HF_HUB_OFFLINE"])
+def test_a_switch_that_is_neither_on_nor_off_is_refused(variable: str) -> None:
+    for text in ("maybe", "2", "tru", "enabled"):
+        assert f"Environment variable {variable} must be 1, true, yes, on, 0, false" in error_of(**{variable: text})
+    for text in ("1", "TRUE", "yes", "On", "0", "False", "no", "off"):
+        parse(**{variable: text})
 
 
 @pytest.mark.parametrize("name", sorted(refused_flags()))

@@ -58,7 +58,7 @@ def run(app: AppConfig) -> int:
         # Only now: torch and the HTTP server take about as long to import, so they are imported side by side.
         from vllm_mxext.entrypoints.openai.serving import serve  # noqa: PLC0415
 
-        serve(resolved, sock, core, environ)
+        serve(resolved, start, sock, core, environ)
     return 0
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 
 from vllm_mxext.config.app import AppConfig
 from vllm_mxext.config.server import ServerConfig
 from vllm_mxext.entrypoints.starting import Start
 from vllm_mxext.hub.mx_download import Downloading
-from vllm_mxext.hub.progress import Listener, Progress
+from vllm_mxext.hub.progress import Listener
 from vllm_mxext.hub.startup import prepare
+from vllm_mxext.server.downloads import Downloads
 from vllm_mxext.server.preparing import StoppedError, serve_while
 
 
@@ -27,18 +27,13 @@ def downloaded_start(app: AppConfig, server: ServerConfig, sock: socket.socket) 
         ConfigError: there is no such model, or the manifest or profile is wrong.
         HubError: the files cannot be had, or no profile can run.
     """
-    last: list[Progress] = []
+    downloads = Downloads()
 
     def work(listener: Listener, cancel: threading.Event) -> Start:
-        def listen(progress: Progress) -> None:
-            last[:] = [progress]
-            listener(progress)
-
-        begun_s = time.monotonic()
-        prepared = prepare(app, Downloading(listen, cancel))
-        return Start(prepared.app, prepared.served, last[0] if last else None, time.monotonic() - begun_s)
+        prepared = prepare(app, Downloading(listener, cancel))
+        return Start(prepared.app, prepared.served, downloads)
 
     try:
-        return serve_while(work, server, sock)
+        return serve_while(work, server, sock, downloads)
     except StoppedError:
         return None

@@ -9,19 +9,24 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
+from vllm_mxext.config.app import AppConfig
 from vllm_mxext.config.hub import resolve_hub
 from vllm_mxext.config.resolve import ResolvedConfig
 from vllm_mxext.engine.factory import create_engine_client
+from vllm_mxext.entrypoints.starting import Start
+from vllm_mxext.errors import ConfigError
 from vllm_mxext.native.core_client import ProcessCoreClient
 from vllm_mxext.observability.metrics import PrometheusMetrics
 from vllm_mxext.server.adapters import ServedAdapters
 from vllm_mxext.server.app import create_app
 from vllm_mxext.server.clock import SystemClock
 from vllm_mxext.server.lifecycle import ServerProcess
+from vllm_mxext.server.served_hub import ServedHub
 
 
 def serve(
     resolved: ResolvedConfig,
+    start: Start,
     sock: socket.socket,
     core: ProcessCoreClient,
     core_environ: Mapping[str, str],
@@ -30,6 +35,7 @@ def serve(
 
     Args:
         resolved: the configuration.
+        start: what it was resolved from, with what the hub knows of the model.
         sock: bound socket to listen on.
         core: the first engine process.
         core_environ: variables of later engine processes in addition to those of this one.
@@ -38,11 +44,12 @@ def serve(
         ConfigError: the tokenizer, the chat template or an adapter cannot be loaded.
         EngineDeadError: the engine could not be started, or was lost for good.
     """
-    _run_loop(_serve(resolved, sock, core, core_environ))
+    _run_loop(_serve(resolved, start, sock, core, core_environ))
 
 
 async def _serve(
     resolved: ResolvedConfig,
+    start: Start,
     sock: socket.socket,
     core: ProcessCoreClient,
     core_environ: Mapping[str, str],
@@ -54,8 +61,17 @@ async def _serve(
     )
     clock = SystemClock()
     adapters = ServedAdapters(client, config.lora, clock, lambda uri: _fetched(uri, resolved))
-    app = create_app(client, config, metrics, clock=clock, adapters=adapters)
+    hub = ServedHub(model.path, model.served_model_names[0], start.served, _store_folder(resolved.app), start.downloads)
+    app = create_app(client, config, metrics, clock=clock, adapters=adapters, hub=hub)
     await ServerProcess(client, app, config, sock, adapters).run()
+
+
+def _store_folder(app: AppConfig) -> Path | None:
+    """Returns where models are stored; None if there is no such place, which is no trouble to what runs already."""
+    try:
+        return resolve_hub(app).folder
+    except ConfigError:
+        return None
 
 
 def _fetched(uri: str, resolved: ResolvedConfig) -> Path:

@@ -8,9 +8,9 @@ from vllm_mxext.engine.client import EnginePhase, EngineStatus
 from vllm_mxext.errors import EngineNotReadyError
 from vllm_mxext.server.adapters import ServedAdapters
 from vllm_mxext.server.errors import describe
-from vllm_mxext.server.middleware.paths import LIVE_PATH, METRICS_PATH, route_path
+from vllm_mxext.server.middleware.paths import DOWNLOADS_PATH, LIVE_PATH, METRICS_PATH, VERSION_PATH, route_path
 
-_ALWAYS_OPEN = frozenset({LIVE_PATH, METRICS_PATH})
+_ALWAYS_OPEN = frozenset({LIVE_PATH, METRICS_PATH, VERSION_PATH, DOWNLOADS_PATH})
 
 _LOADING_STEPS = {EnginePhase.STARTING: "starting the engine", EnginePhase.LOADING: "loading weights"}
 

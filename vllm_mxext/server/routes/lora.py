@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
-import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from vllm_mxext.engine.client import AdapterInfo, AdapterSource
 from vllm_mxext.errors import AdapterError, UnsupportedFeatureError
@@ -17,6 +16,7 @@ from vllm_mxext.server.adapters import OFF, UPDATES_VARIABLE
 from vllm_mxext.server.body import check, read_object
 from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.errors import ForbiddenError
+from vllm_mxext.server.json_response import json_response
 from vllm_mxext.server.routes.statuses import ANY, UPDATE, json_body
 
 MAX_PATH_LENGTH = 4096
@@ -79,7 +79,7 @@ def lora_router(context: ServerContext) -> APIRouter:
     @router.get("/v1/lora_adapters", responses=ANY)
     async def adapters() -> Response:
         """Lists the loaded adapters, and those that can be loaded by name."""
-        return Response(orjson.dumps(_listing(context)), media_type="application/json")
+        return json_response(_listing(context))
 
     return router
 
@@ -96,7 +96,7 @@ def _check_allowed(context: ServerContext) -> None:
 
 def _done(message: str) -> Response:
     """Returns vLLM's sentence in an object, because the documented client reads every answer as JSON."""
-    return JSONResponse({"message": message})
+    return json_response({"message": message})
 
 
 def _listing(context: ServerContext) -> dict[str, Any]:

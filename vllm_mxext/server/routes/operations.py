@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +12,7 @@ from starlette.responses import Response
 from vllm_mxext.engine.client import EnginePhase
 from vllm_mxext.errors import EngineNotReadyError
 from vllm_mxext.server.context import ServerContext, package_version
+from vllm_mxext.server.json_response import json_response
 from vllm_mxext.server.middleware.paths import HEALTH_PATH, LIVE_PATH, METRICS_PATH, READY_PATH
 from vllm_mxext.server.middleware.readiness import explain
 from vllm_mxext.server.routes.statuses import ANY, FIGURES
@@ -29,7 +29,7 @@ def operations_router(context: ServerContext) -> APIRouter:
         status = context.adapters.status
         if status.phase is EnginePhase.DEAD:
             raise EngineNotReadyError(explain(status))
-        return _json({"status": "live", "phase": status.phase.value})
+        return json_response({"status": "live", "phase": status.phase.value})
 
     @router.head(READY_PATH, include_in_schema=False)
     @router.get(READY_PATH, responses=ANY)
@@ -39,7 +39,7 @@ def operations_router(context: ServerContext) -> APIRouter:
         if status.phase is not EnginePhase.READY:
             raise EngineNotReadyError(explain(status))
         await _ask_engine(context)
-        return _json(_report(context))
+        return json_response(_report(context))
 
     @router.head(HEALTH_PATH, include_in_schema=False)
     @router.get(HEALTH_PATH, responses=ANY)
@@ -47,13 +47,13 @@ def operations_router(context: ServerContext) -> APIRouter:
         """Says that requests are accepted and the engine answers, and how long start-up took."""
         if context.adapters.status.phase is EnginePhase.READY:
             await _ask_engine(context)
-        return _json(_report(context))
+        return json_response(_report(context))
 
     @router.head("/version", include_in_schema=False)
     @router.get("/version", responses=ANY)
     async def version() -> Response:
         """Names the version of the server."""
-        return _json({"version": package_version()})
+        return json_response({"version": package_version()})
 
     @router.head(METRICS_PATH, include_in_schema=False)
     @router.get(METRICS_PATH, responses=FIGURES)
@@ -78,9 +78,5 @@ def _report(context: ServerContext) -> dict[str, Any]:
     return {
         "status": "ready" if status.phase is EnginePhase.READY else "waiting",
         "phase": status.phase.value,
-        "phase_seconds": dict(status.phase_seconds),
+        "phase_seconds": context.hub.downloads.phase_seconds | dict(status.phase_seconds),
     }
-
-
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")
