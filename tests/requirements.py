@@ -125,14 +125,6 @@ PROMISES = {
     "ENG-5": "A request that kills the engine again and again alone gets an error.",
     "ENG-6": "When start-up fails, the root cause is the last line and the exit code is not zero.",
     "ENG-7": "One request's failure harms no other request.",
-    # MX Hub
-    "HUB-MANIFEST-1": "A wrong manifest is refused with file:line, a sentence per complaint, and a suggestion.",
-    "HUB-MANIFEST-2": "No file makes the manifest reader fail in another way, run code, or take unbounded memory.",
-    "HUB-MANIFEST-3": "Manifests of NVIDIA NIM (map, list, wrapped list) and plain lists are read; what is left out is said.",
-    "HUB-MANIFEST-4": "Manifests are looked for in their places in order; other models come from the packaged one.",
-    "HUB-MANIFEST-5": "A model that no manifest has is described from config.json and headers; no weights are read.",
-    "HUB-SERVER-1": "While the model is being downloaded, the port answers, and health says phase and percentage.",
-    "HUB-SERVER-2": "No connection is refused, reset or forgotten when the port passes to the server with the model.",
     # HTTP API
     "API-1": "/v1/chat/completions and /v1/completions answer the official OpenAI client.",
     "API-2": "/v1/completions takes a string, a list of strings, token ids and lists of token ids.",
@@ -175,6 +167,11 @@ PROMISES = {
     "PAIN-21": "Pain 21: responses fit the types of the official OpenAI package.",
     "PAIN-22": "Pain 22: every old spelling of a constraint is honoured, and unknown ones are refused.",
     # MX Hub
+    "HUB-MANIFEST-1": "A wrong manifest is refused with file:line, a sentence per complaint, and a suggestion.",
+    "HUB-MANIFEST-2": "No file makes the manifest reader fail in another way, run code, or take unbounded memory.",
+    "HUB-MANIFEST-3": "Manifests of NVIDIA NIM and plain lists are read; what is left out is said.",
+    "HUB-MANIFEST-4": "Manifests are looked for in their places in order; other models come from the packaged one.",
+    "HUB-MANIFEST-5": "A model that no manifest has is described from config.json and headers; no weights are read.",
     "HUB-SOURCE-1": "Every built-in scheme gives a model's files byte for byte, by its published protocol.",
     "HUB-SOURCE-2": "Credentials reach no host but their own, and never come from an address.",
     "HUB-SOURCE-3": "Bytes that are cut off, shifted, too few, or a web page instead are noticed.",

@@ -8,10 +8,15 @@ from pathlib import Path
 
 from vllm_mxext.config.app import AppConfig
 from vllm_mxext.config.hub import HubConfig, as_uri, local_folder
-from vllm_mxext.errors import ConfigError, DownloadError, HubCause
+from vllm_mxext.errors import ChecksumError, ConfigError, DownloadError, HubCause, MissingDependencyError
 from vllm_mxext.hub.manifest.lookup import find_manifest, find_model, unknown_model
 from vllm_mxext.hub.manifest.model import Manifest, ModelEntry, Profile
-from vllm_mxext.hub.mx_download import NeedsDownloadError
+from vllm_mxext.hub.mx_download import NeedsDownloadError, stored, wish_for
+from vllm_mxext.hub.store.hf_cache import find_snapshot
+from vllm_mxext.hub.store.model_store import ModelStore
+from vllm_mxext.logger import init_logger
+
+logger = init_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ def find_entry(app: AppConfig, config: HubConfig, *, may_download: bool, environ
         NeedsDownloadError: it would have to be, and may not.
     """
     found = _find(app, config, may_download=may_download, environ=environ)
+    found = _with_shape(found, config, may_download=may_download)
     if found.entry.profiles:
         return found
     return replace(found, entry=replace(found.entry, profiles=(Profile("default"),)))
@@ -77,26 +83,69 @@ def _only_model(manifest: Manifest) -> ModelEntry:
 
 
 def _made(uri: str, asked: str, config: HubConfig, *, may_download: bool) -> FoundModel:
-    from vllm_mxext.hub.model_free import cached_entry, entry_from_source, keep_entry  # noqa: PLC0415
-
-    entry = cached_entry(config.folder, uri, config.revision)
-    if entry is None and config.network.is_offline:
+    entry = _entry_of(uri, config, may_download=may_download)
+    if entry is None:
         raise DownloadError(
-            f"Nothing is stored of '{asked}' in '{config.folder}', and --offline (MIM_OFFLINE) forbids asking "
-            "its source.",
+            f"Nothing is stored of '{asked}' in '{config.folder}', and --offline (MIM_OFFLINE) forbids asking its "
+            "source.",
             cause=HubCause.OFFLINE,
         )
-    if entry is None and not may_download:
-        raise NeedsDownloadError
-    if entry is None:
-        from vllm_mxext.hub.network import Network  # noqa: PLC0415
-        from vllm_mxext.hub.sources.opening import open_source  # noqa: PLC0415
-
-        with Network(config.network) as network:
-            source = open_source(uri, config.revision, network)
-            try:
-                entry = entry_from_source(uri, source)
-            finally:
-                source.close()
-        keep_entry(config.folder, uri, config.revision, entry)
     return FoundModel(entry, Manifest((entry,), f"made from {uri}"))
+
+
+def _with_shape(found: FoundModel, config: HubConfig, *, may_download: bool) -> FoundModel:
+    """Adds what memory is estimated from, where a manifest leaves it out: from the files, or from a source.
+
+    Args:
+        found: the model.
+        config: where its files are, and how to reach sources.
+        may_download: whether sources may be asked.
+
+    Raises:
+        NeedsDownloadError: one would have to be, and may not.
+    """
+    if found.entry.config or found.folder is not None:
+        return found
+    wish = wish_for(found.entry, config)
+    snapshot = stored(wish, ModelStore(config.folder))
+    folder = find_snapshot(wish.uris, wish.revision, config.network.environ) if snapshot is None else snapshot.folder
+    if folder is not None:
+        from vllm_mxext.hub.model_free import entry_from_folder  # noqa: PLC0415 - few manifests need it
+
+        return _shaped(found, entry_from_folder(folder))
+    for uri in wish.uris:
+        try:
+            made = _entry_of(uri, config, may_download=may_download)
+        except (DownloadError, ChecksumError, MissingDependencyError) as error:
+            logger.warning("The shape of %s is not known from %s: %s", found.entry.name, uri, error)
+        else:
+            return found if made is None else _shaped(found, made)
+    return found
+
+
+def _shaped(found: FoundModel, made: ModelEntry) -> FoundModel:
+    entry = found.entry
+    num_parameters = entry.num_parameters or made.num_parameters
+    return replace(found, entry=replace(entry, config=made.config, num_parameters=num_parameters))
+
+
+def _entry_of(uri: str, config: HubConfig, *, may_download: bool) -> ModelEntry | None:
+    """Returns what a source has, from an earlier look if there was one; None if there was none and we are offline."""
+    from vllm_mxext.hub.model_free import cached_entry, entry_from_source, keep_entry  # noqa: PLC0415 - imports httpx
+
+    entry = cached_entry(config.folder, uri, config.revision)
+    if entry is not None or config.network.is_offline:
+        return entry
+    if not may_download:
+        raise NeedsDownloadError
+    from vllm_mxext.hub.network import Network  # noqa: PLC0415
+    from vllm_mxext.hub.sources.opening import open_source  # noqa: PLC0415
+
+    with Network(config.network) as network:
+        source = open_source(uri, config.revision, network)
+        try:
+            entry = entry_from_source(uri, source, num_connections=config.network.num_connections)
+        finally:
+            source.close()
+    keep_entry(config.folder, uri, config.revision, entry)
+    return entry
