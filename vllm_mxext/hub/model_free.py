@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -128,7 +129,8 @@ def keep_entry(folder: Path, uri: str, revision: str | None, entry: ModelEntry) 
         part.write_text(write_manifest(Manifest((entry,), "")), encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         logger.warning("The description of %s is not kept in '%s': %s.", uri, path.parent, error.strerror)
 
 
