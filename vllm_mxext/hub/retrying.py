@@ -64,7 +64,7 @@ def retrying(
         return wait_s
 
     logging.getLogger("stamina").addFilter(_is_of_others)
-    return stamina.RetryingCaller(attempts=attempts, timeout=timeout_s)(wait, _work, work)
+    return stamina.retry(on=wait, attempts=attempts, timeout=timeout_s)(_work)(work)
 
 
 def _work(work: Callable[[], T]) -> T:
