@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -133,6 +134,8 @@ def _tls_context(config: NetworkConfig) -> ssl.SSLContext:
         path = config.environ.get(variable)
         if path:
             try:
+                if Path(path).is_dir():
+                    return ssl.create_default_context(capath=path)
                 return ssl.create_default_context(cafile=path)
             except (OSError, ssl.SSLError) as error:
                 raise ConfigError(

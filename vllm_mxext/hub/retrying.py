@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from typing import TypeVar
@@ -57,12 +58,19 @@ def retrying(
         if error.retry_after_s is not None:
             wait_s += min(error.retry_after_s, MAX_RETRY_AFTER_S)
         if num_failures < attempts:
-            logger.debug("Asking again in %.1f s: %s", wait_s, error)
+            logger.info("Asking again in %.1f s: %s", wait_s, error)
             if told is not None:
                 told(error, wait_s)
         return wait_s
 
-    for attempt in stamina.retry_context(on=wait, attempts=attempts, timeout=timeout_s):
-        with attempt:
-            return work()
-    raise AssertionError("unreachable: stamina raises the last error")
+    logging.getLogger("stamina").addFilter(_is_of_others)
+    return stamina.retry(on=wait, attempts=attempts, timeout=timeout_s)(_work)(work)
+
+
+def _work(work: Callable[[], T]) -> T:
+    return work()
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    """Tells whether a line of stamina's is not about a call of this module, which logs those itself."""
+    return str(getattr(record, "stamina.callable", "")) != f"{__name__}.{_work.__name__}"

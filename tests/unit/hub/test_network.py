@@ -15,6 +15,7 @@ from vllm_mxext.errors import ConfigError, DownloadError, HubCause, MissingDepen
 from vllm_mxext.hub.proxies import Proxies
 from vllm_mxext.hub.redaction import redact, shown
 from vllm_mxext.hub.retrying import retrying
+from vllm_mxext.hub.sources.interface import RemoteFile
 from vllm_mxext.hub.sources.opening import open_source
 
 REMOTE = (
@@ -36,12 +37,14 @@ def test_offline_no_socket_is_opened_and_no_name_looked_up(uri: str, monkeypatch
     def forbidden(*args: object, **kwargs: object) -> None:
         raise AssertionError("a socket or a look-up while offline")
 
-    source = open_source(uri, None, network({"HTTPS_PROXY": "http://proxy.example:3128"}, is_offline=True))
     for name in ("socket", "create_connection", "getaddrinfo", "gethostbyname"):
         monkeypatch.setattr(socket, name, forbidden)
+    source = open_source(uri, None, network({"HTTPS_PROXY": "http://proxy.example:3128"}, is_offline=True))
     with pytest.raises(DownloadError, match=r"--offline \(MIM_OFFLINE\) forbids connections") as caught:
         source.list_files()
     assert caught.value.cause is HubCause.OFFLINE
+    with pytest.raises(DownloadError, match="forbids connections"):
+        source.open_range(RemoteFile("x", locator="https://models.example/x"), 0, None, None)
 
 
 def test_offline_folders_of_this_machine_are_read(model: Path) -> None:
@@ -179,7 +182,8 @@ def test_logs_of_the_http_libraries_have_no_signatures_and_tokens(
     assert "good_token" not in caplog.text
 
 
-def test_what_may_pass_is_tried_again_and_the_rest_is_not(impatient: None) -> None:
+def test_what_may_pass_is_tried_again_and_the_rest_is_not(impatient: None, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     calls: list[str] = []
 
     def flaky() -> str:
@@ -195,6 +199,7 @@ def test_what_may_pass_is_tried_again_and_the_rest_is_not(impatient: None) -> No
     told: list[str] = []
     assert retrying(flaky, told=lambda error, wait_s: told.append(str(error))) == "here"
     assert told == ["not now", "not now"]
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == ["not now", "not now"]
     calls.clear()
     with pytest.raises(DownloadError, match="never"):
         retrying(hopeless)

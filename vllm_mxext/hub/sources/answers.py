@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -15,8 +16,29 @@ from vllm_mxext.errors import DownloadError, HubCause, HubError, TransferError
 from vllm_mxext.hub.redaction import redact
 from vllm_mxext.hub.retrying import MAX_RETRY_AFTER_S
 
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524})
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524})
 """Statuses after which asking again may help; 520 to 524 are Cloudflare's for trouble behind it."""
+
+
+@contextlib.contextmanager
+def understanding(endpoint: str, variable: str) -> Iterator[None]:
+    """Turns the failure to read an answer into an error that says whose answer it is.
+
+    Args:
+        endpoint: of the server.
+        variable: that names it.
+
+    Raises:
+        DownloadError: the block stumbled over what the server sent.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DownloadError(
+            f"{httpx.URL(endpoint).host} answers otherwise than its protocol says; check {variable}, or whether "
+            "there is a "
+            "newer version of this program."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

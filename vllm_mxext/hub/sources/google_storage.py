@@ -7,10 +7,9 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from vllm_mxext.errors import DownloadError
 from vllm_mxext.hub.network import Network
 from vllm_mxext.hub.retrying import retrying
-from vllm_mxext.hub.sources.answers import Advice
+from vllm_mxext.hub.sources.answers import Advice, understanding
 from vllm_mxext.hub.sources.endpoints import endpoint_of
 from vllm_mxext.hub.sources.http_range import open_http_range
 from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
@@ -56,11 +55,9 @@ class GoogleStorageSource:
 
     def list_files(self) -> Listing:
         """Lists the objects."""
-        marked = [
-            (self._file(item), str(item.get("generation", "")))
-            for item in self._items()
-            if not item["name"].endswith("/")
-        ]
+        with understanding(self._endpoint, "STORAGE_EMULATOR_HOST"):
+            items = [item for item in self._items() if not item["name"].endswith("/")]
+            marked = [(self._file(item), str(item["generation"])) for item in items]
         return make_listing(self._advice.what, marked, name="files", asked_revision=self._revision)
 
     def open_range(self, file: RemoteFile, start: int, end: int | None, validator: str | None) -> Range:
@@ -78,10 +75,6 @@ class GoogleStorageSource:
                 query["pageToken"] = page
             url = f"{self._endpoint}/storage/v1/b/{quote(self._bucket)}/o?{urlencode(query)}"
             answer = retrying(partial(self._page, url))
-            if not isinstance(answer, dict):
-                raise DownloadError(
-                    f"{self._endpoint} does not answer as Google Cloud Storage does; check the address."
-                )
             yield from answer.get("items", [])
             page = answer.get("nextPageToken", "")
             if not page:

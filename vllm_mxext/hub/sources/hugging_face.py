@@ -16,13 +16,15 @@ from vllm_mxext.errors import ConfigError, DownloadError, HubCause, HubError, Tr
 from vllm_mxext.hub.network import Network
 from vllm_mxext.hub.redaction import redact, shown
 from vllm_mxext.hub.retrying import retrying
-from vllm_mxext.hub.sources.answers import Advice
+from vllm_mxext.hub.sources.answers import Advice, understanding
 from vllm_mxext.hub.sources.endpoints import endpoint_of
 from vllm_mxext.hub.sources.http_range import HttpRange, open_http_range
 from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
+from vllm_mxext.hub.sources.listing import digest_of
 from vllm_mxext.hub.sources.requests import Access, ask_json
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _URI = re.compile(
     r"(?:hf://)?(?P<name>\w[\w.-]*/\w[\w.-]*|\w[\w.-]*(?=@|$))"
     r"(?:@(?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+))?(?:/(?P<folder>[^/].*?))?/?"
@@ -82,13 +84,10 @@ class HuggingFaceSource:
     def _list(self) -> Listing:
         url = f"{self._endpoint}/api/models/{self._name}/revision/{quote(self._revision, safe='')}?blobs=true"
         answer, _ = ask_json(self._network, url, self._advice, self._access)
-        commit = answer.get("sha") if isinstance(answer, dict) else None
-        if not isinstance(commit, str) or not isinstance(answer.get("siblings"), list):
-            raise DownloadError(
-                f"{self._endpoint} does not answer as the Hugging Face hub does; check HF_ENDPOINT.",
-            )
-        entries = [entry for entry in answer["siblings"] if entry["rfilename"].startswith(self._folder)]
-        files = tuple(sorted((self._file(entry, commit) for entry in entries), key=lambda file: file.path))
+        with understanding(self._endpoint, "HF_ENDPOINT"):
+            commit = _commit(answer["sha"])
+            entries = [entry for entry in answer["siblings"] if entry["rfilename"].startswith(self._folder)]
+            files = tuple(sorted((self._file(entry, commit) for entry in entries), key=lambda file: file.path))
         if not files:
             raise DownloadError(f"{self._advice.what} has no files in '{self._folder}'.", cause=HubCause.NOT_FOUND)
         return Listing(commit, files)
@@ -97,8 +96,12 @@ class HuggingFaceSource:
         path, lfs = entry["rfilename"], entry.get("lfs") or {}
         url = f"{self._endpoint}/{self._name}/resolve/{commit}/{quote(path)}"
         git = f"#git={entry['blobId']}" if entry.get("blobId") and not lfs else ""
+        size = lfs.get("size", entry.get("size"))
         return RemoteFile(
-            path.removeprefix(self._folder), lfs.get("size", entry.get("size")), lfs.get("sha256"), url + git
+            path.removeprefix(self._folder),
+            None if size is None else int(size),
+            digest_of(lfs.get("sha256")),
+            url + git,
         )
 
     def _how_to_get_in(self) -> str:
@@ -168,6 +171,17 @@ class _GitRange:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._opened.__exit__(kind, error, trace)
+
+
+def _commit(text: str) -> str:
+    """Returns the text, which becomes a part of addresses and of a folder's name.
+
+    Raises:
+        ValueError: it is no commit.
+    """
+    if not _COMMIT.fullmatch(text):
+        raise ValueError(text)
+    return text
 
 
 def read_token(environ: Mapping[str, str]) -> str | None:

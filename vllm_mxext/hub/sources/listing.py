@@ -19,6 +19,12 @@ def named_revision(revision: str | None, default: str) -> str:
     return (match["name"] if match else revision) or default
 
 
+def digest_of(text: object) -> str | None:
+    """Returns a SHA-256 as it is written here; None if the text is none."""
+    digest = str(text).lower()
+    return digest if re.fullmatch(r"[0-9a-f]{64}", digest) else None
+
+
 def make_listing(
     what: str, files: Iterable[tuple[RemoteFile, str]], *, name: str, asked_revision: str | None
 ) -> Listing:

@@ -14,14 +14,14 @@ from vllm_mxext.errors import ConfigError, DownloadError, HubCause, HubError
 from vllm_mxext.hub.network import Network
 from vllm_mxext.hub.redaction import redact, shown
 from vllm_mxext.hub.retrying import retrying
-from vllm_mxext.hub.sources.answers import Advice
+from vllm_mxext.hub.sources.answers import Advice, understanding
 from vllm_mxext.hub.sources.endpoints import endpoint_of
 from vllm_mxext.hub.sources.http_range import open_http_range
 from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
-from vllm_mxext.hub.sources.listing import make_listing, named_revision
+from vllm_mxext.hub.sources.listing import digest_of, make_listing, named_revision
 from vllm_mxext.hub.sources.requests import Access, ask_json
 
-_DEFAULT_ENDPOINT = "https://www.modelscope.cn"
+_DEFAULT_ENDPOINT = "https://modelscope.cn"
 _DEFAULT_REVISION = "master"
 _MAX_ENTRIES = 3000
 """A listing of so many entries has been cut off by the server (modelscope_hub 0.5, `REPO_FILES_TRUNCATION_LIMIT`)."""
@@ -79,8 +79,9 @@ class ModelScopeSource:
 
     def list_files(self) -> Listing:
         """Lists the files."""
-        files = list(self._walk(""))
-        marked = [(self._file(entry), "") for entry in files if entry["Path"].startswith(self._folder)]
+        with understanding(self._endpoint, "MODELSCOPE_ENDPOINT"):
+            files = list(self._walk(""))
+            marked = [(self._file(entry), "") for entry in files if entry["Path"].startswith(self._folder)]
         return make_listing(self._advice.what, marked, name=self._revision, asked_revision=self._asked_revision)
 
     def open_range(self, file: RemoteFile, start: int, end: int | None, validator: str | None) -> Range:
@@ -124,11 +125,10 @@ class ModelScopeSource:
 
     def _file(self, entry: Mapping[str, Any]) -> RemoteFile:
         query = urlencode({"Revision": self._revision, "FilePath": entry["Path"]})
-        digest = str(entry.get("Sha256") or "").lower()
         return RemoteFile(
             entry["Path"].removeprefix(self._folder),
             int(entry["Size"]) if entry.get("Size") is not None else None,
-            digest if re.fullmatch(r"[0-9a-f]{64}", digest) else None,
+            digest_of(entry.get("Sha256")),
             f"{self._endpoint}/api/v1/models/{self._name}/repo?{query}",
         )
 

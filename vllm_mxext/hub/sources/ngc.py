@@ -14,7 +14,7 @@ from vllm_mxext.errors import ConfigError, DownloadError, HubCause
 from vllm_mxext.hub.network import Network
 from vllm_mxext.hub.redaction import redact, shown
 from vllm_mxext.hub.retrying import retrying
-from vllm_mxext.hub.sources.answers import Advice
+from vllm_mxext.hub.sources.answers import Advice, understanding
 from vllm_mxext.hub.sources.endpoints import endpoint_of
 from vllm_mxext.hub.sources.http_range import open_http_range
 from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
@@ -71,7 +71,8 @@ class NgcSource:
 
     def list_files(self) -> Listing:
         """Lists the files."""
-        marked = [(file, "") for file in self._files()]
+        with understanding(self._endpoint, "NGC_ENDPOINT"):
+            marked = [(file, "") for file in self._files()]
         return make_listing(self._advice.what, marked, name=self._version, asked_revision=self._asked)
 
     def open_range(self, file: RemoteFile, start: int, end: int | None, validator: str | None) -> Range:
@@ -95,8 +96,6 @@ class NgcSource:
         while page < num_pages:
             url = f"{self._files_url}?{urlencode({'page-size': _PAGE_SIZE, 'page-number': page})}"
             answer = retrying(partial(self._page, url))
-            if not isinstance(answer, dict):
-                raise DownloadError(f"{self._endpoint} does not answer as NGC does; check NGC_ENDPOINT.")
             for path, size in _listed(answer):
                 yield RemoteFile(path, size, None, f"{self._files_url}/{quote(path)}")
             num_pages = int((answer.get("paginationInfo") or {}).get("totalPages", 1))

@@ -18,9 +18,10 @@ from vllm_mxext.errors import ConfigError, DownloadError, HubCause, TransferErro
 from vllm_mxext.hub.network import Network
 from vllm_mxext.hub.redaction import redact
 from vllm_mxext.hub.retrying import retrying
-from vllm_mxext.hub.sources.answers import Advice
+from vllm_mxext.hub.sources.answers import Advice, understanding
 from vllm_mxext.hub.sources.http_range import open_http_range
 from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
+from vllm_mxext.hub.sources.listing import digest_of
 from vllm_mxext.hub.sources.requests import Access, Reply, ask, ask_json, read_all
 
 _URI = re.compile(
@@ -81,8 +82,9 @@ class OciSource:
                 "another source.",
                 cause=HubCause.DAMAGED,
             )
-        files = [self._file(layer) for layer in self._layers(body)]
-        found = tuple(sorted((file for file in files if file is not None), key=lambda file: file.path))
+        with understanding(self._base, "the address"):
+            files = [self._file(layer) for layer in self._layers(body)]
+            found = tuple(sorted((file for file in files if file is not None), key=lambda file: file.path))
         if not found:
             raise DownloadError(
                 f"{self._advice.what} has no layers with names of files; push it with `oras push` or as a "
@@ -138,7 +140,7 @@ class OciSource:
                 "are, with "
                 "`oras push` or as raw layers."
             )
-        return RemoteFile(path, layer.get("size"), digest.removeprefix("sha256:"), f"{self._base}/blobs/{digest}")
+        return RemoteFile(str(path), int(layer["size"]), digest_of(digest[7:]), f"{self._base}/blobs/{digest}")
 
     def _log_in_for(self, url: str, headers: Mapping[str, str] | None = None) -> Access:
         """Returns the credentials for a URL: those that its registry gives when it refuses a request without any."""

@@ -6,12 +6,12 @@ import difflib
 import importlib
 import importlib.metadata
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.hub.network import Network
 from vllm_mxext.hub.redaction import redact
-from vllm_mxext.hub.sources.interface import Source
+from vllm_mxext.hub.sources.interface import RemoteFile, Source
 
 Opener = Callable[[str, "str | None", Network], Source]
 """URI, revision and network -> the source."""
@@ -37,7 +37,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
-def open_source(uri: str, revision: str | None, network: Network) -> Source:
+def open_source(uri: str, revision: str | None, network: Network, files: Sequence[RemoteFile] = ()) -> Source:
     """Returns the source that a URI stands for; asks nobody yet.
 
     `ORG/NAME` is a model of Hugging Face, or of ModelScope if the settings say so; what begins like a path is a folder.
@@ -46,6 +46,7 @@ def open_source(uri: str, revision: str | None, network: Network) -> Source:
         uri: where the model is.
         revision: of it; wins over one in the URI; None = that of the URI or the source's usual one.
         network: connections.
+        files: that a manifest says are there; only web servers, which cannot list, look at them.
 
     Raises:
         ConfigError: the scheme is not known, or the URI has not its form.
@@ -57,6 +58,10 @@ def open_source(uri: str, revision: str | None, network: Network) -> Source:
         close = difflib.get_close_matches(scheme, known, 1)
         hint = f"did you mean {close[0]}://?" if close else f"there are {', '.join(f'{name}://' for name in known)}."
         raise ConfigError(f"'{redact(uri)}' has the unknown scheme '{scheme}'; {hint}")
+    if files and scheme in ("http", "https"):
+        from vllm_mxext.hub.sources.web import WebSource  # noqa: PLC0415 - imports httpx
+
+        return WebSource(uri, revision, network, files)
     return opener(uri, revision, network)
 
 

@@ -122,6 +122,13 @@ class S3Source:
         if split.scheme == "https":
             settings["ssl_context"] = self._network.tls()
         proxy = self._network.proxy(split.scheme, split.hostname or "", split.port)
+        if proxy and proxy.startswith("socks"):
+            raise ConfigError(
+                f"s3:// takes no SOCKS proxy; set HTTPS_PROXY to one of http, or put {split.hostname} into NO_PROXY."
+            )
+        if proxy and (login := urlsplit(proxy)).username:
+            name, word = unquote(login.username or ""), unquote(login.password or "")
+            settings["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=f"{name}:{word}")
         pool = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
         return minio.Minio(
             split.netloc,
