@@ -196,6 +196,8 @@ PROMISES = {
     "HUB-GC-2": "gc keeps out of the way of those who add files; without working locks it leaves what is young.",
     "HUB-VERIFY-1": "verify finds missing, cut-off and damaged files, and which chunks are bad.",
     "HUB-VERIFY-2": "repair asks sources only for what is damaged.",
+    "HUB-BUNDLE-1": "Exported models arrive on another machine as they were; equal models make equal bundles.",
+    "HUB-BUNDLE-2": "Nothing of a bundle that is cut off, damaged or forged is published.",
     "HUB-SAFE-1": "Paths that leave the model's folder, or that some system reads otherwise, are refused.",
     "HUB-CONF-1": "A profile's flags lie below command line, environment and file, and above defaults, with origins.",
     "HUB-CONF-2": "Every MIM_ variable sets its flag, strictly; one that nothing reads is told with the nearest name.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +12,11 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_mxext.hub.progress import Listener, Phase, Progress, ignore
+from vllm_mxext.hub.progress import Listener, ignore
 from vllm_mxext.hub.store import linking
 from vllm_mxext.hub.store.failures import storing
 from vllm_mxext.hub.store.model_store import ModelStore
+from vllm_mxext.hub.store.reading_meter import ReadingMeter, label
 from vllm_mxext.hub.store.snapshot import Snapshot, StoredFile
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from vllm_mxext.hub.transfer.fetch import Wanted
 
 _BLOCK_BYTES = 2**20
-_REPORT_S = 0.25
 
 
 class FileState(str, Enum):
@@ -95,7 +94,7 @@ def verify(
     with storing(store.folder):
         places = {(os.path.realpath(one.folder / file.path), file) for one, file in wanted}
         contents = {(place, file.size, file.sha256) for place, file in places}
-        meter = _Meter(_label(snapshots), contents, listener, monotonic)
+        meter = ReadingMeter(label(snapshots), [size for _, size, _ in contents], listener, monotonic)
 
         def look(content: tuple[str, int, str]) -> tuple[FileState, tuple[int, ...] | None]:
             state = _state(store, content, None if is_quick else meter.add)
@@ -219,56 +218,3 @@ def _bad_chunks(store: ModelStore, path: Path, sha256: str) -> tuple[int, ...] |
             if hashlib.sha256(file.read(store.blobs.chunk_bytes)).hexdigest() != digest:
                 bad.append(number)
     return tuple(bad) or None
-
-
-def _label(snapshots: Sequence[Snapshot]) -> str:
-    names = {one.name for one in snapshots}
-    return names.pop() if len(names) == 1 else f"{len(names)} models"
-
-
-class _Meter:
-    """Tells a listener how far reading is, a few times a second, from any thread."""
-
-    def __init__(
-        self,
-        name: str,
-        contents: Iterable[tuple[str, int, str]],
-        listener: Listener,
-        monotonic: Callable[[], float],
-    ) -> None:
-        sizes = [size for _, size, _ in contents]
-        self._name, self._listener, self._monotonic = name, listener, monotonic
-        self._total, self._num_files = sum(sizes), len(sizes)
-        self._done = self._num_done = 0
-        self._start_s = self._last_s = monotonic()
-        self._lock = threading.Lock()
-
-    def add(self, num_bytes: int) -> None:
-        with self._lock:
-            self._done += num_bytes
-            now_s = self._monotonic()
-            if now_s - self._last_s >= _REPORT_S:
-                self._last_s = now_s
-                self._tell(now_s)
-
-    def finish(self) -> None:
-        with self._lock:
-            self._num_done += 1
-            if self._num_done == self._num_files:
-                self._tell(self._monotonic())
-
-    def _tell(self, now_s: float) -> None:
-        rate = self._done / max(now_s - self._start_s, 1e-6)
-        eta_s = (self._total - self._done) / rate if rate else None
-        self._listener(
-            Progress(
-                self._name,
-                Phase.VERIFYING,
-                self._done,
-                self._total,
-                self._num_done,
-                self._num_files,
-                rate,
-                eta_s,
-            )
-        )

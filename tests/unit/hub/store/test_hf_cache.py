@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import scan_cache_dir, try_to_load_from_cache
-from vllm_mxext.hub.store.blobs import BlobStore
 
 from tests.unit.hub.store_files import contents, digest
 from vllm_mxext.errors import ChecksumError
+from vllm_mxext.hub.store.blobs import BlobStore
 from vllm_mxext.hub.store.hf_cache import (
     CachedBlobs,
     find_snapshot,
