@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from vllm_mxext import builtin
 from vllm_mxext.engine.backends.fake import FakeEngineClient
 from vllm_mxext.engine.client import EnginePhase, EngineStatus
 from vllm_mxext.hub.hardware import Hardware, Host
@@ -200,3 +201,17 @@ def _store(store: ModelStore, path: str, content: bytes) -> StoredFile:
     file.write_bytes(content)
     store.blobs.adopt(file, digest, (digest,))
     return StoredFile(path, len(content), digest)
+
+
+async def test_of_a_plain_folder_profiles_are_judged_when_somebody_asks(serve):
+    server = await serve(hub=ServedHub(builtin.model_path(), "built-in"))
+    metadata = (await server.http.get("/v1/metadata")).json()
+    assert metadata["modelInfo"][0]["modelUrl"] == builtin.model_path().as_uri()
+    assert metadata["selectedModelProfileId"] == "", "nobody selected one"
+    profiles = (await server.http.get("/v1/hub/profiles")).json()
+    (chosen,) = [one for one in profiles["data"] if one["chosen"]]
+    assert (chosen["name"], chosen["id"]) == (profiles["chosen"], profiles["chosen_id"])
+    assert (chosen["place"], chosen["state"], chosen["profile"]["device"]["kind"]) == (1, "runnable", "cpu")
+    assert chosen["estimate"]["weights"] > 0
+    assert profiles["rules"]
+    assert (await server.http.get("/v1/hub/profiles")).json() == profiles
