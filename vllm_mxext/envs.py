@@ -163,4 +163,4 @@ VARIABLES_OF_OTHERS: dict[str, str | None] = {
     "NIM_JSONL_LOGGING": "JSON lines are asked for with VLLM_MXEXT_JSONL_LOGGING=1",
     "NIM_SERVER_PORT": "the port is chosen with --port or VLLM_MXEXT_PORT",
 }
-"""Variables of vLLM, NVIDIA NIM and Hugging Face: why they have no effect, or None where what they ask for is so anyway."""
+"""Variables of others: why they have no effect, or None where what they ask for is so anyway."""

@@ -25,6 +25,7 @@ schema: mx.hub/v1
 model:
   name: {NAME}
   license: Apache-2.0
+  config: {(builtin.model_path() / "config.json").read_text()}
 sources: [hf://mirror/gone, hf://acme/tiny]
 artifacts:
   - {{name: safetensors, format: safetensors}}
@@ -45,9 +46,10 @@ from vllm_mxext.cli.main import main
 def refuse(*arguments, **options):
     raise AssertionError(f"a connection was opened: {arguments}")
 
-socket.getaddrinfo = refuse
-real = socket.socket.connect
-socket.socket.connect = lambda self, address: real(self, address) if self.family == socket.AF_UNIX else refuse(address)
+look_up = socket.getaddrinfo
+socket.getaddrinfo = lambda host, *rest, **more: look_up(host, *rest, **more) if host == "127.0.0.1" else refuse(host)
+connect = socket.socket.connect
+socket.socket.connect = lambda self, to: connect(self, to) if self.family == socket.AF_UNIX else refuse(to)
 sys.exit(main(["serve", *sys.argv[1:]]))
 """
 

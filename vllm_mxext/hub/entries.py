@@ -113,14 +113,16 @@ def _with_shape(found: FoundModel, config: HubConfig, *, may_download: bool) -> 
         from vllm_mxext.hub.model_free import entry_from_folder  # noqa: PLC0415 - few manifests need it
 
         return _shaped(found, entry_from_folder(folder))
-    for uri in wish.uris:
-        try:
-            made = _entry_of(uri, config, may_download=may_download)
-        except (DownloadError, ChecksumError, MissingDependencyError) as error:
-            logger.warning("The shape of %s is not known from %s: %s", found.entry.name, uri, error)
-        else:
-            return found if made is None else _shaped(found, made)
-    return found
+    made = next((made for uri in wish.uris if (made := _tried(uri, config, may_download=may_download))), None)
+    return found if made is None else _shaped(found, made)
+
+
+def _tried(uri: str, config: HubConfig, *, may_download: bool) -> ModelEntry | None:
+    try:
+        return _entry_of(uri, config, may_download=may_download)
+    except (DownloadError, ChecksumError, MissingDependencyError) as error:
+        logger.warning("The shape of a model is not known from %s: %s", uri, error)
+        return None
 
 
 def _shaped(found: FoundModel, made: ModelEntry) -> FoundModel:

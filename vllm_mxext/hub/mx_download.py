@@ -98,6 +98,12 @@ def stored(wish: Wish, store: ModelStore) -> Snapshot | None:
     return snapshot
 
 
+def is_here(wish: Wish, config: HubConfig) -> bool:
+    """Whether what is wanted is on this machine, in the store or in the cache of another program."""
+    is_stored = stored(wish, ModelStore(config.folder)) is not None
+    return is_stored or find_snapshot(wish.uris, wish.revision, config.network.environ) is not None
+
+
 def obtain(wish: Wish, config: HubConfig, downloading: Downloading) -> tuple[Path, Snapshot | None]:
     """Returns the folder of what is wanted, and its snapshot unless it is in the cache of another program.
 

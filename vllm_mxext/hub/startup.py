@@ -14,10 +14,10 @@ from vllm_mxext.config.hub import HubConfig, model_needs_hub, resolve_hub
 from vllm_mxext.hub.entries import FoundModel, find_entry
 from vllm_mxext.hub.hardware import Hardware
 from vllm_mxext.hub.hardware_inspect import inspect_hardware
-from vllm_mxext.hub.injection import inject
+from vllm_mxext.hub.injection import inject, overrides
 from vllm_mxext.hub.judgement import Selection
 from vllm_mxext.hub.manifest.model import Goal
-from vllm_mxext.hub.mx_download import Downloading, obtain, wish_for
+from vllm_mxext.hub.mx_download import Downloading, is_here, obtain, wish_for
 from vllm_mxext.hub.references import with_adapters, with_local_references
 from vllm_mxext.hub.selection import select
 from vllm_mxext.hub.served_model import ServedModel
@@ -113,6 +113,8 @@ def choose(app: AppConfig, config: HubConfig, found: FoundModel, hardware: Hardw
         goal_origin=origin,
         profile=config.profile,
         tensor_parallel=config.tensor_parallel,
+        overrides=overrides(app),
+        is_stored=found.folder is not None or is_here(wish_for(found.entry, config), config),
     )
 
 

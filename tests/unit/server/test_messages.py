@@ -16,17 +16,19 @@ from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.openai.messages import render_conversation
 from vllm_mxext.server.openai.protocol import ChatCompletionRequest
 from vllm_mxext.server.parsers import choose_parsers
+from vllm_mxext.server.served_hub import ServedHub
 
 
 @pytest.fixture
-def context():
+def context(tmp_path):
     with ThreadPoolExecutor(1) as executor:
         parsers = choose_parsers(ParserConfig(), None)
         client, config, clock = FakeEngineClient(), ServerConfig(), SystemClock()
         adapters = ServedAdapters(client, config.lora, clock)
         yield ServerContext(
-            client, config, PrometheusMetrics("m", 10), clock, executor, parsers, "fingerprint", adapters
-        )
+            client, config, PrometheusMetrics("m", 10), clock, executor, parsers, "fingerprint", adapters,
+            ServedHub(tmp_path, "m"),
+        )  # fmt: skip
 
 
 @pytest.fixture
