@@ -131,7 +131,7 @@ def make_checkpoint(
     from safetensors.torch import save_file  # noqa: PLC0415 - the same
 
     folder.mkdir(parents=True, exist_ok=True)
-    _write_tokenizer(folder)
+    write_tokenizer(folder)
     generator = torch.Generator().manual_seed(seed)
     shards = list(_shards(dimensions.parameter_shapes()))
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
@@ -178,7 +178,8 @@ def _random_tensor(shape: tuple[int, ...], generator: torch.Generator) -> torch.
     return torch.empty(shape).normal_(std=0.02, generator=generator).to(torch.bfloat16)
 
 
-def _write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path) -> None:
+    """Writes a tokenizer of one word per token, and its settings."""
     vocab = {f"w{index}": index for index in range(VOCAB_SIZE)}
     tokenizer: dict[str, Any] = {
         "version": "1.0",

@@ -148,8 +148,8 @@ def serves_adapters(entry: ModelEntry, profile: Profile) -> bool:
 
 def memory_share(profile: Profile) -> float:
     """Returns the share of a device's memory that the engine may take in all."""
-    if profile.tags.llm_engine in _SMALL_ENGINES:
-        return 1.0
+    if profile.tags.llm_engine in _SMALL_ENGINES and profile.device.kind == "gpu":
+        return 1.0  # Apple's devices are given a share of the memory already
     return float(flags_of(profile).get("gpu_memory_utilization") or CacheOptions().gpu_memory_utilization)
 
 
@@ -163,8 +163,10 @@ def _weights_bytes(entry: ModelEntry, profile: Profile, shape: ModelShape, share
     tags = profile.tags
     listed = _listed_bytes(artifact_of(entry, profile), _WEIGHT_SUFFIXES)
     layer_bits, end_bits = bits_of(tags.precision), 16.0
-    if tags.precision.lower() in ("fp32", "4bit", "8bit") or tags.llm_engine == "llama.cpp":
-        end_bits = layer_bits  # everything is in this precision; other formats leave the two ends in 16 bits
+    if tags.llm_engine == "mlx" and layer_bits < end_bits:
+        layer_bits = round(layer_bits) + 0.5  # a scale and an offset for every 64 weights
+    if tags.precision.lower() == "fp32" or tags.llm_engine in _SMALL_ENGINES:
+        end_bits = layer_bits  # the formats of other engines leave embedding and output head in 16 bits
     ends = shape.embedding_parameters * end_bits / 8
     layers = max(entry.num_parameters - shape.embedding_parameters, shape.layer_parameters) * layer_bits / 8
     if listed:

@@ -73,6 +73,7 @@ class Judgement:
         device_indexes: positions in `Hardware.devices` that it would use; empty on the CPU.
         suggested: flags that make it fit, for example `{"max-model-len": 8192}`.
         available_bytes: free now on each of the devices, or in main memory; 0 if it is incompatible.
+        share_of_context: how much of the context that it is meant for fits now; 1 if all of it does.
     """
 
     profile: Profile
@@ -82,6 +83,7 @@ class Judgement:
     device_indexes: tuple[int, ...] = ()
     suggested: Mapping[str, Any] = field(default_factory=dict)
     available_bytes: int = 0
+    share_of_context: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ DEFAULT_PROFILE = "default"
 ENOUGH_CONTEXT = 8192
 """Tokens with which a model is of use for nearly everything."""
 
+NEARLY_WHOLE = 0.75
+"""Share of the context from which a reduced one is as good as all: a slower engine is no price for the rest."""
+
 _LEAST_ID_PREFIX = 4
 
 _LOSSINESS = {
@@ -70,8 +73,8 @@ def _context(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
 
 
 def _fallback(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
-    del goal, hardware
-    return (judgement.profile.is_fallback,)
+    del hardware
+    return (judgement.profile.is_fallback and goal != "memory",)
 
 
 def _device(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
@@ -81,7 +84,7 @@ def _device(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
 
 def _whole(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
     del goal, hardware
-    return (judgement.state is not State.RUNNABLE,)
+    return (judgement.state is State.REDUCED and judgement.share_of_context < NEARLY_WHOLE,)
 
 
 def _goal(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
@@ -130,9 +133,9 @@ def _name(judgement: Judgement, goal: Goal, hardware: Hardware) -> Key:
 RULES = (
     Rule("context", f"Profiles with room for at least {ENOUGH_CONTEXT:,} tokens, or for the model's whole context if "
          "that is shorter, come before those with less; of these, more is better.", _context),
-    Rule("fallback", "Fallback profiles come after all others.", _fallback),
+    Rule("fallback", "Fallback profiles come after all others, unless the goal is memory.", _fallback),
     Rule("device", "Profiles on a GPU come before those on the processor.", _device),
-    Rule("state", "Profiles with the model's whole context come before those with a reduced one.", _whole),
+    Rule("state", "Profiles with at least three quarters of the model's context come before those with less.", _whole),
     Rule("goal", "Profiles made for the goal come first, then balanced ones; for memory, the smallest.", _goal),
     Rule("precision", "A more exact precision comes before one that loses more; only the goal memory overrules this.",
          _precision),
@@ -259,11 +262,15 @@ def find_profile(entry: ModelEntry, text: str | None) -> Profile:
 
 
 def total_bytes(judgement: Judgement) -> int:
-    """Returns the memory of all devices and of the host that a profile takes; 0 if it is not known."""
+    """Returns the memory of all devices and of the host that a profile needs; 0 if it is not known.
+
+    Of the KV cache it counts one longest request: some engines make it as large as there is room.
+    """
     estimate = judgement.estimate
     if estimate is None:
         return 0
-    return estimate.device_total * max(1, len(judgement.device_indexes)) + estimate.host
+    spare = int(estimate.kv_cache * (1 - 1 / max(estimate.num_requests, 1.0)))
+    return (estimate.device_total - spare) * max(1, len(judgement.device_indexes)) + estimate.host
 
 
 def _left_out(profile: Profile, wanted: Profile | None, tensor_parallel: int | None) -> str | None:

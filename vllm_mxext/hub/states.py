@@ -182,25 +182,26 @@ def _judge_place(profile: Profile, demand: _Demand, place: _Place) -> Judgement:
         assert whole is not None
         reason = (
             f"The whole context of {demand.length:,} tokens takes {format_bytes(whole.device_total)} of {place.name}, "
-            f"and {format_bytes(memory.available_bytes)} are available; {now:,} tokens fit with --max-model-len {now}."
+            f"of which {format_bytes(memory.available_bytes)} are available; {now:,} tokens fit with --max-model-len "
+            f"{now}."
         )
-        return Judgement(profile, State.REDUCED, (reason,), estimate, place.positions, {"max-model-len": now})
-    later = demand.longest(empty)
-    can_later = later >= least
-    estimate = demand.estimate(later if can_later else demand.length, empty)
-    takes = "more" if estimate is None else format_bytes(estimate.device_total)
-    if can_later:
-        used = format_bytes(memory.total_bytes - memory.available_bytes)
+        suggested = {"max-model-len": now}
+        share = now / demand.length
+        return Judgement(
+            profile, State.REDUCED, (reason,), estimate, place.positions, suggested, share_of_context=share
+        )
+    smallest = demand.estimate(least, empty)
+    takes = "more than there is" if smallest is None else format_bytes(smallest.device_total)
+    context = f"With {least:,} tokens of context it" if least else "It"
+    total = format_bytes(memory.total_bytes)
+    if demand.longest(empty) >= least:
         reason = (
-            f"It takes {takes} of {place.name}, of which others use {used} now and "
-            f"{format_bytes(memory.available_bytes)} of {format_bytes(memory.total_bytes)} are available; it can run "
-            "when they are gone."
+            f"{context} takes {takes} of {place.name}, and {format_bytes(memory.available_bytes)} of {total} are "
+            "available; it can run when others use less."
         )
-        return Judgement(profile, State.BUSY, (reason,), estimate, place.positions)
-    reason = f"It takes {takes} of {place.name}, which is {format_bytes(memory.total_bytes)}"
-    if demand.length:
-        reason += f"; not even {least:,} of its {demand.length:,} tokens of context fit"
-    return Judgement(profile, State.INSUFFICIENT, (f"{reason}.",), estimate, place.positions)
+        return Judgement(profile, State.BUSY, (reason,), smallest, place.positions)
+    reason = f"{context} takes {takes} of {place.name}, which is {total} in all."
+    return Judgement(profile, State.INSUFFICIENT, (reason,), smallest, place.positions)
 
 
 def _runnable(profile: Profile, demand: _Demand, place: _Place, estimate: Estimate | None) -> Judgement:
