@@ -13,7 +13,7 @@ from vllm_mxext.errors import DownloadError, TransferError
 from vllm_mxext.hub.network import Network
 from vllm_mxext.hub.sources.answers import Advice, connection_error, error_of, is_page, page_error
 from vllm_mxext.hub.sources.interface import RemoteFile
-from vllm_mxext.hub.sources.requests import NO_ACCESS, Access, Reply, ask, read_all
+from vllm_mxext.hub.sources.requests import NO_ACCESS, Access, Redirects, Reply, ask, read_all
 
 MIN_BYTES_PER_S = 256
 """A connection that is slower than this over the stall timeout is given up: a new one may be faster."""
@@ -103,6 +103,7 @@ def open_http_range(
     validator: str | None,
     advice: Advice,
     access: Access = NO_ACCESS,
+    redirects: Redirects | None = None,
 ) -> HttpRange:
     """Asks for bytes of the file at `url`; see `Source.open_range()`.
 
@@ -117,12 +118,13 @@ def open_http_range(
         validator: of the first answer.
         advice: words for errors.
         access: credentials.
+        redirects: those of earlier ranges.
     """
-    asked = ask(network, url, access, _range_headers(bounds, validator))
+    asked = ask(network, url, access, _range_headers(bounds, validator), redirects)
     if asked.response.status_code == 416 or _is_part_of_another(asked.response, validator):
         asked.response.close()
         bounds = (0, None)
-        asked = ask(network, url, access)
+        asked = ask(network, url, access, None, redirects)
     try:
         return _checked(asked, file, bounds, advice, network.config.stall_s)
     except BaseException:

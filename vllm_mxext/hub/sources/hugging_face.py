@@ -21,7 +21,7 @@ from vllm_mxext.hub.sources.endpoints import endpoint_of
 from vllm_mxext.hub.sources.http_range import HttpRange, open_http_range
 from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
 from vllm_mxext.hub.sources.listing import digest_of
-from vllm_mxext.hub.sources.requests import Access, ask_json
+from vllm_mxext.hub.sources.requests import Access, Redirects, ask_json
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
@@ -55,6 +55,7 @@ class HuggingFaceSource:
         self._revision = revision or unquote(match["revision"] or "main")
         self._folder = f"{match['folder']}/" if match["folder"] else ""
         self._network = network
+        self._redirects = Redirects()
         environ = network.config.environ
         self._endpoint = endpoint_of(environ, ("HF_ENDPOINT",), _DEFAULT_ENDPOINT)
         self._token = network.config.hf_token or read_token(environ)
@@ -73,7 +74,9 @@ class HuggingFaceSource:
     def open_range(self, file: RemoteFile, start: int, end: int | None, validator: str | None) -> Range:
         """Asks for bytes of a file."""
         url, _, blob_id = file.locator.partition("#git=")
-        opened = open_http_range(self._network, url, file, (start, end), validator, self._advice, self._access)
+        opened = open_http_range(
+            self._network, url, file, (start, end), validator, self._advice, self._access, self._redirects
+        )
         if blob_id and opened.start == 0 and file.size is not None and (end is None or end >= file.size):
             return _GitRange(opened, file, blob_id)
         return opened

@@ -19,7 +19,7 @@ from vllm_mxext.hub.sources.endpoints import endpoint_of
 from vllm_mxext.hub.sources.http_range import open_http_range
 from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
 from vllm_mxext.hub.sources.listing import digest_of, make_listing, named_revision
-from vllm_mxext.hub.sources.requests import Access, ask_json
+from vllm_mxext.hub.sources.requests import Access, Redirects, ask_json
 
 _DEFAULT_ENDPOINT = "https://modelscope.cn"
 _DEFAULT_REVISION = "master"
@@ -55,6 +55,7 @@ class ModelScopeSource:
         self._revision = named_revision(self._asked_revision, _DEFAULT_REVISION)
         self._folder = f"{match['folder']}/" if match["folder"] else ""
         self._network = network
+        self._redirects = Redirects()
         environ = network.config.environ
         self._endpoint = endpoint_of(environ, ("MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN"), _DEFAULT_ENDPOINT)
         token = environ.get("MODELSCOPE_API_TOKEN", "").strip()
@@ -86,7 +87,9 @@ class ModelScopeSource:
 
     def open_range(self, file: RemoteFile, start: int, end: int | None, validator: str | None) -> Range:
         """Asks for bytes of a file; the server ignores ranges of small ones."""
-        return open_http_range(self._network, file.locator, file, (start, end), validator, self._advice, self._access)
+        return open_http_range(
+            self._network, file.locator, file, (start, end), validator, self._advice, self._access, self._redirects
+        )
 
     def close(self) -> None:
         """Leaves the network's connections open for others."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +17,8 @@ from vllm_mxext.hub.sources.answers import Advice, connection_error, error_of
 
 _MAX_REDIRECTS = 10
 _MAX_JSON_BYTES = 64 << 20
+_REDIRECT_KEPT_S = 300.0
+_EXPIRED = frozenset({400, 401, 403, 404, 410})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +60,77 @@ def origin(url: httpx.URL) -> tuple[str, str, int]:
     return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
 
 
-def ask(network: Network, url: str, access: Access = NO_ACCESS, headers: Mapping[str, str] | None = None) -> Reply:
+class Redirects:
+    """Where addresses have led to on other hosts, so that the next range of a file needs one request instead of two.
+
+    Hubs count requests, and sign addresses of their CDN for longer than these are kept.
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[httpx.URL, float]] = {}
+
+    def find(self, url: str) -> httpx.URL | None:
+        """Returns where a URL has led to some minutes ago."""
+        with self._lock:
+            there, until = self._kept.get(url, (None, 0.0))
+            return there if self._clock() < until else None
+
+    def keep(self, url: str, there: httpx.URL) -> None:
+        """Remembers it."""
+        with self._lock:
+            self._kept[url] = there, self._clock() + _REDIRECT_KEPT_S
+
+    def forget(self, url: str) -> None:
+        """Forgets one that does not work any more."""
+        with self._lock:
+            self._kept.pop(url, None)
+
+
+def ask(
+    network: Network,
+    url: str,
+    access: Access = NO_ACCESS,
+    headers: Mapping[str, str] | None = None,
+    redirects: Redirects | None = None,
+) -> Reply:
     """Sends a GET and follows redirects; the caller closes the response, whatever its status is.
 
     Raises:
         TransferError: the connection failed.
         DownloadError: offline, or a redirect that is not followed.
     """
-    here = _url(url)
-    client, first, has_credentials = network.client(), origin(here), bool(access.for_url(here))
+    first = _url(url)
+    known = redirects.find(url) if redirects else None
+    if redirects and known:
+        reply = _follow(network, first, known, access, headers or {})
+        if reply.response.status_code not in _EXPIRED:
+            return reply
+        reply.response.close()
+        redirects.forget(url)
+    reply = _follow(network, first, first, access, headers or {})
+    if redirects and reply.is_elsewhere and reply.response.is_success:
+        redirects.keep(url, reply.response.url)
+    return reply
+
+
+def _follow(network: Network, first: httpx.URL, here: httpx.URL, access: Access, headers: Mapping[str, str]) -> Reply:
+    client, has_credentials = network.client(), bool(access.for_url(first))
     for _ in range(_MAX_REDIRECTS + 1):
-        request = client.build_request("GET", here, headers={**(headers or {}), **access.for_url(here)})
+        request = client.build_request("GET", here, headers={**headers, **access.for_url(here)})
         try:
             response = client.send(request, stream=True)
         except httpx.HTTPError as error:
             raise connection_error(error, here) from error
         if not response.has_redirect_location:
-            return Reply(response, origin(here) != first)
+            return Reply(response, origin(here) != origin(first))
         response.close()
         here = _next(here, response.headers["Location"], has_credentials=has_credentials)
-    raise DownloadError(f"{first[1]} redirects in a circle; check the address of the source.")
+    raise DownloadError(f"{first.host} redirects in a circle; check the address of the source.")
 
 
 def ask_json(

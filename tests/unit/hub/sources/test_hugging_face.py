@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def error(asked: HuggingFaceSource) -> DownloadError:
 @pytest.mark.promise("HUB-SOURCE-1")
 def test_every_file_of_a_model_is_read_as_it_is(hub: ModelHub, model: Path) -> None:
     assert read_all(source(hub)) == tree(model)
+
+
+def test_threads_share_a_source(hub: ModelHub, model: Path) -> None:
+    asked = source(hub)
+    shard = next(file for file in asked.list_files().files if file.path == SHARD)
+    content, starts = (model / SHARD).read_bytes(), range(0, 100_000, 5_000)
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda start: read(asked, shard, start, start + 5_000), starts))
+    assert b"".join(parts) == content[:100_000]
 
 
 def test_the_listing_is_of_the_commit_with_sizes_and_the_digests_of_large_files(hub: ModelHub, model: Path) -> None:
@@ -64,6 +74,19 @@ def test_another_validator_starts_at_the_beginning(hub: ModelHub) -> None:
     shard = next(file for file in asked.list_files().files if file.path == SHARD)
     with asked.open_range(shard, 1000, None, '"of another file"') as opened:
         assert opened.start == 0
+
+
+def test_further_parts_of_a_file_are_asked_of_the_cdn_alone_until_the_address_expires(
+    hub: ModelHub, model: Path
+) -> None:
+    asked = source(hub)
+    shard = next(file for file in asked.list_files().files if file.path == SHARD)
+    content = (model / SHARD).read_bytes()
+    assert b"".join(read(asked, shard, start, start + 100) for start in (0, 100, 200)) == content[:300]
+    assert sum("/resolve/" in path for path in hub.paths()) == 1
+    hub.cdn.fails(Fault(status=403))
+    assert read(asked, shard, 300, 400) == content[300:400]
+    assert sum("/resolve/" in path for path in hub.paths()) == 2
 
 
 def test_a_small_file_that_is_not_the_commits_is_noticed_without_a_sha256(hub: ModelHub) -> None:
