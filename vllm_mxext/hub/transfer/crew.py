@@ -255,16 +255,17 @@ class Crew:
     def _hash(self, job: Job) -> None:
         """Hashes what is there of the whole file; when that is all, the file becomes a blob."""
         try:
-            if not job.follow(self._check_halt):
+            digest, order = job.follow(self._check_halt), job.order
+            if digest is None:
+                self._wake()  # it may have turned out wrong, so that everything is missing again
                 return
-            digest, order = job.sha256(), job.order
             hashes = tuple(job.partial.hashes[index] for index in range(len(job.partial.hashes)))
             self._blobs.adopt(job.partial.data_path, digest, hashes, replaces=order.seed is not None)
             job.claim.release(is_done=True)
             with self._changed:
                 del self._jobs[order.key]
                 self._results[order.key] = (job.size or 0, digest)
-        except (SupersededError, _HaltedError):
+        except _HaltedError:
             pass
         except BaseException as error:  # it is raised in the thread that called
             self._fail(error)
