@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_mxext.hub.store.failures import storing
@@ -22,42 +20,6 @@ _FOLDER = "blobs"
 _PREFIX = "sha256-"
 _CHUNKS_SUFFIX = ".chunks"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_READ_BYTES = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class FileDigests:
-    """What a file holds, in digests.
-
-    Attributes:
-        size: bytes.
-        sha256: of all of it.
-        chunk_hashes: of its chunks, in order; the last one may be shorter.
-    """
-
-    size: int
-    sha256: str
-    chunk_hashes: tuple[str, ...]
-
-
-def hash_file(file: Path, chunk_bytes: int = CHUNK_BYTES) -> FileDigests:
-    """Reads a file once and returns its digests.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    whole, chunk, size, hashes = hashlib.sha256(), hashlib.sha256(), 0, []
-    with file.open("rb", buffering=0) as stream:
-        while data := stream.read(min(_READ_BYTES, chunk_bytes - size % chunk_bytes)):
-            whole.update(data)
-            chunk.update(data)
-            size += len(data)
-            if size % chunk_bytes == 0:
-                hashes.append(chunk.hexdigest())
-                chunk = hashlib.sha256()
-    if size % chunk_bytes:
-        hashes.append(chunk.hexdigest())
-    return FileDigests(size, whole.hexdigest(), tuple(hashes))
 
 
 class BlobStore:

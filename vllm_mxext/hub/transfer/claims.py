@@ -82,9 +82,13 @@ class _Lock:
 
     def release(self) -> None:
         """Lets others go on; the file goes too, which `_try_lock()` of those who have it open finds out."""
-        with suppress(OSError):
-            self._path.unlink()
-        os.close(self._file)
+        try:
+            with suppress(OSError):
+                self._path.unlink()
+        finally:
+            file, self._file = self._file, -1
+            if file >= 0:
+                os.close(file)
 
 
 class Claim:
@@ -104,12 +108,14 @@ class Claim:
         Args:
             is_done: nobody needs what is in the folder; otherwise the next one goes on with it.
         """
-        if is_done:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        else:
-            with suppress(OSError):  # somebody else has left his there: ours is taken over when this process has ended
-                os.rename(self.folder, self.folder.with_name(_key_of(self.folder)))
-        self._lock.release()
+        try:
+            if is_done:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            else:
+                with suppress(OSError):  # somebody else has left his there: ours is taken over when we have ended
+                    os.rename(self.folder, self.folder.with_name(_key_of(self.folder)))
+        finally:
+            self._lock.release()
 
 
 class Claims:

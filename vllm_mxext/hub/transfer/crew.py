@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections import deque
@@ -12,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 
 from vllm_mxext.config.hub import NetworkConfig
+from vllm_mxext.config.memory_plan import format_bytes
 from vllm_mxext.errors import DownloadError, HubCause, StoreError, TransferError
 from vllm_mxext.hub.store.blobs import BlobStore
 from vllm_mxext.hub.store.failures import storing
@@ -79,9 +79,13 @@ class Crew:
             ChecksumError: a file is not what was promised.
             StoreError: no space, no permission.
         """
-        for order in self._orders:
-            if not self._is_there(order):
-                self._pending.append(order)
+        if self._blobs.read_only_roots:
+            self._meter.detail = "looking for files that are there already"
+            self._tell()
+        with ThreadPoolExecutor(_NUM_HASHERS, "hub-find") as finders:  # other places hash what they have first
+            there = list(finders.map(self._is_there, self._orders))
+        self._pending += [order for order, is_there in zip(self._orders, there, strict=True) if not is_there]
+        self._meter.detail = ""
         if self._pending:
             self._check_space()
             self._run_threads(stop)
@@ -255,16 +259,17 @@ class Crew:
     def _hash(self, job: Job) -> None:
         """Hashes what is there of the whole file; when that is all, the file becomes a blob."""
         try:
-            if not job.follow(self._check_halt):
+            digest, order = job.follow(self._check_halt), job.order
+            if digest is None:
+                self._wake()  # it may have turned out wrong, so that everything is missing again
                 return
-            digest, order = job.sha256(), job.order
             hashes = tuple(job.partial.hashes[index] for index in range(len(job.partial.hashes)))
             self._blobs.adopt(job.partial.data_path, digest, hashes, replaces=order.seed is not None)
             job.claim.release(is_done=True)
             with self._changed:
                 del self._jobs[order.key]
                 self._results[order.key] = (job.size or 0, digest)
-        except (SupersededError, _HaltedError):
+        except _HaltedError:
             pass
         except BaseException as error:  # it is raised in the thread that called
             self._fail(error)
@@ -350,14 +355,6 @@ class Crew:
             sizes |= {key: size for key, (size, _) in self._results.items()}
             num_done = sum(order.num_paths for order in self._orders if order.key in self._results)
         self._meter.tell(done, sum(sizes.values()), num_done, sum(order.num_paths for order in self._orders))
-
-
-def format_bytes(num_bytes: float) -> str:
-    """Returns a number of bytes for people: `1.5 GB`."""
-    if num_bytes < 1000:
-        return f"{num_bytes:.0f} bytes"
-    exponent = min(4, int(math.log10(num_bytes)) // 3)
-    return f"{num_bytes / 1000**exponent:.1f} {('kB', 'MB', 'GB', 'TB')[exponent - 1]}"
 
 
 def _given_up(job: Job, error: TransferError | None, num_failures: int) -> DownloadError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from vllm_mxext.errors import ChecksumError, DownloadError, TransferError
 from vllm_mxext.hub.sources.interface import Range
@@ -14,6 +13,7 @@ from vllm_mxext.hub.transfer.claims import Claim
 from vllm_mxext.hub.transfer.lease import AgainError, Lease, SupersededError
 from vllm_mxext.hub.transfer.order import Order
 from vllm_mxext.hub.transfer.partial_file import Origin, PartialFile
+from vllm_mxext.hub.transfer.whole_digest import WholeDigest
 
 _MAX_RESTARTS = 3
 
@@ -45,14 +45,12 @@ class Job:
         self._chunk_bytes = partial.chunk_bytes
         self._generation = 0
         self._num_restarts = 0
-        self._was_wrong = False
+        self._was_wrong = self._is_refused = False
         self._is_open = False
         self._is_stream = False
         self._leases: list[Lease] = []
         self._chunks = ChunkMap(self.file.size, self._chunk_bytes)
-        self._num_hashed = 0
-        self._whole: Any = hashlib.sha256()
-        self._is_following = False
+        self._whole = self._new_whole()
 
     @property
     def size(self) -> int | None:
@@ -89,7 +87,7 @@ class Job:
     def next_lease(self) -> Lease | None:
         """Gives out the next missing chunks; None if there are none, or the first answer has to be waited for."""
         with self.lock:
-            if self._leases and (not self._is_open or self._is_stream):
+            if self._is_refused or (self._leases and (not self._is_open or self._is_stream)):
                 return None
             run = self._chunks.missing_run(len(self._chunks) if self._is_stream else self._range_chunks)
             if run is None and self.size is not None:
@@ -136,8 +134,11 @@ class Job:
                 self._open(answer)
             elif not self._is_same(answer):
                 self._changed(lease, answer)
-            lease.is_from_start = answer.start == 0
+            lease.is_from_start, lease.answered = answer.start == 0, set()
             if answer.start == lease.position:
+                if lease.position and self._is_stream and self.size is not None:
+                    self._is_stream = False  # it can do ranges: something else had answered before
+                    self._trim(lease)
                 return
             if answer.start != 0:
                 raise TransferError(f"{self.source.uri} answered with other bytes of {self.file.path} than asked for.")
@@ -180,12 +181,11 @@ class Job:
                 if inside and index in lease.chunks:
                     self._finish(lease, index)
                 lease.end = len(self._chunks)
-            if self._is_over(lease):
+            if not lease.chunks:
                 return True
             self.rewind(lease)
-            if total_size is None and not self.is_known:  # it may have been something else altogether
-                self._begin(self.validator)
-                self._adopt(lease, is_whole=True)
+            if total_size is None:
+                self._forget_answer(lease)
             raise TransferError(f"{self.source.uri} ended its answer for {self.file.path} too early.")
 
     def rewind(self, lease: Lease) -> None:
@@ -212,57 +212,34 @@ class Job:
             self._generation += 1
             self._leases.clear()
 
-    # Digest of the whole
+    def follow(self, watch: Callable[[], None]) -> str | None:
+        """Hashes the chunks that are there and in order; returns the digest of the whole once that is known and right.
 
-    def follow(self, watch: Callable[[], None]) -> bool:
-        """Hashes the chunks that are there and in order; returns whether the whole file is hashed now.
+        If it is not the one that was promised, everything is missing again.
 
-        Only one thread does it at a time, and only one ever returns True; others return at once.
-        """
-        with self.lock:
-            if self._is_following:
-                return False
-            self._is_following = True
-        try:
-            while True:
-                watch()
-                with self.lock:
-                    index, whole, data = self._num_hashed, self._whole, self.partial.data
-                    if self.size is not None and index == len(self._chunks):
-                        return True
-                    if not self._chunks.is_done(index):
-                        self._is_following = False
-                        return False
-                    length = self._chunks.length(index)
-                if len(self._chunks) > 1:
-                    self.partial.hash_chunk(data, index * self._chunk_bytes, length, whole)
-                with self.lock:
-                    if whole is self._whole:
-                        self._num_hashed += 1
-        except BaseException:
-            self._is_following = False
-            raise
-
-    def sha256(self) -> str:
-        """Digest of the whole, once `follow()` has returned True.
+        Args:
+            watch: called between chunks; may raise.
 
         Raises:
             ChecksumError: it is not the one that was promised, for the second time.
-            SupersededError: it is not the one that was promised; everything is missing again.
+            StoreError: the file cannot be read.
         """
+        whole = self._whole
+        digest = whole.follow(watch)
         with self.lock:
-            digest = self.partial.hashes[0] if len(self._chunks) == 1 else self._whole.hexdigest()
+            if digest is None or whole is not self._whole:
+                return None
             if not self.is_known or digest == self.file.sha256:
                 return digest
-            self._begin(None)
-            self._is_following = False
-            if self._was_wrong:
-                raise ChecksumError(
-                    f"{self.file.path} of {self.source.uri} has the SHA-256 {digest} and not {self.file.sha256}, after "
-                    "a second download too; use another source, or correct the digest if the file has changed."
-                )
+            self._is_refused = self._was_wrong
             self._was_wrong = True
-            raise SupersededError
+            self._begin(None)
+        if self._is_refused:
+            raise ChecksumError(
+                f"{self.file.path} of {self.source.uri} has the SHA-256 {digest} and not {self.file.sha256}, after a "
+                "second download too; use another source, or correct the digest if the file has changed."
+            )
+        return None
 
     # What follows is called with the lock held
 
@@ -270,11 +247,15 @@ class Job:
         if lease.generation != self._generation:
             raise SupersededError
 
+    def _new_whole(self) -> WholeDigest:
+        return WholeDigest(self.partial, self._chunks, self._chunk_bytes, self.lock)
+
     def _is_usable(self, origin: Origin | None) -> bool:
         """Whether what is there may be of this file; takes over what is known of it."""
         if origin is None or origin.size is None or self.file.size not in (None, origin.size):
             return False
         self._chunks = ChunkMap(origin.size, self._chunk_bytes)
+        self._whole = self._new_whole()
         self.validator = origin.validator if origin.uri == self.source.uri else None
         return self.is_known or self.validator is not None
 
@@ -283,10 +264,10 @@ class Job:
         self._generation += 1
         self._is_open = self._is_stream = False
         self.validator, self._chunks = validator, ChunkMap(self.file.size, self._chunk_bytes)
-        self.num_bytes = self._num_hashed = 0
-        self._whole = hashlib.sha256()
+        self.num_bytes = 0
         self._leases.clear()
         self.partial.begin(self._origin())
+        self._whole = self._new_whole()
         self.partial.reserve(self.size or 0)
 
     def _open(self, answer: Range) -> None:
@@ -330,6 +311,21 @@ class Job:
         self._adopt(lease, is_whole=answer.validator is None)
         self._open(answer)
 
+    def _forget_answer(self, lease: Lease) -> None:
+        """Undoes what an answer has brought: without an announced length it may have been something else altogether."""
+        if not self.is_known:
+            self._begin(self.validator)
+            self._adopt(lease, is_whole=True)
+            return
+        for index in lease.answered:
+            del self.partial.hashes[index]
+            self.num_bytes -= self._chunks.length(index)
+        self._chunks.give_back(lease.answered)
+        lease.position = min([lease.position, *(index * self._chunk_bytes for index in lease.answered)])
+        for index in lease.answered:
+            lease.chunks |= self._chunks.take(index, index + 1)
+        self._whole.restart()
+
     def _adopt(self, lease: Lease, *, is_whole: bool) -> None:
         """Makes a lease the first of a new generation."""
         lease.generation, lease.position, lease.data = self._generation, 0, self.partial.data
@@ -351,6 +347,12 @@ class Job:
         lease.position = 0
         self._take_rest(lease)
 
+    def _trim(self, lease: Lease) -> None:
+        lease.end = min(len(self._chunks), lease.position // self._chunk_bytes + self._range_chunks)
+        extra = {index for index in lease.chunks if not lease.position // self._chunk_bytes <= index < lease.end}
+        lease.chunks -= extra
+        self._chunks.give_back(extra)
+
     def _take_rest(self, lease: Lease) -> None:
         lease.end = len(self._chunks)
         lease.chunks |= self._chunks.take(0, lease.end)
@@ -361,7 +363,7 @@ class Job:
             self._check(lease)
             if lease.end is None:
                 self._chunks.grow(index)
-            elif index >= len(self._chunks) or (index >= lease.end and not self._is_stream):
+            elif index >= len(self._chunks) or (index >= lease.end and not self._reads_on(lease)):
                 return False
             lease.chunks |= self._chunks.take(index, index + 1)
             lease.digest = hashlib.sha256()
@@ -382,14 +384,15 @@ class Job:
         self._chunks.finish(index)
         lease.chunks.discard(index)
         lease.num_finished += 1
+        lease.answered.add(index)
 
     def _is_over(self, lease: Lease) -> bool:
         with self.lock:
-            if lease.end is None:
-                return False
-            if self._is_stream and lease.position < (self.size or 0):
-                return not (self._chunks.has_missing or lease.chunks)
-            return lease.position >= min(lease.end * self._chunk_bytes, self.size or 0)
+            return self.size is not None and not lease.chunks and not self._reads_on(lease)
+
+    def _reads_on(self, lease: Lease) -> bool:
+        """Whether an answer may well go on behind what was asked for, and that is of use."""
+        return self._is_stream and lease.is_from_start and self._chunks.has_missing
 
     def _origin(self) -> Origin:
         return Origin(self.source.uri, self.file.path, self.size, self.validator, self._chunk_bytes)

@@ -29,6 +29,7 @@ class Lease:
         chunks: those that are fetched by this connection; others that pass by are left alone.
         digest: of the current chunk so far.
         num_finished: chunks that it has brought.
+        answered: chunks that its current answer has brought.
         furthest: offset behind the last byte that was ever written: what tells progress from running in circles.
         is_from_start: its answer begins with the first byte of the file, and may well go on to the last.
     """
@@ -40,5 +41,6 @@ class Lease:
     chunks: set[int]
     digest: Any = field(default_factory=hashlib.sha256)
     num_finished: int = 0
+    answered: set[int] = field(default_factory=set)
     furthest: int = 0
     is_from_start: bool = False

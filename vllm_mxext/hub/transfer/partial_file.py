@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,7 @@ class PartialFile:
         return digest
 
     def seed(self, source: Path, hashes: Mapping[int, str], uri: str, file: RemoteFile) -> None:
-        """Takes a copy of a damaged file as what has arrived, of which these chunks are believed to be good.
+        """Copies the chunks of a damaged file that are believed to be good, as if they had arrived.
 
         Args:
             source: the damaged file.
@@ -210,13 +211,15 @@ class PartialFile:
         Raises:
             StoreError: it cannot be copied.
         """
+        lines = []
         with storing(self.folder), source.open("rb", buffering=0) as damaged:
-            while data := damaged.read(_READ_BYTES):
-                self.write(self._data, damaged.tell() - len(data), memoryview(data))
-            size = file.size or damaged.tell()
-            lines = "".join(f"\n{index} {digest}\n" for index, digest in hashes.items())
-            os.write(self._chunks.number, lines.encode())
-        self.write_origin(Origin(uri, file.path, size, None, self.chunk_bytes))
+            for index, digest in hashes.items():
+                start = index * self.chunk_bytes
+                with suppress(OSError):  # the disk cannot read it any more
+                    self.write(self._data, start, memoryview(os.pread(damaged.fileno(), self.chunk_bytes, start)))
+                    lines.append(f"\n{index} {digest}\n")
+            os.write(self._chunks.number, "".join(lines).encode())
+        self.write_origin(Origin(uri, file.path, file.size, None, self.chunk_bytes))
 
     def _open(self) -> None:
         self._data = OpenFile(self.data_path, os.O_RDWR)
