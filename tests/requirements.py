@@ -189,6 +189,7 @@ PROMISES = {
     "HUB-VERIFY-2": "repair asks sources only for what is damaged.",
     "HUB-BUNDLE-1": "Exported models arrive on another machine as they were; equal models make equal bundles.",
     "HUB-BUNDLE-2": "Nothing of a bundle that is cut off, damaged or forged is published.",
+    "HUB-SIGN-1": "A model's signature is verified if asked for; one that is missing or bad is warned of or refused.",
     "HUB-SAFE-1": "Paths that leave the model's folder, or that some system reads otherwise, are refused.",
     "HUB-CONF-1": "A profile's flags lie below command line, environment and file, and above defaults, with origins.",
     "HUB-PULL-2": "A pull takes the first source that works and asks for what is new; a start takes what is stored.",
