@@ -211,6 +211,7 @@ PROMISES = {
     "HUB-VERIFY-2": "repair asks sources only for what is damaged.",
     "HUB-BUNDLE-1": "Exported models arrive on another machine as they were; equal models make equal bundles.",
     "HUB-BUNDLE-2": "Nothing of a bundle that is cut off, damaged or forged is published.",
+    "HUB-SIGN-1": "A model's signature is verified if asked for; one that is missing or bad is warned of or refused.",
     "HUB-SAFE-1": "Paths that leave the model's folder, or that some system reads otherwise, are refused.",
     "HUB-CONF-1": "A profile's flags lie below command line, environment and file, and above defaults, with origins.",
     "HUB-CONF-2": "Every MIM_ variable sets its flag, strictly; one that nothing reads is told with the nearest name.",
