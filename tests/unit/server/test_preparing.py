@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
@@ -237,6 +238,31 @@ async def test_a_silent_connection_does_not_hold_up_the_next_server(monkeypatch)
         await serving
         assert await reader.read() == b""
         writer.close()
+
+
+class PoorSocket(socket.socket):
+    """The process has no file descriptor left when the first connection comes."""
+
+    num_refusals = 0
+
+    def accept(self) -> Any:
+        if PoorSocket.num_refusals == 0:
+            PoorSocket.num_refusals += 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+async def test_without_file_descriptors_connections_wait_until_there_are_some(monkeypatch):
+    monkeypatch.setattr(handover, "_RETRY_S", 0.01)
+    work = Work()
+    with PoorSocket(fileno=open_socket(ServerConfig(port=0)).detach()) as sock:
+        serving = asyncio.ensure_future(asyncio.to_thread(serve_while, work, ServerConfig(), sock))
+        await asyncio.to_thread(work.has_begun.wait)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{sock.getsockname()[1]}") as http:
+            assert (await http.get("/v1/health/live")).status_code == 200
+        work.may_end.set()
+        assert await serving == "the model"
+    assert PoorSocket.num_refusals == 1
 
 
 @pytest.mark.promise("HUB-SERVER-2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import socket
 import threading
 
@@ -13,6 +14,8 @@ from vllm_mxext.hub.progress import Listener
 from vllm_mxext.hub.startup import prepare
 from vllm_mxext.server.downloads import Downloads
 from vllm_mxext.server.preparing import StoppedError, serve_while
+
+_NEXT = "vllm_mxext.entrypoints.openai.serving"
 
 
 def downloaded_start(app: AppConfig, server: ServerConfig, sock: socket.socket) -> Start | None:
@@ -33,6 +36,8 @@ def downloaded_start(app: AppConfig, server: ServerConfig, sock: socket.socket) 
         prepared = prepare(app, Downloading(listener, cancel))
         return Start(prepared.app, prepared.served, downloads)
 
+    # Beside the download, because connections wait for whatever is done between the two servers.
+    threading.Thread(target=importlib.import_module, args=(_NEXT,), name="importing", daemon=True).start()
     try:
         return serve_while(work, server, sock, downloads)
     except StoppedError:
