@@ -1,7 +1,7 @@
 """The console script `mxext`: finds the command and imports only its module.
 
 Exit codes: 0 = done; 1 = it was started and failed; 2 = wrong arguments, file, variable or checkpoint;
-130 = interrupted with Ctrl-C. `mxext lora` exits with 3 if no server answers.
+130 = interrupted with Ctrl-C. `mxext lora` exits with 3 if no server answers; `mxext hub` has a code per cause.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "serve": Command("vllm_mxext.cli.serve", "serve a model through an OpenAI-compatible API"),
+    "hub": Command("vllm_mxext.cli.hub", "choose, explain, download, verify and move models"),
     "chat": Command("vllm_mxext.cli.chat", "talk to a running server"),
     "complete": Command("vllm_mxext.cli.complete", "send one prompt to a running server"),
     "lora": Command("vllm_mxext.cli.lora", "load, list, try and unload adapters of a running server"),

@@ -1,34 +1,66 @@
-"""The resolved configuration as a table for people: every value with its origin, secrets hidden."""
+"""The configuration as a table for people: every value with its origin, secrets hidden."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+from vllm_mxext.config.app import AppConfig
 from vllm_mxext.config.flags import Flag
 from vllm_mxext.config.options import all_flags
-from vllm_mxext.config.resolve import ResolvedConfig
+from vllm_mxext.config.resolve import Decision, ResolvedConfig
 
 HIDDEN = "******"
+
+_NOTHING: Mapping[str, Decision] = {}
+
+
+class Row(NamedTuple):
+    """One flag.
+
+    Attributes:
+        name: without dashes in front.
+        value: as it would be written on the command line.
+        origin: where it comes from.
+    """
+
+    name: str
+    value: str
+    origin: str
 
 
 def format_table(resolved: ResolvedConfig) -> str:
     """Returns one line per flag: name, value, origin."""
-    rows = [_row(flag, resolved) for flag in all_flags()]
-    name_width = max(len(name) for name, _, _ in rows)
-    value_width = min(40, max(len(value) for _, value, _ in rows))
-    return "\n".join(f"  {name:<{name_width}}  {value:<{value_width}}  {origin}" for name, value, origin in rows)
+    return format_rows(rows(resolved.app, resolved.decisions))
 
 
-def _row(flag: Flag, resolved: ResolvedConfig) -> tuple[str, str, str]:
-    decision = resolved.decisions.get(flag.field)
-    value = getattr(getattr(resolved.app, flag.group), flag.field)
-    origin = resolved.app.origins.get(flag.field, "default")
+def rows(app: AppConfig, decisions: Mapping[str, Decision] = _NOTHING) -> list[Row]:
+    """Returns every flag.
+
+    Args:
+        app: the intent.
+        decisions: what was looked up; nothing was if the model's files are not known.
+    """
+    return [_row(flag, app, decisions) for flag in all_flags()]
+
+
+def format_rows(shown: list[Row]) -> str:
+    """Returns a line per row."""
+    name_width = max(len(row.name) for row in shown)
+    value_width = min(40, max(len(row.value) for row in shown))
+    return "\n".join(f"  {row.name:<{name_width}}  {row.value:<{value_width}}  {row.origin}" for row in shown)
+
+
+def _row(flag: Flag, app: AppConfig, decisions: Mapping[str, Decision]) -> Row:
+    decision = decisions.get(flag.field)
+    value = getattr(getattr(app, flag.group), flag.field)
+    origin = app.origins.get(flag.field, "default")
     if decision is not None:
         value = decision.value
         origin = decision.reason if origin == "default" else f"{origin}, {decision.reason}"
     if flag.facts.is_secret:
         value = tuple(HIDDEN for _ in value)
-    return flag.name, format_value(value), origin
+    return Row(flag.name, format_value(value), origin)
 
 
 def format_value(value: Any) -> str:

@@ -34,7 +34,9 @@ class FoundModel:
     folder: Path | None = None
 
 
-def find_entry(app: AppConfig, config: HubConfig, *, may_download: bool, environ: Mapping[str, str]) -> FoundModel:
+def find_entry(
+    app: AppConfig, config: HubConfig, *, may_download: bool, environ: Mapping[str, str], asks_again: bool = False
+) -> FoundModel:
     """Finds a model: a folder, a name or alias of the manifest, or a source's URI or ORG/NAME.
 
     Args:
@@ -42,20 +44,32 @@ def find_entry(app: AppConfig, config: HubConfig, *, may_download: bool, environ
         config: names the manifest, and how to reach sources.
         may_download: whether a source may be asked for a model that no manifest has.
         environ: variables that say where manifests are.
+        asks_again: what a source answered before does not count; `remember()` makes the new answer count.
 
     Raises:
         ConfigError: there is no such model, or the manifest is wrong.
         DownloadError: the source cannot be asked.
         NeedsDownloadError: it would have to be, and may not.
     """
-    found = _find(app, config, may_download=may_download, environ=environ)
+    found = _find(app, config, may_download=may_download, environ=environ, asks_again=asks_again)
     found = _with_shape(found, config, may_download=may_download)
     if found.entry.profiles:
         return found
     return replace(found, entry=replace(found.entry, profiles=(Profile("default"),)))
 
 
-def _find(app: AppConfig, config: HubConfig, *, may_download: bool, environ: Mapping[str, str]) -> FoundModel:
+def remember(app: AppConfig, config: HubConfig, found: FoundModel) -> None:
+    """Makes later starts find what a source was asked again: after its files are here, so that none is without."""
+    uri = as_uri(app.model.model or "", uses_modelscope=config.network.uses_modelscope)
+    if uri is not None and found.folder is None and found.manifest.path is None:
+        from vllm_mxext.hub.model_free import keep_entry  # noqa: PLC0415 - most models are in manifests
+
+        keep_entry(config.folder, uri, config.revision, found.entry)
+
+
+def _find(
+    app: AppConfig, config: HubConfig, *, may_download: bool, environ: Mapping[str, str], asks_again: bool
+) -> FoundModel:
     folder = local_folder(app)
     if folder is not None and not (app.model.model is None and config.manifest is not None):
         from vllm_mxext.hub.model_free import entry_from_folder  # noqa: PLC0415 - only folders with profiles need it
@@ -72,7 +86,7 @@ def _find(app: AppConfig, config: HubConfig, *, may_download: bool, environ: Map
     uri = as_uri(asked, uses_modelscope=config.network.uses_modelscope)
     if uri is None:
         raise ConfigError(unknown_model(manifest, asked))
-    return _made(uri, asked, config, may_download=may_download)
+    return _made(uri, asked, config, may_download=may_download, asks_again=asks_again)
 
 
 def _only_model(manifest: Manifest) -> ModelEntry:
@@ -82,8 +96,10 @@ def _only_model(manifest: Manifest) -> ModelEntry:
     raise ConfigError(f"The manifest has several models; name one with --model or MIM_MODEL_NAME: {names}.")
 
 
-def _made(uri: str, asked: str, config: HubConfig, *, may_download: bool) -> FoundModel:
-    entry = _entry_of(uri, config, may_download=may_download)
+def _made(uri: str, asked: str, config: HubConfig, *, may_download: bool, asks_again: bool) -> FoundModel:
+    entry = _entry_of(uri, config, may_download=may_download, asks_again=asks_again)
+    if entry is None:
+        entry = _entry_of_stored(uri, config)
     if entry is None:
         raise DownloadError(
             f"Nothing is stored of '{asked}' in '{config.folder}', and --offline (MIM_OFFLINE) forbids asking its "
@@ -131,11 +147,24 @@ def _shaped(found: FoundModel, made: ModelEntry) -> FoundModel:
     return replace(found, entry=replace(entry, config=made.config, num_parameters=num_parameters))
 
 
-def _entry_of(uri: str, config: HubConfig, *, may_download: bool) -> ModelEntry | None:
+def _entry_of_stored(uri: str, config: HubConfig) -> ModelEntry | None:
+    """Makes an entry of files that came in a bundle, of which no source has told anything here."""
+    from vllm_mxext.hub.model_free import entry_from_folder  # noqa: PLC0415 - imports httpx
+
+    store = ModelStore(config.folder)
+    found = [one for one in store.snapshots() if one.uri == uri and config.revision in (None, one.revision)]
+    if not found:
+        return None
+    snapshot = max(found, key=lambda one: (store.is_current(one), one.created_s))
+    made = entry_from_folder(snapshot.folder)
+    return replace(made, name=snapshot.name, sources=(uri,), revision=snapshot.revision)
+
+
+def _entry_of(uri: str, config: HubConfig, *, may_download: bool, asks_again: bool = False) -> ModelEntry | None:
     """Returns what a source has, from an earlier look if there was one; None if there was none and we are offline."""
     from vllm_mxext.hub.model_free import cached_entry, entry_from_source, keep_entry  # noqa: PLC0415 - imports httpx
 
-    entry = cached_entry(config.folder, uri, config.revision)
+    entry = None if asks_again else cached_entry(config.folder, uri, config.revision)
     if entry is not None or config.network.is_offline:
         return entry
     if not may_download:
@@ -149,5 +178,6 @@ def _entry_of(uri: str, config: HubConfig, *, may_download: bool) -> ModelEntry 
             entry = entry_from_source(uri, source, num_connections=config.network.num_connections)
         finally:
             source.close()
-    keep_entry(config.folder, uri, config.revision, entry)
+    if not asks_again:
+        keep_entry(config.folder, uri, config.revision, entry)
     return entry

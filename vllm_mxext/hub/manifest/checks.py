@@ -144,7 +144,8 @@ def _check_profile(profile: Node, artifacts: list[str]) -> Iterator[Complaint]:
 def _check_flags(profile: Node, name: str) -> Iterator[Complaint]:
     flags, settable = _flags(), _settable_flags()
     seen: set[str] = set()
-    for key, node in profile.at(["engine_args"]).fields.items():
+    given = profile.fields.get("engine_args")
+    for key, node in ({} if given is None else given.fields).items():
         line, flag_name = profile.line_of(["engine_args", key]), key.replace("_", "-")
         if flag_name in seen:
             yield Complaint(line, f"The profile {name} sets the flag {shown(flag_name)} twice; remove one.")

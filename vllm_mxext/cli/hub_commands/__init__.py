@@ -1,0 +1,1 @@
+"""The commands of `mxext hub`: each asks `vllm_mxext.hub` one question and prints the answer."""

@@ -1,0 +1,46 @@
+"""`mxext hub doctor`: what keeps models from being downloaded and started, each with its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vllm_mxext.cli.hub_commands.asking import read
+from vllm_mxext.cli.hub_commands.parsing import add_choice, command_parser
+from vllm_mxext.cli.hub_commands.tables import counted
+from vllm_mxext.hub.doctor.examination import Patient, examine
+from vllm_mxext.hub.doctor.finding import Level
+from vllm_mxext.hub.doctor.source_checks import connecting_probe
+from vllm_mxext.hub.exit_codes import DONE, FAILED
+
+_SIGNS = {Level.OK: "ok", Level.WARNING: "warning", Level.PROBLEM: "PROBLEM"}
+
+
+def doctor(argv: Sequence[str]) -> int:
+    """Prints findings; the code says if there is a problem."""
+    parser = command_parser(
+        "doctor",
+        "Find what keeps models from being downloaded and started: permissions, disk, locks, manifests, tokens, "
+        "sources, packages, drivers. With a model, what that one needs. With --offline nobody is asked.",
+    )
+    add_choice(parser)
+    asked = read(parser, argv)
+    probe = None
+    if not asked.config.network.is_offline:
+        probe = connecting_probe(asked.config.network, asked.config.revision)
+    findings = examine(Patient(asked.app, asked.config, asked.hardware(), probe))
+    counts = {level: sum(finding.level is level for finding in findings) for level in Level}
+    is_well = counts[Level.PROBLEM] == 0
+    value = {
+        "ok": is_well,
+        "findings": [
+            {"level": one.level.value, "subject": one.subject, "text": one.text, "remedy": one.remedy}
+            for one in findings
+        ],
+    }
+    lines = []
+    for finding in findings:
+        lines.append(f"{_SIGNS[finding.level]:<8} {finding.subject}: {finding.text}")
+        lines += [f"{'':<8} -> {finding.remedy}"] if finding.remedy else []
+    lines.append(f"{counted(counts[Level.PROBLEM], 'problem')}, {counted(counts[Level.WARNING], 'warning')}.")
+    asked.answer(value, "\n".join(lines))
+    return DONE if is_well else FAILED
