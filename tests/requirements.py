@@ -221,6 +221,8 @@ PROMISES = {
     "HUB-SERVER-2": "No connection is refused, reset or forgotten when the port passes to the server with the model.",
     "HUB-SERVER-3": "A server tells of its model: license, manifest, profiles with reasons, download and store.",
     "HUB-START-1": "A server with only MIM_MODEL_NAME opens its port at once, downloads, answers; then starts offline.",
+    "HUB-START-3": "Models, tokenizers, draft models and adapters are named by ORG/NAME or URI wherever a folder is.",
+    "HUB-START-4": "Manifest, profile and flags make the start; what cannot run is refused before any download.",
     "HUB-START-2": "A model that nobody has ends the start with one sentence.",
     "HUB-PULL-1": "Of a source's files those are downloaded that the format, the patterns or the pins name.",
     "HUB-SAFE-3": "A profile sets how a model runs, never who is let in or which code is loaded.",

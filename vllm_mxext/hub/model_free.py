@@ -76,7 +76,7 @@ def entry_from_source(uri: str, source: Source, *, num_connections: int = 8) -> 
     license_name, license_url = _license(source, files)
     refusal = native_refusal(config) if any(one.format == "safetensors" for one in artifacts) else None
     return ModelEntry(
-        name=_name(uri),
+        name=model_name(uri),
         family=str(config.get("model_type", ""))[:200],
         revision=listing.revision or None,
         description=" ".join((refusal or "").split())[:2000],
@@ -136,10 +136,10 @@ def keep_entry(folder: Path, uri: str, revision: str | None, entry: ModelEntry) 
 
 def _cache_path(folder: Path, uri: str, revision: str | None) -> Path:
     digest = hashlib.sha256(f"{uri}\n{revision or ''}".encode(errors="surrogatepass")).hexdigest()[:16]
-    return folder / _CACHE / f"{model_folder(_name(uri))}-{digest}.yaml"
+    return folder / _CACHE / f"{model_folder(model_name(uri))}-{digest}.yaml"
 
 
-def _name(uri: str) -> str:
+def model_name(uri: str) -> str:
     """Returns ORG/NAME of Hugging Face as such, of other sources with the scheme in front: names are folders."""
     scheme, separator, rest = uri.partition("://")
     if not separator:

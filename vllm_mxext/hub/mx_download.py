@@ -29,6 +29,9 @@ logger = init_logger(__name__)
 
 PROG = "python -m vllm_mxext.hub.mx_download"
 
+_WITH_REVISION = ("hf://", "modelscope://")
+"""URIs that may end with @REVISION."""
+
 
 class NeedsDownloadError(Exception):
     """Something has to be downloaded, and this call may not; never shown to users."""
@@ -69,6 +72,13 @@ class Wish:
         return f"{self.entry.name}/{self.artifact.name}" if len(self.entry.artifacts) > 1 else self.entry.name
 
     @property
+    def asked_revision(self) -> str:
+        """The revision, or the one that the first source's URI ends with; empty = what the source says."""
+        if self.revision or not self.uris or not self.uris[0].startswith(_WITH_REVISION):
+            return self.revision
+        return self.uris[0].partition("@")[2].partition("/")[0]
+
+    @property
     def uris(self) -> tuple[str, ...]:
         """Sources in order of preference."""
         return self.artifact.sources or self.entry.sources
@@ -88,7 +98,7 @@ def wish_for(entry: ModelEntry, config: HubConfig, artifact: str | None = None) 
 
 def stored(wish: Wish, store: ModelStore) -> Snapshot | None:
     """Returns the snapshot that fulfils a wish without any connection; None if there is none."""
-    snapshot = store.snapshot(wish.store_name, wish.revision or None)
+    snapshot = store.snapshot(wish.store_name, wish.asked_revision or None)
     if snapshot is None:
         return None
     there = {file.path: file.sha256 for file in snapshot.files}
@@ -101,7 +111,7 @@ def stored(wish: Wish, store: ModelStore) -> Snapshot | None:
 def is_here(wish: Wish, config: HubConfig) -> bool:
     """Whether what is wanted is on this machine, in the store or in the cache of another program."""
     is_stored = stored(wish, ModelStore(config.folder)) is not None
-    return is_stored or find_snapshot(wish.uris, wish.revision, config.network.environ) is not None
+    return is_stored or find_snapshot(wish.uris, wish.asked_revision, config.network.environ) is not None
 
 
 def obtain(wish: Wish, config: HubConfig, downloading: Downloading) -> tuple[Path, Snapshot | None]:
@@ -121,7 +131,7 @@ def obtain(wish: Wish, config: HubConfig, downloading: Downloading) -> tuple[Pat
 
             read_lock_file(config.lock_file).check_snapshot(wish.store_name, snapshot)
         return snapshot.folder, snapshot
-    folder = None if config.is_frozen else find_snapshot(wish.uris, wish.revision, config.network.environ)
+    folder = None if config.is_frozen else find_snapshot(wish.uris, wish.asked_revision, config.network.environ)
     if folder is not None:
         logger.info("The files of %s are read in place from '%s'.", name, folder)
         return folder, None
@@ -235,7 +245,7 @@ class _Pull:
         )
         files = [StoredFile(file.path, file.size, file.sha256) for file in fetched]
         snapshot = self.store.publish(
-            self.wish.store_name, listing.revision, source.uri, files, asked_revision=self.wish.revision
+            self.wish.store_name, listing.revision, source.uri, files, asked_revision=self.wish.asked_revision
         )
         self.downloading.listener(
             Progress(name, Phase.DONE, total, total, len(fetched), len(fetched), detail=source.uri)

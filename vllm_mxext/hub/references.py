@@ -79,7 +79,10 @@ def local_copy(reference: str, config: HubConfig, downloading: Downloading, arti
     """
     uri = as_uri(reference, uses_modelscope=config.network.uses_modelscope)
     assert uri is not None, "only what is_remote() is asked for"
-    entry = ModelEntry(reference, sources=(uri,), artifacts=(artifact,))
+    from vllm_mxext.hub.model_free import model_name  # noqa: PLC0415 - imports what only remote models need
+
+    name = model_name(uri) if artifact is _WEIGHTS else f"{model_name(uri)}/{artifact.name}"
+    entry = ModelEntry(name, sources=(uri,), artifacts=(artifact,))
     try:
         return obtain(Wish(entry, artifact), config, downloading)[0]
     except DownloadError as error:

@@ -114,3 +114,13 @@ def test_what_is_missing_is_said_instead_of_downloaded_where_that_is_not_allowed
         obtain(wish(), config(tmp_path, hub, is_offline=True), Downloading())
     assert caught.value.cause is HubCause.OFFLINE
     assert hub.asked == []
+
+
+def test_a_revision_in_the_uri_is_told_from_others_that_are_stored(tmp_path: Path, hub: ModelHub) -> None:
+    pull(wish(), config(tmp_path, hub), Downloading())
+    other = hub.add(NAME, write_model(tmp_path / "v2", seed=2), "v2")
+    marked = wish(f"hf://{NAME}@v2")
+    store = ModelStore(tmp_path / "store")
+    assert stored(marked, store) is None
+    assert pull(marked, config(tmp_path, hub), Downloading()).revision == other
+    assert stored(marked, store) is not None
