@@ -159,13 +159,15 @@ class _GitRange:
         self._blob_id = blob_id
 
     def chunks(self) -> Iterator[bytes]:
-        """Yields the bytes as they arrive, and raises at the end if they are not those of the commit."""
-        digest = hashlib.sha1(b"blob %d\0" % (self._file.size or 0), usedforsecurity=False)
+        """Yields the bytes as they arrive, the last of them only if all are those of the commit."""
+        size, num_received = self._file.size or 0, 0
+        digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
         for chunk in self._opened.chunks():
             digest.update(chunk)
+            num_received += len(chunk)
+            if num_received >= size and digest.hexdigest() != self._blob_id:
+                raise TransferError(f"'{self._file.path}' arrived damaged: git knows other content; try again.")
             yield chunk
-        if digest.hexdigest() != self._blob_id:
-            raise TransferError(f"'{self._file.path}' arrived damaged: git knows other content; try again.")
 
     def __enter__(self) -> _GitRange:
         return self
