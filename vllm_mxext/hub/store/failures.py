@@ -29,6 +29,11 @@ def store_error(folder: Path, error: OSError) -> StoreError:
             "name another folder with --download-dir.",
             cause=HubCause.NO_PERMISSION,
         )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return StoreError(
+            f"Too many files are open to use the folder of models '{folder}'; allow more, for example with `ulimit -n "
+            "4096`, or use fewer --download-connections."
+        )
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return StoreError(
             f"'{folder}' is no folder of models: '{where}': {reason}; name another folder with --download-dir."

@@ -133,6 +133,8 @@ class Crew:
         if self._hashers is not None:
             self._hashers.shutdown(wait=True, cancel_futures=True)
         for job in self._jobs.values():
+            if not any(thread.is_alive() for thread in threads):
+                job.partial.close()
             job.claim.release(is_done=not job.num_bytes)
 
     # What is called in threads

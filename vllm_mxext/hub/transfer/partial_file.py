@@ -23,6 +23,7 @@ from vllm_mxext.hub.sources.interface import RemoteFile
 from vllm_mxext.hub.store.failures import storing
 
 _LINE = re.compile(rb"(\d{1,12}) ([0-9a-f]{64})")
+_MAX_LINE_BYTES = 80
 _READ_BYTES = 2**20
 _KEEP_SIZE = 1
 """`FALLOC_FL_KEEP_SIZE` of Linux."""
@@ -55,11 +56,17 @@ class OpenFile:
     """A descriptor that closes when nobody uses it any more, so that a late thread never writes into another file."""
 
     def __init__(self, path: Path, flags: int) -> None:
+        self.number = -1
         self.number = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
+    def close(self) -> None:
+        """Closes it now; only when no thread is left that might use it."""
+        number, self.number = self.number, -1
+        if number >= 0:
+            os.close(number)
+
     def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
+        self.close()
 
 
 class PartialFile:
@@ -87,6 +94,11 @@ class PartialFile:
     def data(self) -> OpenFile:
         """The file with the bytes, as long as `begin()` is not called."""
         return self._data
+
+    def close(self) -> None:
+        """Closes the files; only when no thread is left that might use them."""
+        self._data.close()
+        self._chunks.close()
 
     def origin(self) -> Origin | None:
         """What an earlier process wrote down; None if there is nothing to go on with."""
@@ -153,11 +165,13 @@ class PartialFile:
         allocate: Any = getattr(ctypes.CDLL(None, use_errno=True), "fallocate64", None)
         if allocate is None:
             return
-        arguments = (ctypes.c_int(self._data.number), ctypes.c_int(_KEEP_SIZE), ctypes.c_int64(0), ctypes.c_int64(size))
-        number = ctypes.get_errno() if allocate(*arguments) != 0 else 0
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            with storing(self.folder):
-                raise OSError(number, os.strerror(number))
+        journal_bytes = -(-size // self.chunk_bytes) * _MAX_LINE_BYTES
+        for file, length in ((self._data, size), (self._chunks, journal_bytes)):
+            arguments = (ctypes.c_int(file.number), ctypes.c_int(_KEEP_SIZE), ctypes.c_int64(0), ctypes.c_int64(length))
+            number = ctypes.get_errno() if allocate(*arguments) != 0 else 0
+            if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                with storing(self.folder):
+                    raise OSError(number, os.strerror(number))
 
     def write(self, data: OpenFile, offset: int, piece: memoryview) -> None:
         """Writes bytes at their place.
