@@ -15,7 +15,7 @@ from pathlib import Path
 PROMISES = {
     # Installation and command line
     "INSTALL-1": "Without a compiled kernel library the engine computes through PyTorch and says so.",
-    "CLI-1": "`mxext` has the commands serve, chat, complete, lora, parse, fit, bench and collect-env.",
+    "CLI-1": "`mxext` has the commands serve, hub, chat, complete, lora, parse, fit, bench and collect-env.",
     "CLI-2": "Help is printed and configuration is resolved without importing torch.",
     "CLI-3": "`python -m vllm_mxext.entrypoints.openai.api_server` is the same server as `mxext serve`.",
     "DOCS-1": "Every example of the README runs as printed.",
@@ -226,6 +226,9 @@ PROMISES = {
     "HUB-START-2": "A model that nobody has ends the start with one sentence.",
     "HUB-PULL-1": "Of a source's files those are downloaded that the format, the patterns or the pins name.",
     "HUB-SAFE-3": "A profile sets how a model runs, never who is let in or which code is loaded.",
+    "HUB-CLI-1": "`mxext hub` chooses, explains, downloads, verifies, repairs, pins, moves and writes manifests.",
+    "HUB-CLI-2": "Each command of `mxext hub` prints one JSON object if asked, and exits with a code per cause.",
+    "HUB-CLI-3": "`mxext hub doctor` tells what keeps models from being downloaded or started, with remedies.",
     "HUB-SAFE-2": "Pickles and programs are refused unless allowed, by name and by content.",
 }
 """Id -> sentence."""

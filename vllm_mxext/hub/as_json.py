@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from vllm_mxext.hub.manifest.model import Manifest, ModelEntry
-from vllm_mxext.hub.progress import Progress
 from vllm_mxext.hub.store.snapshot import Snapshot
 
 
@@ -48,8 +47,3 @@ def snapshot_as_json(snapshot: Snapshot, *, has_files: bool = False) -> dict[str
         "created": snapshot.created_s,
     }
     return {**value, "files": [asdict(file) for file in snapshot.files]} if has_files else value
-
-
-def progress_as_json(progress: Progress) -> dict[str, Any]:
-    """Returns one moment of a download."""
-    return {**asdict(progress), "phase": progress.phase.value, "fraction": progress.fraction}

@@ -157,7 +157,11 @@ def _entry_of_stored(uri: str, config: HubConfig) -> ModelEntry | None:
         return None
     snapshot = max(found, key=lambda one: (store.is_current(one), one.created_s))
     made = entry_from_folder(snapshot.folder)
-    return replace(made, name=snapshot.name, sources=(uri,), revision=snapshot.revision)
+    paths = {file.path for file in snapshot.files}  # the store's own description lies beside them
+    artifacts = tuple(
+        replace(one, files=tuple(file for file in one.files if file.path in paths)) for one in made.artifacts
+    )
+    return replace(made, name=snapshot.name, artifacts=artifacts, sources=(uri,), revision=snapshot.revision)
 
 
 def _entry_of(uri: str, config: HubConfig, *, may_download: bool, asks_again: bool = False) -> ModelEntry | None:

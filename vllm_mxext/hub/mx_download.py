@@ -256,14 +256,17 @@ class _Pull:
 def main(argv: Sequence[str] | None = None) -> int:
     """Pulls what the flags of `mxext serve` describe; returns the exit code."""
     from vllm_mxext.config.app import parse_serve_args  # noqa: PLC0415
+    from vllm_mxext.hub.exit_codes import exit_code  # noqa: PLC0415
+    from vllm_mxext.hub.progress_display import display  # noqa: PLC0415
     from vllm_mxext.hub.startup import prepare  # noqa: PLC0415
 
     try:
         app = parse_serve_args(sys.argv[1:] if argv is None else argv, prog=PROG)
-        prepared = prepare(app)
-    except MxError as error:
-        sys.stderr.write(f"{PROG}: error: {error}\n")
-        return 1
+        with display() as listener:
+            prepared = prepare(app, Downloading(listener))
+    except (MxError, KeyboardInterrupt) as error:
+        sys.stderr.write(f"{PROG}: error: {error if str(error) else 'Interrupted; call it again to go on.'}\n")
+        return exit_code(error)
     sys.stdout.write(f"{prepared.app.model.model}\n")
     return 0
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from vllm_mxext.cli.hub_commands.asking import read
+from vllm_mxext.cli.hub_commands.asking import Asked, read
 from vllm_mxext.cli.hub_commands.parsing import add_choice, command_parser
 from vllm_mxext.cli.hub_commands.tables import counted
 from vllm_mxext.hub.doctor.examination import Patient, examine
-from vllm_mxext.hub.doctor.finding import Level
-from vllm_mxext.hub.doctor.source_checks import connecting_probe
+from vllm_mxext.hub.doctor.finding import Finding, Level
+from vllm_mxext.hub.doctor.source_checks import asking_once, connecting_probe, impatient
 from vllm_mxext.hub.exit_codes import DONE, FAILED
 
 _SIGNS = {Level.OK: "ok", Level.WARNING: "warning", Level.PROBLEM: "PROBLEM"}
@@ -24,10 +25,7 @@ def doctor(argv: Sequence[str]) -> int:
     )
     add_choice(parser)
     asked = read(parser, argv)
-    probe = None
-    if not asked.config.network.is_offline:
-        probe = connecting_probe(asked.config.network, asked.config.revision)
-    findings = examine(Patient(asked.app, asked.config, asked.hardware(), probe))
+    findings = _findings(asked)
     counts = {level: sum(finding.level is level for finding in findings) for level in Level}
     is_well = counts[Level.PROBLEM] == 0
     value = {
@@ -44,3 +42,13 @@ def doctor(argv: Sequence[str]) -> int:
     lines.append(f"{counted(counts[Level.PROBLEM], 'problem')}, {counted(counts[Level.WARNING], 'warning')}.")
     asked.answer(value, "\n".join(lines))
     return DONE if is_well else FAILED
+
+
+def _findings(asked: Asked) -> list[Finding]:
+    network = asked.config.network
+    if network.is_offline:
+        return examine(Patient(asked.app, asked.config, asked.hardware(), probe=None))
+    network = impatient(network)
+    probe = connecting_probe(network, asked.config.revision)
+    with asking_once():
+        return examine(Patient(asked.app, replace(asked.config, network=network), asked.hardware(), probe))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 from vllm_mxext.config.hub import NetworkConfig
 from vllm_mxext.errors import HubCause, HubError, MissingDependencyError, MxError
 from vllm_mxext.hub.doctor.finding import Finding, ok, problem
 
-PROBE_TIMEOUT_S = 10.0
+PATIENCE_S = 10.0
 
 Probe = Callable[[str], int]
 """URI -> number of its files."""
@@ -49,7 +50,7 @@ def check_source(uri: str, probe: Probe) -> Finding:
 
 
 def connecting_probe(network_config: NetworkConfig, revision: str | None) -> Probe:
-    """Returns a probe that asks once and does not wait long.
+    """Returns a probe that connects.
 
     Args:
         network_config: how connections are made.
@@ -57,22 +58,28 @@ def connecting_probe(network_config: NetworkConfig, revision: str | None) -> Pro
     """
 
     def probe(uri: str) -> int:
-        import stamina  # noqa: PLC0415 - only those who connect need it
-
-        from vllm_mxext.hub.network import Network  # noqa: PLC0415
+        from vllm_mxext.hub.network import Network  # noqa: PLC0415 - only those who connect need it
         from vllm_mxext.hub.sources.opening import open_source  # noqa: PLC0415
 
-        impatient = replace(network_config, stall_s=min(PROBE_TIMEOUT_S, network_config.stall_s or PROBE_TIMEOUT_S))
-        was_active = stamina.is_active()
-        stamina.set_active(False)
-        try:
-            with Network(impatient) as network:
-                source = open_source(uri, revision, network)
-                try:
-                    return len(source.list_files().files)
-                finally:
-                    source.close()
-        finally:
-            stamina.set_active(was_active)
+        with Network(network_config) as network, closing(open_source(uri, revision, network)) as source:
+            return len(source.list_files().files)
 
     return probe
+
+
+def impatient(config: NetworkConfig) -> NetworkConfig:
+    """Returns settings with which a source that says nothing is given up soon."""
+    return replace(config, stall_s=min(PATIENCE_S, config.stall_s or PATIENCE_S))
+
+
+@contextmanager
+def asking_once() -> Iterator[None]:
+    """Does not ask a second time what fails."""
+    import stamina  # noqa: PLC0415 - only those who connect need it
+
+    was_active = stamina.is_active()
+    stamina.set_active(False)
+    try:
+        yield
+    finally:
+        stamina.set_active(was_active)

@@ -82,7 +82,7 @@ def store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path, store: Path, hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, store: Path, hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty home folder as the working folder, and variables that lead to the hub and the store."""
     import stamina
 
@@ -100,7 +100,8 @@ def home(tmp_path: Path, store: Path, hub: ModelHub, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(name, str(value))
     monkeypatch.chdir(home)
     stamina.set_active(False)
-    return home
+    yield home
+    stamina.set_active(True)
 
 
 @pytest.fixture

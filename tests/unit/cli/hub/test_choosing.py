@@ -11,7 +11,10 @@ from tests.hub_servers.model_hub import ModelHub
 from tests.unit.cli.hub.conftest import BIG_MACHINE, NAME, Run
 from vllm_mxext import builtin
 from vllm_mxext.cli.hub import ALIASES, COMMANDS
+from vllm_mxext.cli.hub_commands.parsing import add_choice, add_events, command_parser
 from vllm_mxext.config.app import parse_serve_args
+from vllm_mxext.config.options import all_flags
+from vllm_mxext.config.refused import refused_flags
 from vllm_mxext.hub.exit_codes import MEANINGS
 
 pytestmark = pytest.mark.promise("HUB-CLI-1")
@@ -51,14 +54,14 @@ def test_another_machine_s_choice_is_made_from_its_description(mxext: Run, big_m
 
 
 def test_select_prints_the_command_line_that_serves_the_profile(mxext: Run) -> None:
-    printed = mxext("select", "tiny", "--max-model-len", "4k", "--hf-token", "hf_secretsecretsecret")
+    printed = mxext("select", "tiny", "--max-model-len", "1k", "--hf-token", "hf_secretsecretsecret")
     assert printed.code == 0
     line = next(line for line in printed.out.splitlines() if line.startswith("command")).partition("mxext serve ")[2]
     assert "hf_secret" not in printed.out
     app = parse_serve_args(shlex.split(line))
     assert (app.model.model, app.hub.model_profile) == ("tiny", "cpu")
-    assert (app.model.max_model_len, app.scheduler.max_num_seqs, app.device.device) == (4000, 3, "cpu")
-    assert mxext("select", "tiny", "--max-model-len", "4k", "--json").json["command"][2:] == shlex.split(line)
+    assert (app.model.max_model_len, app.scheduler.max_num_seqs, app.device.device) == (1000, 3, "cpu")
+    assert mxext("select", "tiny", "--max-model-len", "1k", "--json").json["command"][2:] == shlex.split(line)
 
 
 def test_goal_and_profile_are_short_for_the_server_s_flags(mxext: Run) -> None:
@@ -126,6 +129,16 @@ def test_every_command_says_what_it_does_and_what_its_exit_codes_mean(
     assert f"usage: mxext hub {ALIASES.get(command, command)}" in printed
     for code, meaning in MEANINGS:
         assert f"{code:>3}  {meaning}" in printed
+
+
+def test_no_flag_of_a_command_hides_one_of_the_server() -> None:
+    of_server = {f"--{flag.name}" for flag in all_flags()} | {f"--{name}" for name in refused_flags()}
+    parser = command_parser("all", "All flags.")
+    add_choice(parser)
+    add_events(parser)
+    own = {option for action in parser._actions for option in action.option_strings}
+    own |= {"--output", "-o", "--keep", "--quick", "--dry-run", "--profiles", "--all", "--model-store"}
+    assert own & of_server == set()
 
 
 def test_the_help_names_every_command(mxext: Run) -> None:

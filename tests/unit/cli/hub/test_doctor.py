@@ -90,9 +90,9 @@ def test_variables_that_change_how_sources_are_reached_are_told(
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://user:password@proxy.example:3128")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
-    monkeypatch.setenv("VLLM_MXEXT_MODEL_PROFIL", "x")
+    monkeypatch.setenv("MIM_MODEL_PROFIL", "x")
     assert "Correct or unset SSL_CERT_FILE" in findings(mxext, "--offline")["certificates"]
-    assert "did you mean VLLM_MXEXT_MODEL_PROFILE" in findings(mxext, "--offline", level="warning")["variables"]
+    assert "MIM_MODEL_PROFILE" in findings(mxext, "--offline", level="warning")["variables"]
     proxy = findings(mxext, "--offline", level="ok")["proxy"]
     assert "password" not in mxext("doctor", "--offline").out
     assert proxy

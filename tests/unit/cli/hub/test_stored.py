@@ -124,6 +124,7 @@ def test_a_bundle_brings_a_model_to_a_machine_without_a_network(
     mxext: Run, hub: ModelHub, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add("acme/real", builtin.model_path())
+    hub.add(NAME, builtin.model_path())
     mxext("pull", "tiny", "--quiet")
     mxext("pull", "acme/real", "--quiet")
     bundle = tmp_path / "models.tar"
