@@ -6,6 +6,8 @@ import json
 import random
 from pathlib import Path
 
+_HEADER = 128
+
 
 def write_model(folder: Path, weight_bytes: int = 300_000, seed: int = 0) -> Path:
     """Writes a configuration, a tokenizer, two shards of random weights and a file in a sub-folder."""
@@ -17,7 +19,14 @@ def write_model(folder: Path, weight_bytes: int = 300_000, seed: int = 0) -> Pat
     index = {"metadata": {}, "weight_map": {f"layer.{number}": shard for number, shard in enumerate(shards)}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     for number, shard in enumerate(shards):
-        (folder / shard).write_bytes(noise.randbytes(weight_bytes // 2 + number))
+        (folder / shard).write_bytes(_safetensors(f"layer.{number}", weight_bytes // 2 + number, noise))
     (folder / "original").mkdir(exist_ok=True)
     (folder / "original" / "params with space.json").write_text("{}")
     return folder
+
+
+def _safetensors(name: str, size: int, noise: random.Random) -> bytes:
+    """Returns a file of so many bytes with one tensor in it."""
+    entry = {"dtype": "U8", "shape": [size - 8 - _HEADER], "data_offsets": [0, size - 8 - _HEADER]}
+    header = json.dumps({name: entry}).encode().ljust(_HEADER)
+    return _HEADER.to_bytes(8, "little") + header + noise.randbytes(size - 8 - _HEADER)

@@ -245,12 +245,29 @@ class _Pull:
         )
         files = [StoredFile(file.path, file.size, file.sha256) for file in fetched]
         snapshot = self.store.publish(
-            self.wish.store_name, listing.revision, source.uri, files, asked_revision=self.wish.asked_revision
+            self.wish.store_name,
+            listing.revision,
+            source.uri,
+            files,
+            asked_revision=self.wish.asked_revision,
+            check=self._check,
         )
         self.downloading.listener(
             Progress(name, Phase.DONE, total, total, len(fetched), len(fetched), detail=source.uri)
         )
         return snapshot
+
+    def _check(self, folder: Path) -> None:
+        """Refuses files that are not what their names say, or not signed as they have to be."""
+        from vllm_mxext.hub.content_safety import check_content  # noqa: PLC0415
+        from vllm_mxext.hub.signing import check_signature  # noqa: PLC0415
+
+        security = self._security
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                path = file.relative_to(folder).as_posix()
+                check_content(file, path, allows_pickle=security.allow_pickle, allows_code=security.trust_remote_code)
+        check_signature(self.wish.entry.name, folder, security, is_offline=self.config.network.is_offline)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.hub_servers.model_files import write_model
 from tests.hub_servers.model_hub import ModelHub
 from tests.hub_servers.stand_in import Fault
 from vllm_mxext.config.hub import HubConfig, NetworkConfig
-from vllm_mxext.errors import ChecksumError, DownloadError, HubCause
+from vllm_mxext.errors import ChecksumError, DownloadError, HubCause, MissingDependencyError, UnsafeFileError
 from vllm_mxext.hub.manifest.model import Artifact, FileEntry, ModelEntry
 from vllm_mxext.hub.mx_download import Downloading, NeedsDownloadError, Wish, obtain, pull, stored, wish_for
 from vllm_mxext.hub.progress import Phase, Progress
@@ -124,3 +125,20 @@ def test_a_revision_in_the_uri_is_told_from_others_that_are_stored(tmp_path: Pat
     assert stored(marked, store) is None
     assert pull(marked, config(tmp_path, hub), Downloading()).revision == other
     assert stored(marked, store) is not None
+
+
+@pytest.mark.promise("HUB-SAFE-2")
+def test_a_pickle_in_the_clothes_of_safetensors_is_never_published(tmp_path: Path, hub: ModelHub, model: Path) -> None:
+    (model / WEIGHTS[0]).write_bytes(pickle.dumps({"weight": list(range(1000))}))
+    hub.add(NAME, model)
+    with pytest.raises(UnsafeFileError, match=WEIGHTS[0]):
+        pull(wish(), config(tmp_path, hub), Downloading())
+    assert ModelStore(tmp_path / "store").snapshots() == ()
+
+
+@pytest.mark.promise("HUB-SIGN-1")
+def test_an_unsigned_model_is_not_published_where_a_signature_is_required(tmp_path: Path, hub: ModelHub) -> None:
+    signed = dataclasses.replace(config(tmp_path, hub), signature="require")
+    with pytest.raises((UnsafeFileError, MissingDependencyError), match="signature"):
+        pull(wish(), signed, Downloading())
+    assert ModelStore(tmp_path / "store").snapshots() == ()

@@ -167,5 +167,5 @@ def test_the_documented_module_prints_the_folder(
         monkeypatch.setenv(name, value)
     assert main([NAME]) == 0
     assert (Path(capsys.readouterr().out.strip()) / "config.json").is_file()
-    assert main(["acme/none"]) == 1
+    assert main(["acme/none"]) == 4
     assert "acme/none" in capsys.readouterr().err

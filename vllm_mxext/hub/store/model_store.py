@@ -108,7 +108,14 @@ class ModelStore:
         return layout.read_pointer(snapshot.folder.parent / names.CURRENT) == snapshot.folder.name
 
     def publish(
-        self, name: str, revision: str, uri: str, files: Sequence[StoredFile], *, asked_revision: str = ""
+        self,
+        name: str,
+        revision: str,
+        uri: str,
+        files: Sequence[StoredFile],
+        *,
+        asked_revision: str = "",
+        check: Callable[[Path], object] | None = None,
     ) -> Snapshot:
         """Makes blobs visible as a model, which becomes the current one of its name; does nothing twice.
 
@@ -118,6 +125,7 @@ class ModelStore:
             uri: source, without secrets.
             files: all of them; their blobs are in the store.
             asked_revision: branch or tag that was asked for.
+            check: looks at the folder before anybody else can; what it raises keeps it from being published.
 
         Raises:
             UnsafeFileError: a path is.
@@ -130,7 +138,7 @@ class ModelStore:
         layout.prepare(self.folder)
         with self.adding("publish"), storing(self.folder):
             made = Snapshot(name, revision, uri, ordered, self._model(name), asked_revision, self.clock())
-            snapshot = self._publish(made)
+            snapshot = self._publish(made, check)
             if asked_revision:
                 self._point_ref(name, asked_revision, snapshot.folder)
             self._make_current(snapshot.folder)
@@ -171,7 +179,7 @@ class ModelStore:
             return
         shutil.rmtree(hidden)
 
-    def _publish(self, made: Snapshot) -> Snapshot:
+    def _publish(self, made: Snapshot, check: Callable[[Path], object] | None) -> Snapshot:
         """Returns a whole snapshot with these files: one that is there, or a new one."""
         model, base = made.folder, names.revision_folder(made.revision)
         model.mkdir(parents=True, exist_ok=True)
@@ -179,21 +187,25 @@ class ModelStore:
             folder = model / (base if number == 0 else f"{base}~{number}")
             there = layout.read_snapshot(folder)
             if there is not None and _has_same_files(there, made) and linking.is_whole(there):
+                if check is not None:
+                    check(folder)
                 return there
             if not os.path.lexists(folder):
                 break
-        if not self._build(made, folder):
-            return self._publish(made)
+        if not self._build(made, folder, check):
+            return self._publish(made, check)
         snapshot = replace(made, folder=folder)
         if not linking.is_whole(snapshot):  # without locks, gc may have taken a blob meanwhile
             raise _incomplete(snapshot)
         return snapshot
 
-    def _build(self, made: Snapshot, folder: Path) -> bool:
+    def _build(self, made: Snapshot, folder: Path, check: Callable[[Path], object] | None) -> bool:
         """Builds a folder beside and renames it; false if somebody was faster."""
         hidden = folder.parent / f"{NEW}{os.getpid()}-{secrets.token_hex(8)}"
         try:
             linking.build(made, hidden, self.blobs, self.folder)
+            if check is not None:
+                check(hidden)
             try:
                 os.rename(hidden, folder)
             except OSError:
