@@ -82,7 +82,7 @@ def measure(case: Case, folder: Path, num_cached_tokens: int) -> int:
         with httpx.Client(base_url=server.url, timeout=300.0, trust_env=False) as client:
             for number in range(num_cached_tokens // PROMPT_TOKENS + 1):
                 prompt = [1 + number, *range(2, PROMPT_TOKENS + 1)]  # the first token keeps prefixes apart
-                body = {"model": str(folder), "prompt": prompt, "max_tokens": 2, "n": _NUM_SEQS}
+                body = {"model": str(folder), "prompt": prompt, "max_tokens": 2, "n": 1 if number else _NUM_SEQS}
                 client.post("/v1/completions", json=body).raise_for_status()
         return sum(int(process.memory_info().rss) for process in server.family())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_mxext.config.memory_plan import format_bytes
-from vllm_mxext.hub.hardware import Hardware
 from vllm_mxext.hub.judgement import Estimate, Judgement, Ranking, Selection
 
 ID_LENGTH = 12
@@ -64,17 +63,6 @@ def judgement_dict(judgement: Judgement) -> dict[str, Any]:
         "available_bytes": judgement.available_bytes,
         "estimate": None if judgement.estimate is None else _estimate_dict(judgement.estimate),
     }
-
-
-def describe_choice(selection: Selection, hardware: Hardware) -> str:
-    """Returns one line about the choice, for the start-up log."""
-    if selection.chosen is None:
-        return f"{selection.model.name}: no profile can run on {hardware.name}."
-    profile = selection.chosen.profile
-    names = [hardware.devices[position].name for position in selection.chosen.device_indexes]
-    where = f"{len(names)} x {names[0]}" if names else "the processor"
-    why = selection.rankings[0].why
-    return f"{selection.model.name}: profile {profile.name} ({profile.id[:ID_LENGTH]}) on {where}. {why}"
 
 
 def _paragraph(ranking: Ranking) -> list[str]:

@@ -180,10 +180,12 @@ def _judge_place(profile: Profile, demand: _Demand, place: _Place) -> Judgement:
             return _runnable(profile, demand, place, estimate)
         whole = demand.estimate(demand.length, memory)
         assert whole is not None
+        limit = f"{format_bytes(memory.available_bytes)} are available"
+        if whole.device_total <= memory.available_bytes:
+            limit = f"it may take {memory_share(profile):.0%} of {format_bytes(memory.total_bytes)}"
         reason = (
             f"The whole context of {demand.length:,} tokens takes {format_bytes(whole.device_total)} of {place.name}, "
-            f"of which {format_bytes(memory.available_bytes)} are available; {now:,} tokens fit with --max-model-len "
-            f"{now}."
+            f"of which {limit}; {now:,} tokens fit with --max-model-len {now}."
         )
         suggested = {"max-model-len": now}
         share = now / demand.length
