@@ -12,7 +12,7 @@ import platform
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,19 +98,21 @@ class Claim:
         folder: ours alone.
     """
 
-    def __init__(self, folder: Path, lock: _Lock) -> None:
+    def __init__(self, folder: Path, lock: _Lock, leftovers: Callable[[], list[Path]]) -> None:
         self.folder = folder
+        self._leftovers = leftovers
         self._lock = lock
 
     def release(self, *, is_done: bool) -> None:
         """Gives the right back.
 
         Args:
-            is_done: nobody needs what is in the folder; otherwise the next one goes on with it.
+            is_done: nobody needs what is in the folder, nor what others have left; otherwise the next one goes on.
         """
         try:
             if is_done:
-                shutil.rmtree(self.folder, ignore_errors=True)
+                for folder in (self.folder, *self._leftovers()):
+                    shutil.rmtree(folder, ignore_errors=True)
             else:
                 with suppress(OSError):  # somebody else has left his there: ours is taken over when we have ended
                     os.rename(self.folder, self.folder.with_name(_key_of(self.folder)))
@@ -152,7 +154,7 @@ class Claims:
         if folder is None:
             lock.release()
             return None
-        return Claim(folder, lock)
+        return Claim(folder, lock, lambda: [other for other in self._folders(key) if self._is_idle(other, lock)])
 
     def held_bytes(self, key: str) -> int:
         """Disk space that partial files of a key take already; the largest counts, as only that one is gone on with."""
