@@ -25,17 +25,24 @@ def put_blob(blobs: BlobStore, content: bytes, folder: Path) -> str:
     return digest(content)
 
 
-def put_files(store: ModelStore, files: dict[str, bytes]) -> list[StoredFile]:
+def put_files(store: ModelStore, files: dict[str, bytes], way: str = "incoming") -> list[StoredFile]:
+    """Stores files as blobs, by way of a folder that nobody else uses."""
     return [
-        StoredFile(path, len(content), put_blob(store.blobs, content, store.folder.parent / "incoming"))
+        StoredFile(path, len(content), put_blob(store.blobs, content, store.folder.parent / way))
         for path, content in files.items()
     ]
 
 
 def publish(
-    store: ModelStore, name: str, revision: str, files: dict[str, bytes], *, asked_revision: str = ""
+    store: ModelStore,
+    name: str,
+    revision: str,
+    files: dict[str, bytes],
+    *,
+    asked_revision: str = "",
+    way: str = "incoming",
 ) -> Snapshot:
-    return store.publish(name, revision, f"hf://{name}", put_files(store, files), asked_revision=asked_revision)
+    return store.publish(name, revision, f"hf://{name}", put_files(store, files, way), asked_revision=asked_revision)
 
 
 def contents(snapshot: Snapshot) -> dict[str, bytes]:

@@ -91,7 +91,9 @@ class ModelStore:
             if exact:
                 return self._pointed(exact, self._model(name) / names.CURRENT) or exact[0]
             asked = self._pointed(found, self._ref(name, revision))
-            return asked or _abbreviated(found, name, revision)
+            if asked is not None:
+                return replace(asked, asked_revision=revision)
+            return _abbreviated(found, name, revision)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """Lists all published snapshots, by name and time, whole or not.
