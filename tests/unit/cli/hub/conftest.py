@@ -23,7 +23,8 @@ model:
   aliases: [tiny]
   license: apache-2.0
   config: {architectures: [LlamaForCausalLM], model_type: llama, vocab_size: 320, hidden_size: 64,
-           intermediate_size: 96, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 2048}
+           intermediate_size: 96, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2,
+           max_position_embeddings: 2048}
 sources: ["hf://acme/tiny"]
 artifacts:
   - {name: weights, format: safetensors}
