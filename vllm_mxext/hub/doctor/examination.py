@@ -72,7 +72,7 @@ def examine(patient: Patient) -> list[Finding]:
         uses_socks=environment_checks.uses_socks(environ),
     )
     if patient.probe is not None:
-        findings += [source_checks.check_source(uri, patient.probe) for uri in uris]
+        findings += [source_checks.check_source(uri, patient.probe, environ) for uri in uris]
     return findings
 
 

@@ -55,15 +55,28 @@ def test_offline_no_socket_is_opened(mxext: Run, monkeypatch: pytest.MonkeyPatch
     assert "MIM_OFFLINE is set" in findings(mxext, "acme/unheard-of", level="warning")["offline"]
 
 
+def name_unknown(*_: Any, **__: Any) -> None:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
 def test_missing_tokens_and_unreachable_sources_are_told_with_their_remedy(
     mxext: Run, hub: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.add(NAME, tmp_path / "origin", is_private=True)
-    assert "HF_TOKEN" in findings(mxext, "tiny")["source"]
+    for restriction in ("is_private", "is_gated"):
+        hub.add(NAME, tmp_path / "origin", **{restriction: True})
+        assert "HF_TOKEN" in findings(mxext, "tiny")["source"]
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    assert "HTTPS_PROXY" in findings(mxext, "tiny")["source"]
+    assert "Check the network" in findings(mxext, "tiny")["source"]
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "other.example")
+    assert "the proxy of HTTP_PROXY: check it" in findings(mxext, "tiny")["source"]
+    monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("http", "https"))
+    assert "certificate" in findings(mxext, "tiny")["source"]
+    monkeypatch.delenv("HTTP_PROXY")
+    monkeypatch.delenv("NO_PROXY")
     monkeypatch.setenv("HF_ENDPOINT", "http://nowhere.invalid")
-    assert "nowhere.invalid" in findings(mxext, "tiny")["source"]
+    monkeypatch.setattr(socket, "getaddrinfo", name_unknown)
+    assert "this machine's DNS" in findings(mxext, "tiny")["source"]
 
 
 def test_a_model_that_cannot_run_or_is_unknown_is_told(mxext: Run, home: Path) -> None:
