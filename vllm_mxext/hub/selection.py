@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm_mxext.config.sources import did_you_mean
@@ -150,73 +150,57 @@ RULES = (
 """The rules in the order of their weight."""
 
 
-def select(
-    entry: ModelEntry,
-    hardware: Hardware,
-    *,
-    goal: Goal,
-    goal_origin: str = "",
-    profile: str | None = None,
-    tensor_parallel: int | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    is_stored: bool = False,
-) -> Selection:
-    """Chooses a profile; see `rank()` for the arguments.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a choice is asked for.
 
-    Raises:
-        ConfigError: no profile has the asked name, or several have ids that begin so.
-        NoCompatibleProfileError: no profile can run, or the one that was asked for cannot.
-    """
-    selection = rank(
-        entry,
-        hardware,
-        goal=goal,
-        goal_origin=goal_origin,
-        profile=profile,
-        tensor_parallel=tensor_parallel,
-        overrides=overrides,
-        is_stored=is_stored,
-    )
-    if selection.chosen is None:
-        others = rank(entry, hardware, goal=goal, overrides=overrides, is_stored=is_stored)
-        raise NoCompatibleProfileError(_refusal(selection, hardware, profile, others))
-    return selection
-
-
-def rank(
-    entry: ModelEntry,
-    hardware: Hardware,
-    *,
-    goal: Goal,
-    goal_origin: str = "",
-    profile: str | None = None,
-    tensor_parallel: int | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    is_stored: bool = False,
-) -> Selection:
-    """Orders all profiles of a model; where none can run, none is chosen.
-
-    Args:
-        entry: the model.
-        hardware: the machine.
+    Attributes:
         goal: what is best.
         goal_origin: who said so, for people.
         profile: name, alias, id or beginning of an id; None or `default` = the best.
         tensor_parallel: only profiles with so many devices that share each layer; None = any.
         overrides: flags that the user has set, with underscores: they count instead of the profiles' own.
         is_stored: the model's files are here already, so that they need no disk space.
+    """
+
+    goal: Goal
+    goal_origin: str = ""
+    profile: str | None = None
+    tensor_parallel: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    is_stored: bool = False
+
+
+def select(entry: ModelEntry, hardware: Hardware, question: Question) -> Selection:
+    """Chooses a profile.
+
+    Raises:
+        ConfigError: no profile has the asked name, or several have ids that begin so.
+        NoCompatibleProfileError: no profile can run, or the one that was asked for cannot.
+    """
+    selection = rank(entry, hardware, question)
+    if selection.chosen is None:
+        others = rank(entry, hardware, replace(question, profile=None, tensor_parallel=None))
+        raise NoCompatibleProfileError(_refusal(selection, hardware, question.profile, others))
+    return selection
+
+
+def rank(entry: ModelEntry, hardware: Hardware, question: Question) -> Selection:
+    """Orders all profiles of a model; where none can run, none is chosen.
 
     Raises:
         ConfigError: no profile has the asked name, or several have ids that begin so.
     """
+    goal, profile = question.goal, question.profile
     wanted = None if profile in (None, DEFAULT_PROFILE) else find_profile(entry, profile)
     judgements = [
-        judge(entry, candidate, hardware, overrides=overrides, is_stored=is_stored) for candidate in entry.profiles
+        judge(entry, candidate, hardware, overrides=question.overrides, is_stored=question.is_stored)
+        for candidate in entry.profiles
     ]
     left_out = {
         judgement.profile.name: reason
         for judgement in judgements
-        if (reason := _left_out(judgement.profile, wanted, tensor_parallel))
+        if (reason := _left_out(judgement.profile, wanted, question.tensor_parallel))
     }
     candidates = [judgement for judgement in judgements if judgement.profile.name not in left_out]
     able = [judgement for judgement in candidates if judgement.state.can_run]
@@ -233,7 +217,7 @@ def rank(
         ),
     ]
     rules = tuple(f"{rule.name}: {rule.sentence}" for rule in RULES)
-    return Selection(entry, goal, goal_origin, able[0] if able else None, tuple(rankings), rules)
+    return Selection(entry, goal, question.goal_origin, able[0] if able else None, tuple(rankings), rules)
 
 
 def find_profile(entry: ModelEntry, text: str | None) -> Profile:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from vllm_mxext import builtin
 from vllm_mxext.config.app import AppConfig, with_settings
@@ -19,7 +19,7 @@ from vllm_mxext.hub.judgement import Selection
 from vllm_mxext.hub.manifest.model import Goal
 from vllm_mxext.hub.mx_download import Downloading, is_here, obtain, wish_for
 from vllm_mxext.hub.references import with_adapters, with_local_references
-from vllm_mxext.hub.selection import rank, select
+from vllm_mxext.hub.selection import Question, rank, select
 from vllm_mxext.hub.served_model import ServedModel
 from vllm_mxext.hub.store.snapshot import Snapshot
 from vllm_mxext.logger import init_logger
@@ -101,7 +101,7 @@ def choose(app: AppConfig, config: HubConfig, found: FoundModel, hardware: Hardw
         ConfigError: there is no such profile.
         NoCompatibleProfileError: none can run.
     """
-    return select(found.entry, hardware, **_question(app, config, found))
+    return select(found.entry, hardware, _question(app, config, found))
 
 
 def rank_profiles(app: AppConfig, config: HubConfig, found: FoundModel, hardware: Hardware) -> Selection:
@@ -110,23 +110,23 @@ def rank_profiles(app: AppConfig, config: HubConfig, found: FoundModel, hardware
     Raises:
         ConfigError: there is no such profile.
     """
-    return rank(found.entry, hardware, **_question(app, config, found))
+    return rank(found.entry, hardware, _question(app, config, found))
 
 
-def _question(app: AppConfig, config: HubConfig, found: FoundModel) -> dict[str, Any]:
+def _question(app: AppConfig, config: HubConfig, found: FoundModel) -> Question:
     goal, origin = DEFAULT_GOAL, "default"
     if found.entry.goal is not None:
         goal, origin = found.entry.goal, "manifest"
     if config.goal is not None:
         goal, origin = cast("Goal", config.goal), config.goal_origin
-    return {
-        "goal": goal,
-        "goal_origin": origin,
-        "profile": config.profile,
-        "tensor_parallel": config.tensor_parallel,
-        "overrides": overrides(app),
-        "is_stored": found.folder is not None or is_here(wish_for(found.entry, config), config),
-    }
+    return Question(
+        goal,
+        origin,
+        config.profile,
+        config.tensor_parallel,
+        overrides(app),
+        is_stored=found.folder is not None or is_here(wish_for(found.entry, config), config),
+    )
 
 
 def chosen_line(found: FoundModel, selection: Selection) -> str:

@@ -94,11 +94,11 @@ class ServedHub:
 
     def _judge(self, entry: ModelEntry) -> tuple[Selection, Hardware]:
         from vllm_mxext.hub.hardware_inspect import inspect_hardware  # noqa: PLC0415 - few ask for it
-        from vllm_mxext.hub.selection import rank  # noqa: PLC0415
+        from vllm_mxext.hub.selection import Question, rank  # noqa: PLC0415
 
         hardware = _unused(inspect_hardware(self.store_folder))
         goal, origin = (_GOAL, "default") if entry.goal is None else (entry.goal, "manifest")
-        return rank(entry, hardware, goal=goal, goal_origin=origin, is_stored=True), hardware
+        return rank(entry, hardware, Question(goal, origin, is_stored=True)), hardware
 
 
 def _unused(hardware: Hardware) -> Hardware:

@@ -13,7 +13,7 @@ from vllm_mxext.hub.hardware_inspect import read_hardware
 from vllm_mxext.hub.judgement import Selection, State
 from vllm_mxext.hub.manifest.lookup import packaged_manifest
 from vllm_mxext.hub.manifest.model import Goal, ModelEntry
-from vllm_mxext.hub.selection import rank
+from vllm_mxext.hub.selection import Question, rank
 
 FILE = Path(__file__).with_name("selection_table.txt")
 
@@ -41,7 +41,7 @@ def golden_table() -> str:
 
 def _lines(hardware: Hardware, entries: list[ModelEntry]) -> Iterator[str]:
     for entry in entries:
-        cells = (_cell(rank(entry, hardware, goal=goal)) for goal in GOALS)
+        cells = (_cell(rank(entry, hardware, Question(goal))) for goal in GOALS)
         yield f"  {entry.name.rpartition('/')[2]:24}" + "".join(f"{cell:42}" for cell in cells).rstrip()
 
 

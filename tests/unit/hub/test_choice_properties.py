@@ -16,7 +16,7 @@ from vllm_mxext.hub.explain import explain
 from vllm_mxext.hub.judgement import State
 from vllm_mxext.hub.manifest.model import Goal, Profile, Tags
 from vllm_mxext.hub.model_shape import parse_shape
-from vllm_mxext.hub.selection import rank
+from vllm_mxext.hub.selection import Question, rank
 from vllm_mxext.hub.states import judge
 
 GOALS: tuple[Goal, ...] = ("latency", "throughput", "memory")
@@ -45,7 +45,7 @@ def test_the_choice_does_not_depend_on_the_order_of_profiles(
     machine = server(memory, *[gpu(device_memory)] * num_devices)
     shuffled = list(PROFILES)
     random.shuffle(shuffled)
-    texts = {explain(rank(model(*profiles), machine, goal=goal)) for profiles in (PROFILES, shuffled, PROFILES)}
+    texts = {explain(rank(model(*profiles), machine, Question(goal))) for profiles in (PROFILES, shuffled, PROFILES)}
     assert len(texts) == 1
 
 

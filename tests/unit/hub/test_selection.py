@@ -14,13 +14,13 @@ from vllm_mxext.hub.explain import as_dict, explain, table
 from vllm_mxext.hub.hardware import Hardware
 from vllm_mxext.hub.judgement import Selection
 from vllm_mxext.hub.manifest.model import Goal, Profile, Tags
-from vllm_mxext.hub.selection import RULES, find_profile, rank, select
+from vllm_mxext.hub.selection import RULES, Question, find_profile, rank, select
 
 H100S = server(256 * GIB, *[gpu()] * 4, engines=("native", "vllm", "tensorrt_llm"))
 
 
 def choose(*profiles: Profile, hardware: Hardware = H100S, goal: Goal = "latency", **filters: Any) -> Selection:
-    return select(model(*profiles), hardware, goal=goal, goal_origin="test", **filters)
+    return select(model(*profiles), hardware, Question(goal, "test", **filters))
 
 
 def order(*profiles: Profile, hardware: Hardware = H100S, goal: Goal = "latency") -> list[str]:
@@ -156,7 +156,7 @@ def test_when_nothing_can_run_every_reason_is_said() -> None:
     assert "one: It needs 8 equal NVIDIA GPUs" in text
     assert "two: It needs an AMD GPU" in text
     assert caught.value.cause is HubCause.NO_PROFILE
-    assert rank(model(on_gpu(tp=8)), H100S, goal="latency").chosen is None
+    assert rank(model(on_gpu(tp=8)), H100S, Question("latency")).chosen is None
 
 
 @pytest.mark.promise("HUB-SEL-3")

@@ -10,7 +10,8 @@ from vllm_mxext.config.app import AppConfig
 from vllm_mxext.config.server import ServerConfig
 from vllm_mxext.entrypoints.starting import Start
 from vllm_mxext.hub.mx_download import Downloading
-from vllm_mxext.hub.progress import Listener
+from vllm_mxext.hub.progress import Listener, Progress
+from vllm_mxext.hub.progress_display import display
 from vllm_mxext.hub.startup import prepare
 from vllm_mxext.server.downloads import Downloads
 from vllm_mxext.server.preparing import StoppedError, serve_while
@@ -33,7 +34,13 @@ def downloaded_start(app: AppConfig, server: ServerConfig, sock: socket.socket) 
     downloads = Downloads()
 
     def work(listener: Listener, cancel: threading.Event) -> Start:
-        prepared = prepare(app, Downloading(listener, cancel))
+        with display() as show:
+
+            def listen(progress: Progress) -> None:
+                listener(progress)
+                show(progress)
+
+            prepared = prepare(app, Downloading(listen, cancel))
         return Start(prepared.app, prepared.served, downloads)
 
     # Beside the download, because connections wait for whatever is done between the two servers.
