@@ -80,14 +80,14 @@ def test_processes_that_publish_the_same_at_once_do_no_harm_to_each_other_or_to_
 def test_processes_that_die_leave_nothing_that_readers_see_or_that_gc_does_not_clear_away(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     publish(ModelStore(folder), "org/m", "r1000", {"own.txt": b"1000"})
-    die_at = 0
+    deaths = []
     for attempt in range(NUM_KILLS):
-        die_at += 1 + (7 * attempt) % 11
-        process = start(folder, attempt, 3, "locks", die_at)
-        assert process.wait() in (0, 9)
+        process = start(folder, attempt, 100, "locks", 1 + 37 * attempt % 211)
+        deaths.append(process.wait())
         store = ModelStore(folder)
         assert assert_all_is_whole(store) >= 1
         assert store.snapshot("org/m") is not None
+    assert deaths == [9] * NUM_KILLS
     later = ModelStore(folder, clock=lambda: 4e9)
     collect(later, GcRule(num_kept=0))
     assert assert_all_is_whole(later) == 1

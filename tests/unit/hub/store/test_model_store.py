@@ -178,6 +178,29 @@ def test_unsafe_paths_are_not_published(store: ModelStore) -> None:
     assert store.snapshots() == ()
 
 
+def test_what_a_check_refuses_is_never_seen(store: ModelStore) -> None:
+    """Neither a new snapshot nor one that is there becomes the current one if its check fails."""
+    seen: list[Path] = []
+
+    def refuse(folder: Path) -> None:
+        seen.append(folder)
+        assert {path: (folder / path).read_bytes() for path in FILES} == FILES
+        assert store.snapshot("m", R1) is None or folder.name == R1
+        raise UnsafeFileError("It is not signed.")
+
+    files = put_files(store, FILES)
+    with pytest.raises(UnsafeFileError, match="It is not signed"):
+        store.publish("m", R1, "", files, check=refuse)
+    assert store.snapshots() == ()
+    assert not seen[0].exists()
+    publish(store, "m", R1, FILES)
+    other = publish(store, "m", R2, OTHERS)
+    with pytest.raises(UnsafeFileError, match="It is not signed"):
+        store.publish("m", R1, "", files, check=refuse)
+    assert store.snapshot("m") == other
+    assert len(seen) == 2
+
+
 def test_a_file_that_is_not_stored_as_it_should_be_is_not_published(store: ModelStore) -> None:
     (file,) = put_files(store, {"x": b"x"})
     for wrong in (StoredFile("x", 2, file.sha256), StoredFile("x", 1, "0" * 64), StoredFile("x", 1, "../x")):
