@@ -185,6 +185,12 @@ PROMISES = {
     "OPS-4": "A full queue answers 429 with Retry-After.",
     "OPS-5": "SIGTERM turns ready to 503, lets open streams finish and exits with 0; a second signal aborts.",
     # MX Hub
+    "HUB-TRANSFER-1": "A download that dies anywhere resumes to the same digest with all but one chunk per connection.",
+    "HUB-TRANSFER-2": "Servers that flip, cut, ignore ranges, lie or change files bring no wrong byte into the store.",
+    "HUB-TRANSFER-3": "Several that want one file fetch it once, or without working locks each for itself, unharmed.",
+    "HUB-TRANSFER-4": "Full, small and read-only disks are told in one sentence; nothing is half-published or lost.",
+    "HUB-TRANSFER-5": "Repair fetches only the chunks that are damaged; readers of the old file are not disturbed.",
+    "HUB-TRANSFER-6": "Downloads keep to their limit, tell rate and time left, and can be stopped at once.",
     "HUB-STORE-1": "A published snapshot is found with all its files, with links, hard links or copies.",
     "HUB-STORE-2": "Publishing again, also by several processes at once, changes nothing; old versions stay whole.",
     "HUB-STORE-3": "Trouble with the store's folder is said with its cause and a remedy, and nothing is half there.",
