@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vllm_mxext.cli.hub_commands.parsing import EXIT_CODES, Parser
-from vllm_mxext.errors import MxError
+from vllm_mxext.config.sources import did_you_mean
+from vllm_mxext.errors import ConfigError, MxError
 from vllm_mxext.hub.exit_codes import USAGE, cause_name, exit_code
 
 _PACKAGE = "vllm_mxext.cli.hub_commands"
@@ -85,7 +86,9 @@ def _without_command(argv: Sequence[str]) -> int:
         "\n\ncommands:\n" + "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
         epilog=f"Every command has --json and takes all flags of 'mxext serve'.\n\n{EXIT_CODES}",
     )
-    parser.add_argument("command", nargs="?", choices=[*COMMANDS, *ALIASES], metavar="COMMAND", help="one of the above")
-    parser.parse_args(argv)
+    parser.add_argument("command", nargs="?", metavar="COMMAND", help="one of the above")
+    name = parser.parse_known_args(argv)[0].command
+    if name is not None:
+        raise ConfigError(f"There is no command 'mxext hub {name}'{did_you_mean(name, COMMANDS)}")
     parser.print_help()
     return USAGE

@@ -12,7 +12,7 @@ from vllm_mxext.cli.hub_commands.events import showing
 from vllm_mxext.cli.hub_commands.parsing import add_events, command_parser
 from vllm_mxext.cli.hub_commands.tables import columns, counted
 from vllm_mxext.config.memory_plan import format_bytes
-from vllm_mxext.errors import HubCause, StoreError
+from vllm_mxext.errors import ConfigError, HubCause, StoreError
 from vllm_mxext.hub.as_json import snapshot_as_json
 from vllm_mxext.hub.exit_codes import DONE, code_of
 from vllm_mxext.hub.store.model_store import ModelStore
@@ -27,7 +27,7 @@ def list_stored(argv: Sequence[str]) -> int:
     asked = read(parser, argv)
     store = ModelStore(asked.config.folder)
     snapshots = _wanted(asked, store, may_be_none=True)
-    on_disk = sum(store.blobs.path(sha256).stat().st_size for sha256 in store.blobs.digests())
+    on_disk = sum(store.blobs.size(sha256) or 0 for sha256 in store.blobs.digests())
     entries: list[dict[str, Any]] = []
     rows = [("model", "revision", "size", "stored", "", "source")]
     for snapshot in snapshots:
@@ -42,7 +42,8 @@ def list_stored(argv: Sequence[str]) -> int:
         entries.append({**facts, "is_current": is_current, "is_pinned": is_pinned})
     value = {"folder": str(store.folder), "bytes_on_disk": on_disk, "models": entries}
     total = f"{counted(len(entries), 'revision')}, {format_bytes(on_disk)} in '{store.folder}'"
-    asked.answer(value, f"{columns(rows)}\n{total}" if entries else f"Nothing is stored in '{store.folder}'.")
+    of_what = "" if asked.app.model.model is None else f" of {asked.app.model.model}"
+    asked.answer(value, f"{columns(rows)}\n{total}" if entries else f"Nothing{of_what} is stored in '{store.folder}'.")
     return DONE
 
 
@@ -110,6 +111,8 @@ def gc(argv: Sequence[str]) -> int:
         help=f"older revisions of each model that stay (default: {GcRule().num_kept})",
     )  # fmt: skip
     asked = read(parser, argv)
+    if asked.app.origins.get("model") == "command line":
+        raise ConfigError(f"`mxext hub gc` is about all that is stored; leave '{asked.require_model()}' out.")
     store = ModelStore(asked.config.folder)
     report = collect(store, GcRule(num_kept=asked.own.keep), is_dry_run=asked.own.dry_run)
     value = {

@@ -131,6 +131,12 @@ def test_every_command_says_what_it_does_and_what_its_exit_codes_mean(
         assert f"{code:>3}  {meaning}" in printed
 
 
+def test_an_unknown_command_is_told_with_the_nearest_one(mxext: Run) -> None:
+    assert mxext("exlpain", "tiny").err == (
+        "mxext: error: There is no command 'mxext hub exlpain'; did you mean explain?\n"
+    )
+
+
 def test_no_flag_of_a_command_hides_one_of_the_server() -> None:
     of_server = {f"--{flag.name}" for flag in all_flags()} | {f"--{name}" for name in refused_flags()}
     parser = command_parser("all", "All flags.")

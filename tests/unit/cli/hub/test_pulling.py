@@ -146,6 +146,7 @@ def test_init_writes_a_manifest_that_reads_back(mxext: Run, home: Path) -> None:
         (["init"], 2, "usage"),
         (["import"], 2, "usage"),
         (["gc", "--keep", "-1"], 2, "usage"),
+        (["gc", "tiny"], 2, "usage"),
         (["pull", "tiny", "--manifest", "broken.yaml"], 2, "manifest"),
         (["pull", "tiny", "--manifest", "nowhere.yaml"], 2, "manifest"),
         (["pull", "hf://acme/gone"], 4, "unauthorized"),

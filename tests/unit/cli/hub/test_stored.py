@@ -36,6 +36,7 @@ def pulled(mxext: Run) -> Path:
 
 def test_list_shows_what_is_stored(mxext: Run, store: Path) -> None:
     assert mxext("list").out == f"Nothing is stored in '{store}'.\n"
+    assert mxext("list", "tiny").out == f"Nothing of tiny is stored in '{store}'.\n"
     folder = mxext("pull", "tiny", "--quiet").out.strip()
     printed = mxext("list").out
     for part in (STORED, folder[-40:-28], "current", f"hf://{NAME}", "1 revision, "):
