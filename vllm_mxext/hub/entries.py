@@ -9,7 +9,7 @@ from pathlib import Path
 from vllm_mxext.config.app import AppConfig
 from vllm_mxext.config.hub import HubConfig, as_uri, local_folder
 from vllm_mxext.errors import ChecksumError, ConfigError, DownloadError, HubCause, MissingDependencyError
-from vllm_mxext.hub.manifest.lookup import find_manifest, find_model, unknown_model
+from vllm_mxext.hub.manifest.lookup import find_manifest, find_model, origin_of, unknown_model
 from vllm_mxext.hub.manifest.model import Manifest, ModelEntry, Profile
 from vllm_mxext.hub.mx_download import NeedsDownloadError, stored, wish_for
 from vllm_mxext.hub.store.hf_cache import find_snapshot
@@ -82,7 +82,7 @@ def _find(
         return FoundModel(_only_model(manifest), manifest)
     known = find_model(manifest, asked)
     if known is not None:
-        return FoundModel(known, manifest)
+        return FoundModel(known, replace(manifest, origin=origin_of(manifest, known)))
     uri = as_uri(asked, uses_modelscope=config.network.uses_modelscope)
     if uri is None:
         raise ConfigError(unknown_model(manifest, asked))

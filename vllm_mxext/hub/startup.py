@@ -88,6 +88,8 @@ def _prepare_model(
     if folder is None:
         wish = wish_for(found.entry, config, selection.chosen.profile.artifact)
         folder, snapshot = obtain(wish, config, downloading)
+    for note in found.manifest.notes:
+        logger.info("%s", note)
     logger.info("%s", chosen_line(found, selection))
     app = with_adapters(inject(app, found.entry, selection.chosen), found)
     app = _with_folder(app, found, folder, snapshot)
