@@ -85,7 +85,7 @@ class KilledError(BaseException):
     """The process is killed while it receives."""
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kills=st.lists(st.integers(0, 30 * CHUNK), max_size=6),
     connections=st.integers(1, 5),
