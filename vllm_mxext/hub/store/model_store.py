@@ -187,13 +187,13 @@ class ModelStore:
         model.mkdir(parents=True, exist_ok=True)
         for number in itertools.count():
             folder = model / (base if number == 0 else f"{base}~{number}")
+            if not os.path.lexists(folder):  # asked first: somebody may be publishing the same
+                break
             there = layout.read_snapshot(folder)
             if there is not None and _has_same_files(there, made) and linking.is_whole(there):
                 if check is not None:
                     check(folder)
                 return there
-            if not os.path.lexists(folder):
-                break
         if not self._build(made, folder, check):
             return self._publish(made, check)
         snapshot = replace(made, folder=folder)

@@ -97,6 +97,28 @@ def test_publishing_again_changes_nothing_and_other_files_under_one_revision_get
     assert len(store.snapshots()) == 2
 
 
+@pytest.mark.promise("HUB-STORE-2")
+def test_who_is_overtaken_between_looking_and_renaming_takes_what_is_there(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = put_files(store, FILES)
+    for module, moment in ((os.path, "lexists"), (os, "rename")):
+        real = getattr(module, moment)
+        others: list[Any] = []
+
+        def overtaken(*args: Any, name: str = moment, real: Any = real, others: list[Any] = others) -> Any:
+            if not others:
+                others.append(None)
+                others[0] = ModelStore(store.folder).publish(name, R1, "", files)
+            return real(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, moment, overtaken)
+            made = store.publish(moment, R1, "", files)
+        assert made == others[0]
+        assert [one.folder.name for one in store.snapshots() if one.name == moment] == [R1]
+
+
 def test_a_snapshot_that_lost_files_is_not_given_out_and_is_published_anew(store: ModelStore) -> None:
     old = publish(store, "m", R1, FILES)
     broken = publish(store, "m", R2, OTHERS)
