@@ -89,11 +89,19 @@ def wish_for(entry: ModelEntry, config: HubConfig, artifact: str | None = None) 
 
     Args:
         entry: the model.
-        config: may name a revision.
+        config: may name a revision, or that of the lock file counts.
         artifact: name of the artifact; None = the first one, or whatever is needed of safetensors.
+
+    Raises:
+        HubError: only what the lock file pins is allowed, and it does not pin this.
     """
     found = next((each for each in entry.artifacts if artifact in (None, each.name)), Artifact("model"))
-    return Wish(entry, found, config.revision or found.revision or entry.revision or "")
+    wish = Wish(entry, found, config.revision or found.revision or entry.revision or "")
+    if config.is_frozen and config.revision is None:
+        from vllm_mxext.hub.store.lock_file import read_lock_file  # noqa: PLC0415 - few use it
+
+        return replace(wish, revision=read_lock_file(config.lock_file).revision(wish.store_name))
+    return wish
 
 
 def stored(wish: Wish, store: ModelStore) -> Snapshot | None:

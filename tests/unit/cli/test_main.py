@@ -27,7 +27,7 @@ def modules_after(*argv: str) -> set[str]:
     return set(json.loads(result.stderr.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("argv", [("--help",), ("--version",), ("serve", "--help")])
+@pytest.mark.parametrize("argv", [("--help",), ("--version",), ("serve", "--help"), ("hub", "--help")])
 @pytest.mark.promise("CLI-2")
 def test_help_imports_nothing_heavy(argv: tuple[str, ...]) -> None:
     assert modules_after(*argv) == set()

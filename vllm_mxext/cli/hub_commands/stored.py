@@ -197,7 +197,7 @@ def _wanted(
 
 
 def _short(snapshot: Snapshot) -> str:
-    asked = f" ({snapshot.asked_revision})" if snapshot.asked_revision else ""
+    asked = f" ({snapshot.asked_revision})" if snapshot.asked_revision not in ("", snapshot.revision) else ""
     return f"{snapshot.revision[:12]}{asked}"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vllm_mxext.config.app import AppConfig
 from vllm_mxext.config.hub import HubConfig
-from vllm_mxext.errors import HubError, ManifestError, MxError, NoCompatibleProfileError
+from vllm_mxext.errors import ConfigError, HubError, ManifestError, MxError, NoCompatibleProfileError
 from vllm_mxext.hub.doctor import environment_checks, folder_checks, source_checks
 from vllm_mxext.hub.doctor.finding import Finding, Level, ok, problem
 from vllm_mxext.hub.entries import FoundModel, find_entry
@@ -18,7 +18,7 @@ from vllm_mxext.hub.hardware import Hardware
 from vllm_mxext.hub.judgement import Judgement
 from vllm_mxext.hub.manifest.lookup import find_manifest
 from vllm_mxext.hub.manifest.model import Manifest
-from vllm_mxext.hub.mx_download import stored, wish_for
+from vllm_mxext.hub.mx_download import is_here, wish_for
 from vllm_mxext.hub.startup import choose
 from vllm_mxext.hub.store.model_store import ModelStore
 from vllm_mxext.hub.store.verifying import verify
@@ -105,8 +105,10 @@ def _examine_choice(patient: Patient, found: FoundModel | None) -> tuple[Judgeme
         chosen = choose(patient.app, patient.config, found, patient.hardware).chosen
     except NoCompatibleProfileError as error:
         return None, [problem("profile", str(error), "`mxext hub explain` tells what each profile lacks.")]
-    except MxError as error:
+    except ConfigError as error:
         return None, [problem("profile", str(error), "Correct --model-profile or the manifest.")]
+    except HubError:  # of the store, whose checks tell it
+        return None, []
     assert chosen is not None, "choose() raises if nothing can run"
     return chosen, [ok("profile", f"{chosen.profile.name} is {chosen.state.value}: {chosen.reasons[0]}")]
 
@@ -115,7 +117,7 @@ def _is_stored(config: HubConfig, found: FoundModel, chosen: Judgement) -> bool:
     if found.folder is not None:
         return True
     try:
-        return stored(wish_for(found.entry, config, chosen.profile.artifact), ModelStore(config.folder)) is not None
+        return is_here(wish_for(found.entry, config, chosen.profile.artifact), config)
     except HubError:  # the checks of the store tell why
         return False
 

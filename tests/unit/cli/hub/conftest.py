@@ -13,6 +13,7 @@ import pytest
 from tests.hub_servers.model_files import write_model
 from tests.hub_servers.model_hub import ModelHub
 from vllm_mxext.cli.main import main
+from vllm_mxext.hub.hardware import Hardware, Host
 
 NAME = "acme/tiny"
 
@@ -51,6 +52,12 @@ name: the big one
 host: {cores: 64, memory: 512GiB, disk_available: 4TiB}
 devices: [{vendor: nvidia, name: NVIDIA H100 80GB HBM3, count: 8, arch: sm_90, memory: 80GiB}]
 """
+
+
+MACHINE = Hardware(
+    "this machine", Host(num_cores=4, num_threads=8, memory_bytes=32 << 30, memory_available_bytes=24 << 30)
+)
+"""What is found on every machine that the tests run on."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,8 @@ def home(tmp_path: Path, store: Path, hub: ModelHub, monkeypatch: pytest.MonkeyP
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.chdir(home)
+    for module in ("hardware_inspect", "startup"):
+        monkeypatch.setattr(f"vllm_mxext.hub.{module}.inspect_hardware", lambda *_, **__: MACHINE)
     stamina.set_active(False)
     yield home
     stamina.set_active(True)

@@ -116,9 +116,24 @@ def test_lock_pins_what_is_stored_and_frozen_holds_to_it(
     assert {file["path"] for file in printed.json["models"][0]["files"]} > {WEIGHTS}
     assert mxext("download-to-cache", "tiny", "--frozen", "--quiet").code == 0
     hub.add(NAME, write_model(tmp_path / "newer", seed=1))
-    assert mxext("pull", "tiny", "--quiet").code == 0
-    assert mxext("download-to-cache", "tiny", "--frozen", "--quiet").code == 9
+    newer = Path(mxext("pull", "tiny", "--quiet").out.strip())
+    assert newer != pulled
+    assert mxext("download-to-cache", "tiny", "--frozen", "--quiet").out == f"{pulled}\n"
+    refused = mxext("download-to-cache", "tiny", "--frozen", "--revision", newer.name, "--quiet")
+    assert (refused.code, f"{pulled.name} is pinned" in refused.err) == (9, True)
+    assert mxext("pull", "tiny", "--profile", "cpu-small", "--frozen", "--quiet").code == 9
     assert mxext("lock", "tiny", "hf://acme/tiny", "--lock-file", "other.lock").code == 0
+    assert read_lock_file(home / "other.lock").revision(STORED) == newer.name
+
+
+def test_frozen_brings_the_pinned_revision_to_an_empty_machine_although_there_is_a_newer_one(
+    mxext: Run, pulled: Path, hub: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert mxext("lock", "tiny").code == 0
+    hub.models[NAME].folders["v1"] = hub.models[NAME].folders["main"]
+    hub.add(NAME, write_model(tmp_path / "newer", seed=1))
+    monkeypatch.setenv("VLLM_MXEXT_DOWNLOAD_DIR", str(tmp_path / "elsewhere"))
+    assert Path(mxext("pull", "tiny", "--frozen", "--quiet").out.strip()).name == pulled.name
 
 
 def test_a_bundle_brings_a_model_to_a_machine_without_a_network(
