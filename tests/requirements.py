@@ -236,6 +236,9 @@ PROMISES = {
     "HUB-CLI-2": "Each command of `mxext hub` prints one JSON object if asked, and exits with a code per cause.",
     "HUB-CLI-3": "`mxext hub doctor` tells what keeps models from being downloaded or started, with remedies.",
     "HUB-SAFE-2": "Pickles and programs are refused unless allowed, by name and by content.",
+    # Performance tester
+    "PERF-1": "The documented configuration file and flags are read, and unknown names are refused with a suggestion.",
+    "PERF-2": "The result of a run is plain data that JSON carries both ways.",
 }
 """Id -> sentence."""
 
