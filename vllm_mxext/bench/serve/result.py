@@ -41,6 +41,7 @@ class RequestRecord:
         sent_s: when it was handed to the connection.
         ended_s: when the answer was complete, or had failed.
         first_chunk_s: first event with a choice, even an empty one; None without one, or without streaming.
+        last_chunk_s: last such event.
         chunk_times_s: arrival of every event that carried text; empty without streaming.
         chunk_tokens: tokens of each of these, if the server says so; else empty.
         prompt_tokens: as the server counts; None if unknown.
@@ -62,6 +63,7 @@ class RequestRecord:
     sent_s: float
     ended_s: float
     first_chunk_s: float | None = None
+    last_chunk_s: float | None = None
     chunk_times_s: tuple[float, ...] = ()
     chunk_tokens: tuple[int, ...] = ()
     prompt_tokens: int | None = None
