@@ -102,6 +102,8 @@ class MockServer:
         self._random = random.Random(self.behaviour.seed)
         self._slots = asyncio.Semaphore(self.behaviour.slots or sys.maxsize)
         self._server: asyncio.Server | None = None
+        self._connections: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
+        self._stopped = asyncio.Event()
 
     async def __aenter__(self) -> MockServer:
         """Listens."""
@@ -113,14 +115,21 @@ class MockServer:
         """Stops listening."""
         assert self._server is not None
         self._server.close()
+        tasks = [task for task in self._connections.values() if task is not None]
+        for writer in self._connections:
+            writer.transport.abort()
+        self._stopped.set()
+        await asyncio.gather(*tasks)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections[writer] = asyncio.current_task()
         try:
             while await self._request(reader, writer):
                 pass
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            del self._connections[writer]
             writer.close()
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -154,7 +163,8 @@ class MockServer:
         if failure == "disconnect":
             return False
         if failure == "stall":
-            await asyncio.sleep(3600)
+            await self._stopped.wait()
+            return False
         if failure.startswith("status:"):
             _write(writer, int(failure[7:]), b'{"error": {"message": "no"}}')
             return True
@@ -233,10 +243,8 @@ class MockServer:
             return
         if left > _SPIN_S:
             await asyncio.sleep(left - _SPIN_S)
-        while True:
+        while time.monotonic() < due:  # noqa: ASYNC110 - the clock itself is waited for
             await asyncio.sleep(0)
-            if time.monotonic() >= due:
-                return
 
 
 def _chunk(is_chat: bool, text: str, finish: str | None = None, usage: dict[str, Any] | None = None) -> bytes:

@@ -289,6 +289,8 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Returns sections as a YAML file has them."""
         data = dataclasses.asdict(self)
+        data["prompts"] = list(self.prompts)
+        data["load"]["sweep_levels"] = list(self.load.sweep_levels)
         for name in ("input_tokens", "output_tokens"):
             length = getattr(self.workload, name)
             data["workload"][name] = None if length is None else str(length)
