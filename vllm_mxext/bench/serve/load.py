@@ -12,7 +12,8 @@ _MAX_LEVELS = 14
 _GAIN = 1.05
 """More throughput by less than this factor, twice in a row, is saturation."""
 
-_BISECTIONS = 2
+_NEAR = 1.3
+"""A sweep of rates ends when the lowest rate that was too much is at most this much above the highest that was not."""
 
 
 def arrivals(rate: float, burstiness: float, seed: int) -> Iterator[float]:
@@ -49,16 +50,16 @@ def schedule(
     """
     if not ramp_to:
         return _taken(arrivals(rate, burstiness, seed), count, duration_s)
-    # A process of rate 1 in the time that the ramp's integral makes of it (time rescaling).
+    # A process of rate 1 in the time that the ramp's integral makes of it (time rescaling); then its last rate.
     length = duration_s or 2 * count / (rate + ramp_to)
-    growth = (ramp_to - rate) / length
+    total = (rate + ramp_to) / 2 * length
 
     def rescaled() -> Iterator[float]:
         for at in arrivals(1.0, burstiness, seed):
-            root = rate * rate + 2 * growth * at
-            if root < 0:  # a falling ramp has no more arrivals than its integral
-                return
-            yield at / rate if growth == 0 else (math.sqrt(root) - rate) / growth
+            if at < total:
+                yield 2 * at / (rate + math.sqrt(rate * rate + 2 * (ramp_to - rate) / length * at))
+            else:
+                yield length + (at - total) / ramp_to
 
     return _taken(rescaled(), count, duration_s)
 
@@ -105,16 +106,8 @@ def next_rate(done: Sequence[Level], first: float) -> float | None:
         return None
     if not missed:
         return max(kept) * 2
-    if (
-        len(done)
-        > sum(level.load <= min(missed) and _is_doubled(level.load, first) for level in done) + _BISECTIONS - 1
-    ):
-        return None
-    return (max(load for load in kept if load < min(missed)) + min(missed)) / 2
-
-
-def _is_doubled(load: float, first: float) -> bool:
-    return math.log2(load / first).is_integer()
+    best, worst = max(kept), min(missed)
+    return None if worst / best <= _NEAR else (best + worst) / 2
 
 
 def _taken(times: Iterator[float], count: int, duration_s: float) -> tuple[float, ...]:

@@ -101,7 +101,8 @@ async def exact_text(num_tokens: int, generator: random.Random, counter: TokenCo
         ConfigError: the server cannot count, or its tokenizer allows no such text.
     """
     words: list[str] = []
-    wanted, per_word = num_tokens, 1.0
+    wanted = num_tokens
+    own = num_tokens - ((await counter.count(beginning) or 0) if beginning else 0)
     for _ in range(_MAX_TRIES):
         words += generator.choices(_WORDS, k=max(wanted - len(words), 0))
         del words[wanted:]
@@ -115,7 +116,7 @@ async def exact_text(num_tokens: int, generator: random.Random, counter: TokenCo
         if count == num_tokens:
             return text
         missing = num_tokens - count
-        per_word = max(count / len(words), 1.0) if words and not beginning else per_word
+        per_word = max((own - missing) / len(words), 1.0) if words else 1.0
         if abs(missing) >= 2 * per_word:
             wanted = max(len(words) + int(missing / per_word), 1)
         else:
