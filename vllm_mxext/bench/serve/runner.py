@@ -73,6 +73,9 @@ class Runner:
     Args:
         plan: checked.
         on_progress: called several times per second.
+
+    Attributes:
+        origin_s: monotonic seconds when the run began; 0 before that.
     """
 
     def __init__(self, plan: Plan, on_progress: Callable[[Progress], None] | None = None) -> None:
@@ -80,7 +83,7 @@ class Runner:
         self._on_progress = on_progress
         self._is_interrupted = False
         self._stage: StageRun | None = None
-        self._origin_s = 0.0
+        self.origin_s = 0.0
         self._collected = _Collected([], [], [], [], [])
 
     def interrupt(self) -> None:
@@ -105,8 +108,8 @@ class Runner:
         is_made = workload.input_tokens is not None
         count = workload.num_requests or (made if is_made else max(len(prompts) // workload.turns, 1))
         started_at = datetime.now().astimezone().isoformat(timespec="milliseconds")
-        self._origin_s = time.monotonic()
-        scrapers = [Scraper(target.wire, target.label, self._origin_s) for target in targets]
+        self.origin_s = time.monotonic()
+        scrapers = [Scraper(target.wire, target.label, self.origin_s) for target in targets]
         metrics: list[MetricsSample] = []
         try:
             if plan.test_params.server_metrics:
@@ -134,7 +137,7 @@ class Runner:
             notes=tuple(collected.notes),
             metrics=tuple(sorted(metrics, key=lambda sample: sample.at_s)),
             is_interrupted=self._is_interrupted,
-            duration_s=time.monotonic() - self._origin_s,
+            duration_s=time.monotonic() - self.origin_s,
         )
 
     def _targets(self) -> list[Target]:
@@ -236,7 +239,7 @@ class Runner:
         index = len(self._collected.stages)
         if self._is_interrupted:
             return index
-        stage = StageRun(self._plan, target, spec, prompts, index, self._origin_s, len(self._collected.records))
+        stage = StageRun(self._plan, target, spec, prompts, index, self.origin_s, len(self._collected.records))
         self._stage = stage
         watch = LagWatch()
         watch.start()
