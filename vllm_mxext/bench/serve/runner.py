@@ -42,9 +42,14 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None] | None = None) 
     async def interruptible() -> RunResult:
         runner = Runner(plan, on_progress)
         loop = asyncio.get_running_loop()
+
+        def interrupted() -> None:
+            loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C ends everything at once
+            runner.interrupt()
+
         # Not on Windows, and only in the main thread: elsewhere Ctrl-C is the caller's.
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.add_signal_handler(signal.SIGINT, runner.interrupt)
+            loop.add_signal_handler(signal.SIGINT, interrupted)
         return await runner.run()
 
     try:
@@ -199,7 +204,7 @@ class Runner:
         first = 1.0
         if load.sweep == "rate" and not given:
             first = await self._single_rate(target, prompts, counter)
-        while not self._is_interrupted:
+        while True:
             if load.sweep_levels:
                 level = given.pop(0) if given else None
             else:
@@ -216,6 +221,8 @@ class Runner:
                 name = f"{concurrency} at a time"
                 spec = StageSpec(name, concurrency, None, None, enough, warmup, load.duration)
             index = await self._measure(target, spec, prompts, counter)
+            if self._is_interrupted:
+                return
             figures = stage_figures(self._partial(), index)
             done.append(Level(level, figures.output_tokens_per_s or figures.requests_per_s, kept_up(figures)))
 
@@ -223,10 +230,13 @@ class Runner:
         """Measures one request at a time first: half of that rate is where a sweep begins."""
         count = min(3, len(prompts))
         index = await self._measure(target, StageSpec("1 at a time", 1, None, None, count, 1), prompts, counter)
+        if self._is_interrupted:
+            return 1.0
         rate = stage_figures(self._partial(), index).requests_per_s
-        for part in (self._collected.stages, self._collected.lag):
-            del part[index:]
-        self._collected.records = [record for record in self._collected.records if record.stage != index]
+        collected = self._collected
+        del collected.stages[index:], collected.lag[index:]
+        collected.reasons = []
+        collected.records = [record for record in collected.records if record.stage != index]
         return max(float(f"{rate / 2:.2g}"), 0.01) if rate else 1.0
 
     def _partial(self) -> RunResult:

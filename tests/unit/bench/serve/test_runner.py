@@ -245,7 +245,7 @@ def test_the_server_s_metrics_are_kept_with_their_times() -> None:
 
 
 @pytest.mark.promise("PERF-13")
-@pytest.mark.parametrize("load", [{}, {"request_rate": 1000.0}, {"sweep": "concurrency"}])
+@pytest.mark.parametrize("load", [{}, {"request_rate": 1000.0}, {"sweep": "concurrency"}, {"sweep": "rate"}])
 def test_an_interrupted_run_returns_what_had_come(load: dict[str, object]) -> None:
     async def measure() -> RunResult:
         async with MockServer(replace(FAST, failures=dict.fromkeys(range(2, 999), "stall"))) as server:
