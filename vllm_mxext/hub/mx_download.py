@@ -138,9 +138,11 @@ def obtain(wish: Wish, config: HubConfig, downloading: Downloading) -> tuple[Pat
             from vllm_mxext.hub.store.lock_file import read_lock_file  # noqa: PLC0415 - few use it
 
             read_lock_file(config.lock_file).check_snapshot(wish.store_name, snapshot)
+        _check_signature(wish, config, snapshot.folder)
         return snapshot.folder, snapshot
     folder = None if config.is_frozen else find_snapshot(wish.uris, wish.asked_revision, config.network.environ)
     if folder is not None:
+        _check_signature(wish, config, folder)
         logger.info("The files of %s are read in place from '%s'.", name, folder)
         return folder, None
     if config.network.is_offline:
@@ -211,10 +213,12 @@ class _Pull:
     def _chosen(self, uri: str, listing: Listing) -> tuple[RemoteFile, ...]:
         from vllm_mxext.hub.file_choice import choose_files  # noqa: PLC0415
 
-        security = self._security
+        security = _security(self.wish, self.config)
+        # A signature is of all files of a model, those that nothing reads included.
+        artifact = self.wish.artifact if security.signature == "off" else replace(self.wish.artifact, include=("*",))
         chosen = choose_files(
             uri,
-            self.wish.artifact,
+            artifact,
             listing,
             allows_pickle=security.allow_pickle,
             allows_code=security.trust_remote_code,
@@ -225,15 +229,6 @@ class _Pull:
             pinned = read_lock_file(self.config.lock_file)
             return pinned.check(self.wish.store_name, replace(listing, files=chosen)).files
         return chosen
-
-    @property
-    def _security(self) -> Security:
-        given = self.wish.entry.security
-        if self.config.allows_unsafe:
-            given = replace(given, allow_pickle=True, trust_remote_code=True)
-        if self.config.signature is not None:
-            given = replace(given, signature=cast("SignatureRule", self.config.signature))
-        return given
 
     def _fetched(self, source: Source, listing: Listing, chosen: Sequence[RemoteFile]) -> Snapshot:
         from vllm_mxext.hub.transfer.fetch import Wanted, fetch  # noqa: PLC0415
@@ -268,14 +263,31 @@ class _Pull:
     def _check(self, folder: Path) -> None:
         """Refuses files that are not what their names say, or not signed as they have to be."""
         from vllm_mxext.hub.content_safety import check_content  # noqa: PLC0415
-        from vllm_mxext.hub.signing import check_signature  # noqa: PLC0415
 
-        security = self._security
+        security = _security(self.wish, self.config)
         for file in sorted(folder.rglob("*")):
             if file.is_file():
                 path = file.relative_to(folder).as_posix()
                 check_content(file, path, allows_pickle=security.allow_pickle, allows_code=security.trust_remote_code)
-        check_signature(self.wish.entry.name, folder, security, is_offline=self.config.network.is_offline)
+        _check_signature(self.wish, self.config, folder)
+
+
+def _security(wish: Wish, config: HubConfig) -> Security:
+    """Returns what is asked of the files, by the manifest and by whoever starts."""
+    given = wish.entry.security
+    if config.allows_unsafe:
+        given = replace(given, allow_pickle=True, trust_remote_code=True)
+    if config.signature is not None:
+        given = replace(given, signature=cast("SignatureRule", config.signature))
+    return given
+
+
+def _check_signature(wish: Wish, config: HubConfig, folder: Path) -> None:
+    security = _security(wish, config)
+    if security.signature != "off":
+        from vllm_mxext.hub.signing import check_signature  # noqa: PLC0415 - few ask for it
+
+        check_signature(wish.entry.name, folder, security, is_offline=config.network.is_offline)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -142,3 +142,11 @@ def test_an_unsigned_model_is_not_published_where_a_signature_is_required(tmp_pa
     with pytest.raises((UnsafeFileError, MissingDependencyError), match="signature"):
         pull(wish(), signed, Downloading())
     assert ModelStore(tmp_path / "store").snapshots() == ()
+
+
+@pytest.mark.promise("HUB-SIGN-1")
+def test_what_is_stored_is_not_started_unsigned_where_a_signature_is_required(tmp_path: Path, hub: ModelHub) -> None:
+    pull(wish(), config(tmp_path, hub), Downloading())
+    signed = dataclasses.replace(config(tmp_path, hub), signature="require")
+    with pytest.raises((UnsafeFileError, MissingDependencyError), match="signature"):
+        obtain(wish(), signed, Downloading())
