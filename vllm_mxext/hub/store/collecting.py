@@ -1,4 +1,4 @@
-"""`gc`: removes old snapshots that nobody uses, blobs that no snapshot names, and what dead downloads have left."""
+"""`gc`: removes old snapshots that nobody uses, blobs that no snapshot names, and what dead downloads have left.
 
 Where locks work, nobody adds files meanwhile. Where they do not, everything younger than a day stays, and what is
 removed is asked about once more right before: publishing makes its blobs young first, and looks afterwards whether they
