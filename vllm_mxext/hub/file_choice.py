@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from vllm_mxext.errors import ChecksumError, DownloadError, HubCause
+from vllm_mxext.errors import ChecksumError, DownloadError, HubCause, UnsafeFileError
 from vllm_mxext.hub.manifest.model import Artifact, FileEntry
 from vllm_mxext.hub.safety import check_file_kind, check_path
 from vllm_mxext.hub.sources.interface import Listing, RemoteFile
@@ -52,6 +52,8 @@ def choose_files(
         chosen = [file for file in files if _matches(file.path, artifact.include)]
     else:
         chosen = _of_format(files, artifact.format)
+        if artifact.format != "pytorch":  # which is nothing but pickles
+            chosen = [file for file in chosen if _is_plain(file.path)]
     chosen = [file for file in chosen if not _matches(file.path, artifact.exclude)]
     if artifact.files or artifact.include or artifact.format == "pytorch":
         for file in chosen:
@@ -86,6 +88,15 @@ def _of_format(files: list[RemoteFile], form: str) -> list[RemoteFile]:
     weights = [file for file in found if _matches(file.path, ("*.safetensors",))]
     copies = {file.path for file in weights if _matches(file.path, (_SECOND_COPY,))}
     return [file for file in found if file.path not in copies] if len(copies) < len(weights) else found
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a file that nobody asked for by name is harmless: `tokenizer*` may be a program too."""
+    try:
+        check_file_kind(path, allows_pickle=False, allows_code=False)
+    except UnsafeFileError:
+        return False
+    return True
 
 
 def _matches(path: str, patterns: Iterable[str]) -> bool:

@@ -31,6 +31,11 @@ def test_a_format_brings_its_weights_and_texts_and_nothing_else() -> None:
     assert chosen(Artifact("model"), *others, *CHECKPOINT) == sorted(CHECKPOINT)
 
 
+@pytest.mark.promise("HUB-SAFE-2")
+def test_pickles_and_programs_that_look_like_a_tokenizer_are_left_out() -> None:
+    assert chosen(Artifact("model"), "tokenizer_x.py", "tokenizer.pkl", *CHECKPOINT) == sorted(CHECKPOINT)
+
+
 def test_a_second_copy_of_the_weights_is_left_out_unless_it_is_the_only_one() -> None:
     assert "consolidated.safetensors" not in chosen(Artifact("model"), "consolidated.safetensors", *CHECKPOINT)
     assert chosen(Artifact("model"), "consolidated.safetensors") == ["consolidated.safetensors"]
