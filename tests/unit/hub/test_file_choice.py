@@ -85,3 +85,15 @@ def test_pinned_files_are_those_and_with_these_bytes() -> None:
 def test_a_source_without_such_weights_says_what_it_has() -> None:
     with pytest.raises(DownloadError, match=r"no files of the safetensors artifact 'model'; it has \.gguf, \.json"):
         chosen(Artifact("model"), "m.gguf", "config.json")
+
+
+@pytest.mark.promise("HUB-SAFE-1")
+def test_a_list_that_no_model_has_is_refused_before_anything_is_downloaded() -> None:
+    with pytest.raises(UnsafeFileError, match="more than 20000 files"):
+        chosen(Artifact("model"), *CHECKPOINT, *(f"{number}.json" for number in range(20_001)))
+    with pytest.raises(UnsafeFileError, match="cannot be in one folder"):
+        chosen(Artifact("model"), *CHECKPOINT, "config.json")
+    for size in (-5, 2**80):
+        files = Listing("r1", (RemoteFile("model.safetensors", size, None, ""),))
+        with pytest.raises(DownloadError, match="model.safetensors.*bytes"):
+            choose_files("hf://a/b", Artifact("model"), files, allows_pickle=False, allows_code=False)

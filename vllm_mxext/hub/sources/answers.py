@@ -33,7 +33,7 @@ def understanding(endpoint: str, variable: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DownloadError(
             f"{httpx.URL(endpoint).host} answers otherwise than its protocol says; check {variable}, or whether "
             "there is a "

@@ -142,7 +142,7 @@ def _is_whole(folder: Path, cache: Path, needed: Sequence[str]) -> bool:
         if any((folder / path).stat().st_size == 0 for path in paths if path.endswith(_WEIGHTS)):
             return False
         indexed = [name for path in paths if path.endswith(".safetensors.index.json") for name in _shards(folder, path)]
-    except (OSError, UnsafeFileError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, UnsafeFileError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
     has_safetensors = any(path.endswith(".safetensors") for path in paths)
     is_complete = (
