@@ -78,8 +78,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with ModelHub() as hub:
         hub.add(MODEL, model_path())
         values = {
-            "HF_ENDPOINT": hub.url, "HF_HOME": f"{tmp_path}/hf", "XDG_CONFIG_HOME": f"{tmp_path}/config", "NO_PROXY": "*",
-            "MODELSCOPE_CACHE": f"{tmp_path}/modelscope", "MIM_CACHE_PATH": f"{tmp_path}/cache",
+            "HF_ENDPOINT": hub.url, "HF_HOME": f"{tmp_path}/hf", "MODELSCOPE_CACHE": f"{tmp_path}/modelscope",
+            "XDG_CONFIG_HOME": f"{tmp_path}/config", "MIM_CACHE_PATH": f"{tmp_path}/cache", "NO_PROXY": "*",
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }  # fmt: skip
         for name, value in values.items():
@@ -131,12 +131,13 @@ def test_the_servers_of_the_page_say_what_they_serve(folder: Path) -> None:
     curls = printed("curl ")
     assert (len(starts), len(curls)) == (2, 2)
     with ExitStack() as running:
-        for number, start in enumerate(starts):
-            process = ServerProcess(shell(start), folder / f"log{number}")
-            running.enter_context(process)
-            process.wait_for()
+        servers = [ServerProcess(shell(start), folder / f"log{number}") for number, start in enumerate(starts)]
+        for server in servers:
+            running.enter_context(server)
+        for server in servers:
+            server.wait_for()
             metadata, profiles = (
-                json.loads(subprocess.check_output([*shell(curl.replace(PRINTED_URL, process.url)), "-s"]))
+                json.loads(subprocess.check_output([*shell(curl.replace(PRINTED_URL, server.url)), "-s"]))
                 for curl in curls
             )
             assert metadata["modelInfo"][0]["shortName"] == MODEL
