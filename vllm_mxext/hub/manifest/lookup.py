@@ -33,7 +33,7 @@ def find_manifest(config: HubConfig, environ: Mapping[str, str] = os.environ, ro
         ManifestError: it cannot be read or is wrong; the next place is not tried then.
     """
     if config.manifest is not None:
-        return read_manifest(config.manifest, config.manifest_origin or "asked for")
+        return read_manifest(config.manifest, f"file {config.manifest} ({config.manifest_origin or 'asked for'})")
     looked_at = []
     for path, origin in _places(environ, root):
         if path.is_file():
