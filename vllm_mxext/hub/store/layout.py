@@ -23,7 +23,8 @@ NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EX
 
 _VERSION_FILE = "layout"
 _UNREADABLE = (
-    FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+    FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
+    RecursionError,
 )  # fmt: skip
 
 
