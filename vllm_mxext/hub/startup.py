@@ -17,7 +17,7 @@ from vllm_mxext.hub.hardware_inspect import inspect_hardware
 from vllm_mxext.hub.injection import inject, overrides
 from vllm_mxext.hub.judgement import Selection
 from vllm_mxext.hub.manifest.model import Goal
-from vllm_mxext.hub.mx_download import Downloading, is_here, obtain, wish_for
+from vllm_mxext.hub.mx_download import Downloading, check_signature, is_here, obtain, wish_for
 from vllm_mxext.hub.references import with_adapters, with_local_references
 from vllm_mxext.hub.selection import Question, rank, select
 from vllm_mxext.hub.served_model import ServedModel
@@ -88,6 +88,8 @@ def _prepare_model(
     if folder is None:
         wish = wish_for(found.entry, config, selection.chosen.profile.artifact)
         folder, snapshot = obtain(wish, config, downloading)
+    else:
+        check_signature(found.entry, config, folder)
     for note in found.manifest.notes:
         logger.info("%s", note)
     logger.info("%s", chosen_line(found, selection))
