@@ -92,6 +92,8 @@ def _find(
 def _only_model(manifest: Manifest) -> ModelEntry:
     if len(manifest.models) == 1:
         return manifest.models[0]
+    if not manifest.models:
+        raise ConfigError(f"There is no model in {manifest.origin}; add one, or name one with --model.")
     names = ", ".join(model.name for model in manifest.models)
     raise ConfigError(f"The manifest has several models; name one with --model or MIM_MODEL_NAME: {names}.")
 

@@ -80,7 +80,7 @@ def test_a_name_of_a_hub_needs_no_manifest(environ: dict[str, str], hub: ModelHu
 @pytest.mark.promise("HUB-START-3")
 def test_a_revision_is_asked_for_in_the_uri_or_by_flag(environ: dict[str, str], hub: ModelHub) -> None:
     commit = hub.add(NAME, builtin.model_path())
-    for argv in ((f"hf://{NAME}@{commit}",), (NAME, "--revision", commit[:40])):
+    for argv in ((f"hf://{NAME}@{commit}",), (f"hf://{NAME}:{commit}",), (NAME, "--revision", commit[:40])):
         served = started(environ, *argv).served
         assert served is not None
         assert served.snapshot is not None
@@ -130,6 +130,9 @@ def test_what_cannot_run_is_refused_before_anything_is_downloaded(
     tight = replace(MACHINE, host=replace(MACHINE.host, memory_bytes=2**28, memory_available_bytes=2**27))
     with pytest.raises(NoCompatibleProfileError):
         started(environ, "tiny", "--manifest", manifest, hardware=tight)
+    (tmp_path / "none.yaml").write_text("schema: mx.hub/v1\nmodels: []\n")
+    with pytest.raises(ConfigError, match=r"There is no model in file .*none\.yaml"):
+        started(environ, "--manifest", str(tmp_path / "none.yaml"))
     with pytest.raises(ConfigError, match="no model 'tyni'"):
         started(environ, "tyni", "--manifest", manifest)
     assert len(hub.asked) == asked

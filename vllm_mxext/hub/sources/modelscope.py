@@ -30,7 +30,7 @@ _MAX_DEPTH = 64
 """Folders in folders."""
 
 _URI = re.compile(
-    r"(?:modelscope://)?(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^/@]+))?(?:/(?P<folder>[^/].*?))?/?"
+    r"(?:modelscope://)?(?P<name>\w[\w.-]*/\w[\w.-]*)(?:[@:](?P<revision>[^/@]+))?(?:/(?P<folder>[^/].*?))?/?"
 )
 
 
@@ -40,7 +40,7 @@ class ModelScopeSource:
     Every file comes with its SHA-256. The server tells no commit; the revision is the branch and a digest of the list.
 
     Args:
-        uri: `modelscope://ORG/NAME[@REVISION][/FOLDER]` or `ORG/NAME`.
+        uri: `modelscope://ORG/NAME[@REVISION][/FOLDER]` or `ORG/NAME`; NVIDIA NIM writes `:REVISION`.
         revision: branch, tag or commit; wins over that of the URI; None = `master`.
         network: connections.
 

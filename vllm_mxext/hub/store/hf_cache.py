@@ -18,8 +18,8 @@ from vllm_mxext.errors import UnsafeFileError
 from vllm_mxext.hub.safety import check_tree
 from vllm_mxext.hub.store.blobs import is_sha256
 
-_HUGGING_FACE = re.compile(r"(?:hf://)?(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[^/]+))?/?")
-_MODELSCOPE = re.compile(r"modelscope://(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?/?")
+_HUGGING_FACE = re.compile(r"(?:hf://)?(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:[@:](?P<revision>[^/]+))?/?")
+_MODELSCOPE = re.compile(r"modelscope://(?P<name>[\w.-]+/[\w.-]+)(?:[@:](?P<revision>[^/]+))?/?")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 _SHARD = re.compile(r"(?P<start>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.safetensors|\.gguf)")
 _WEIGHTS = (".safetensors", ".gguf")
