@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -29,8 +30,8 @@ logger = init_logger(__name__)
 
 PROG = "python -m vllm_mxext.hub.mx_download"
 
-_WITH_REVISION = ("hf://", "modelscope://")
-"""URIs that may end with @REVISION."""
+_WITH_REVISION = re.compile(r"((?:hf|modelscope)://[^@]*)@([^/]*)")
+"""URIs that may have a revision."""
 
 
 class NeedsDownloadError(Exception):
@@ -74,14 +75,18 @@ class Wish:
     @property
     def asked_revision(self) -> str:
         """The revision, or the one that the first source's URI ends with; empty = what the source says."""
-        if self.revision or not self.uris or not self.uris[0].startswith(_WITH_REVISION):
-            return self.revision
-        return self.uris[0].partition("@")[2].partition("/")[0]
+        return self.revision or split_revision(self.uris[0] if self.uris else "")[1]
 
     @property
     def uris(self) -> tuple[str, ...]:
         """Sources in order of preference."""
         return self.artifact.sources or self.entry.sources
+
+
+def split_revision(uri: str) -> tuple[str, str]:
+    """Returns a URI without its revision, and that; empty if it names none."""
+    match = _WITH_REVISION.match(uri)
+    return (uri, "") if match is None else (f"{match[1]}{uri[match.end() :]}", match[2])
 
 
 def wish_for(entry: ModelEntry, config: HubConfig, artifact: str | None = None) -> Wish:
@@ -118,8 +123,7 @@ def stored(wish: Wish, store: ModelStore) -> Snapshot | None:
 
 def is_here(wish: Wish, config: HubConfig) -> bool:
     """Whether what is wanted is on this machine, in the store or in the cache of another program."""
-    is_stored = stored(wish, ModelStore(config.folder)) is not None
-    return is_stored or find_snapshot(wish.uris, wish.asked_revision, config.network.environ) is not None
+    return stored(wish, ModelStore(config.folder)) is not None or _cached(wish, config) is not None
 
 
 def obtain(wish: Wish, config: HubConfig, downloading: Downloading) -> tuple[Path, Snapshot | None]:
@@ -138,11 +142,11 @@ def obtain(wish: Wish, config: HubConfig, downloading: Downloading) -> tuple[Pat
             from vllm_mxext.hub.store.lock_file import read_lock_file  # noqa: PLC0415 - few use it
 
             read_lock_file(config.lock_file).check_snapshot(wish.store_name, snapshot)
-        _check_signature(wish, config, snapshot.folder)
+        check_signature(wish.entry, config, snapshot.folder)
         return snapshot.folder, snapshot
-    folder = None if config.is_frozen else find_snapshot(wish.uris, wish.asked_revision, config.network.environ)
+    folder = _cached(wish, config)
     if folder is not None:
-        _check_signature(wish, config, folder)
+        check_signature(wish.entry, config, folder)
         logger.info("The files of %s are read in place from '%s'.", name, folder)
         return folder, None
     if config.network.is_offline:
@@ -155,6 +159,45 @@ def obtain(wish: Wish, config: HubConfig, downloading: Downloading) -> tuple[Pat
         raise NeedsDownloadError
     snapshot = pull(wish, config, downloading)
     return snapshot.folder, snapshot
+
+
+def security_of(entry: ModelEntry, config: HubConfig) -> Security:
+    """Returns what is asked of a model's files: flags count more than its manifest."""
+    given = entry.security
+    if config.allows_unsafe:
+        given = replace(given, allow_pickle=True, trust_remote_code=True)
+    if config.signature is not None:
+        given = replace(given, signature=cast("SignatureRule", config.signature))
+    return given
+
+
+def _cached(wish: Wish, config: HubConfig) -> Path | None:
+    """Returns the folder of another program's cache that has what is wanted; nothing that is pinned to other bytes."""
+    if config.is_frozen:
+        return None
+    from vllm_mxext.hub.cached_files import has_files  # noqa: PLC0415 - what is stored does not need it
+
+    security = security_of(wish.entry, config)
+    return find_snapshot(
+        wish.uris,
+        wish.asked_revision,
+        config.network.environ,
+        lambda folder: has_files(folder, wish.artifact, security),
+    )
+
+
+def check_signature(entry: ModelEntry, config: HubConfig, folder: Path) -> None:
+    """Verifies files of a model if that is asked for; what is here already as well: the rule may have been another one.
+
+    Raises:
+        UnsafeFileError: the rule is `require`, and there is no signature, or not a good one.
+        MissingDependencyError: the rule is `require`, and the package is not installed.
+    """
+    security = security_of(entry, config)
+    if security.signature != "off":
+        from vllm_mxext.hub import signing  # noqa: PLC0415 - few ask for it
+
+        signing.check_signature(entry.name, folder, security, is_offline=config.network.is_offline)
 
 
 def pull(wish: Wish, config: HubConfig, downloading: Downloading) -> Snapshot:
@@ -213,7 +256,7 @@ class _Pull:
     def _chosen(self, uri: str, listing: Listing) -> tuple[RemoteFile, ...]:
         from vllm_mxext.hub.file_choice import choose_files  # noqa: PLC0415
 
-        security = _security(self.wish, self.config)
+        security = security_of(self.wish.entry, self.config)
         # A signature is of all files of a model, those that nothing reads included.
         artifact = self.wish.artifact if security.signature == "off" else replace(self.wish.artifact, include=("*",))
         chosen = choose_files(
@@ -264,30 +307,12 @@ class _Pull:
         """Refuses files that are not what their names say, or not signed as they have to be."""
         from vllm_mxext.hub.content_safety import check_content  # noqa: PLC0415
 
-        security = _security(self.wish, self.config)
+        security = security_of(self.wish.entry, self.config)
         for file in sorted(folder.rglob("*")):
             if file.is_file():
                 path = file.relative_to(folder).as_posix()
                 check_content(file, path, allows_pickle=security.allow_pickle, allows_code=security.trust_remote_code)
-        _check_signature(self.wish, self.config, folder)
-
-
-def _security(wish: Wish, config: HubConfig) -> Security:
-    """Returns what is asked of the files, by the manifest and by whoever starts."""
-    given = wish.entry.security
-    if config.allows_unsafe:
-        given = replace(given, allow_pickle=True, trust_remote_code=True)
-    if config.signature is not None:
-        given = replace(given, signature=cast("SignatureRule", config.signature))
-    return given
-
-
-def _check_signature(wish: Wish, config: HubConfig, folder: Path) -> None:
-    security = _security(wish, config)
-    if security.signature != "off":
-        from vllm_mxext.hub.signing import check_signature  # noqa: PLC0415 - few ask for it
-
-        check_signature(wish.entry.name, folder, security, is_offline=config.network.is_offline)
+        check_signature(self.wish.entry, self.config, folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,14 @@ from vllm_mxext import builtin
 from vllm_mxext.config.app import AppConfig, parse_serve_args
 from vllm_mxext.config.resolve import resolve
 from vllm_mxext.engine.engine_args import EngineArgs
-from vllm_mxext.errors import ConfigError, DownloadError, HubCause, NoCompatibleProfileError
+from vllm_mxext.errors import (
+    ConfigError,
+    DownloadError,
+    HubCause,
+    MissingDependencyError,
+    NoCompatibleProfileError,
+    UnsafeFileError,
+)
 from vllm_mxext.hub.hardware import Hardware, Host
 from vllm_mxext.hub.mx_download import Downloading, NeedsDownloadError, main
 from vllm_mxext.hub.startup import Prepared, prepare
@@ -169,3 +177,34 @@ def test_the_documented_module_prints_the_folder(
     assert (Path(capsys.readouterr().out.strip()) / "config.json").is_file()
     assert main(["acme/none"]) == 4
     assert "acme/none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 300, f"{'a' * 300}.b", "~nobody-of-this-name/model", "a\0b", "../../nowhere", "%00"]
+)
+def test_a_name_that_cannot_be_a_path_is_an_unknown_model(environ: dict[str, str], name: str) -> None:
+    with pytest.raises(ConfigError, match="There is no model"):
+        started(environ, "--model", name)
+
+
+def test_a_home_that_belongs_to_somebody_else_is_passed_over(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, stat = tmp_path / "home-of-somebody-else", os.stat
+
+    def refuse(path: str, *rest: object, **options: object) -> os.stat_result:
+        if not isinstance(path, int) and os.fspath(path).startswith(f"{closed}/"):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", refuse)
+    environ |= {"HOME": str(closed), "HF_HOME": str(closed / "hf"), "XDG_CONFIG_HOME": str(closed / ".config")}
+    assert started(environ, "--model", NAME).served is not None
+    with pytest.raises(ConfigError, match="give this user the right"):
+        started(environ, "--model", str(closed / "model"))
+
+
+@pytest.mark.promise("HUB-SIGN-1")
+def test_a_signature_that_is_required_is_required_of_a_folder_too(environ: dict[str, str]) -> None:
+    with pytest.raises((UnsafeFileError, MissingDependencyError), match="signature of"):
+        started(environ, "--model", str(builtin.model_path()), "--model-signature", "require")

@@ -22,10 +22,8 @@ NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EX
 """What file systems without links, and those with limits on them, answer."""
 
 _VERSION_FILE = "layout"
-_UNREADABLE = (
-    FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
-    RecursionError,
-)  # fmt: skip
+_WRONG = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a description raises that somebody else has written."""
 
 
 def check(folder: Path) -> None:
@@ -76,7 +74,7 @@ def read_snapshot(folder: Path) -> Snapshot | None:
     """Reads what a folder's `snapshot.json` says; None if there is none or it is damaged."""
     try:
         return _parse(json.loads((folder / SNAPSHOT).read_bytes()), folder)
-    except _UNREADABLE:
+    except (FileNotFoundError, NotADirectoryError, *_WRONG):
         return None
 
 

@@ -311,10 +311,10 @@ class Crew:
         """Whether the store has the file already; it is a result then."""
         if order.file.sha256 is None or order.seed is not None:
             return False
-        path = self._blobs.find(order.file.sha256)
-        if path is None:
-            return False
         with storing(self._blobs.folder):
+            path = self._blobs.find(order.file.sha256)
+            if path is None:
+                return False
             size = path.stat().st_size
         with self._changed:
             self._results[order.key] = (size, order.file.sha256)
