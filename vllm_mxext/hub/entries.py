@@ -157,8 +157,8 @@ def _entry_of_stored(uri: str, config: HubConfig) -> ModelEntry | None:
     store = ModelStore(config.folder)
     plain_uri, revision = split_revision(uri)
     names = {one.name for one in store.snapshots() if one.uri in (uri, plain_uri)}
-    revision = config.revision or revision or None
-    found = [one for name in sorted(names) if (one := store.snapshot(name, revision)) is not None]
+    asked = config.revision or revision or None
+    found = [one for name in sorted(names) if (one := store.snapshot(name, asked)) is not None]
     if not found:
         return None
     snapshot = max(found, key=lambda one: one.created_s)
