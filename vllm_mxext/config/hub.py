@@ -112,6 +112,19 @@ def model_needs_hub(app: AppConfig) -> bool:
     return asks or local_folder(app) is None
 
 
+def without_effect(app: AppConfig) -> list[str]:
+    """Returns a sentence for each option of the hub that means nothing, because the model is a folder."""
+    if model_needs_hub(app):
+        return []
+    names = ("selection_goal", "revision", "frozen")
+    return [
+        f"--{name.replace('_', '-')} ({app.origins[name]}) has no effect: the model is a folder, and no profile is "
+        "asked for with --model-profile."
+        for name in names
+        if name in app.origins
+    ]
+
+
 def needs_hub(app: AppConfig) -> bool:
     """Whether anything that is to be started comes from the hub."""
     draft = app.speculation.spec_model or (app.speculation.speculative_config or {}).get("model")

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -29,8 +31,8 @@ logger = init_logger(__name__)
 
 PROG = "python -m vllm_mxext.hub.mx_download"
 
-_WITH_REVISION = ("hf://", "modelscope://")
-"""URIs that may end with @REVISION."""
+_WITH_REVISION = re.compile(r"((?:hf|modelscope)://[^@]*)@([^/]*)")
+"""URIs that may have a revision."""
 
 
 class NeedsDownloadError(Exception):
@@ -74,14 +76,18 @@ class Wish:
     @property
     def asked_revision(self) -> str:
         """The revision, or the one that the first source's URI ends with; empty = what the source says."""
-        if self.revision or not self.uris or not self.uris[0].startswith(_WITH_REVISION):
-            return self.revision
-        return self.uris[0].partition("@")[2].partition("/")[0]
+        return self.revision or split_revision(self.uris[0] if self.uris else "")[1]
 
     @property
     def uris(self) -> tuple[str, ...]:
         """Sources in order of preference."""
         return self.artifact.sources or self.entry.sources
+
+
+def split_revision(uri: str) -> tuple[str, str]:
+    """Returns a URI without its revision, and that; empty if it names none."""
+    match = _WITH_REVISION.match(uri)
+    return (uri, "") if match is None else (f"{match[1]}{uri[match.end() :]}", match[2])
 
 
 def wish_for(entry: ModelEntry, config: HubConfig, artifact: str | None = None) -> Wish:
@@ -252,15 +258,18 @@ class _Pull:
         from vllm_mxext.hub.file_choice import choose_files  # noqa: PLC0415
 
         security = security_of(self.wish.entry, self.config)
-        # A signature is of all files of a model, those that nothing reads included.
-        artifact = self.wish.artifact if security.signature == "off" else replace(self.wish.artifact, include=("*",))
-        chosen = choose_files(
+        choose = partial(
+            choose_files,
             uri,
-            artifact,
-            listing,
+            listing=listing,
             allows_pickle=security.allow_pickle,
             allows_code=security.trust_remote_code,
         )
+        chosen = choose(self.wish.artifact)
+        if security.signature != "off":  # it is of all files, those that nothing reads included
+            there = {file.path for file in chosen}
+            others = choose(replace(self.wish.artifact, files=(), include=("*",), exclude=()))
+            chosen += tuple(file for file in others if file.path not in there)
         if self.config.is_frozen:
             from vllm_mxext.hub.store.lock_file import read_lock_file  # noqa: PLC0415
 

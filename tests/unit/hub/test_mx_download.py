@@ -187,3 +187,15 @@ def cache_model(tmp_path: Path, hub: ModelHub, model: Path) -> Path:
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)
     return cache / "snapshots" / commit
+
+
+def test_all_files_are_pulled_where_a_signature_is_looked_for(tmp_path: Path, hub: ModelHub, model: Path) -> None:
+    (model / "model.sig").write_text("{}")
+    hub.add(NAME, model)
+    pinned = Artifact("model", files=tuple(FileEntry(name) for name in (*WEIGHTS, "config.json")))
+    without = pull(wish(artifact=pinned), config(tmp_path, hub), Downloading())
+    assert [file.path for file in without.files] == ["config.json", *WEIGHTS]
+    warned = dataclasses.replace(config(tmp_path, hub), signature="warn")
+    assert {"model.sig", "original/params with space.json"} <= {
+        file.path for file in pull(wish(artifact=pinned), warned, Downloading()).files
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from tests.hub_servers.model_hub import ModelHub
 from vllm_mxext import builtin
 from vllm_mxext.config.app import AppConfig, parse_serve_args
+from vllm_mxext.config.hub import without_effect
 from vllm_mxext.config.resolve import resolve
 from vllm_mxext.engine.engine_args import EngineArgs
 from vllm_mxext.errors import (
@@ -131,7 +133,7 @@ def test_what_cannot_run_is_refused_before_anything_is_downloaded(
     with pytest.raises(NoCompatibleProfileError):
         started(environ, "tiny", "--manifest", manifest, hardware=tight)
     (tmp_path / "none.yaml").write_text("schema: mx.hub/v1\nmodels: []\n")
-    with pytest.raises(ConfigError, match=r"There is no model in file .*none\.yaml"):
+    with pytest.raises(ConfigError, match=r"has no models \(file .*none\.yaml"):
         started(environ, "--manifest", str(tmp_path / "none.yaml"))
     with pytest.raises(ConfigError, match="no model 'tyni'"):
         started(environ, "tyni", "--manifest", manifest)
@@ -211,3 +213,45 @@ def test_a_home_that_belongs_to_somebody_else_is_passed_over(
 def test_a_signature_that_is_required_is_required_of_a_folder_too(environ: dict[str, str]) -> None:
     with pytest.raises((UnsafeFileError, MissingDependencyError), match="signature of"):
         started(environ, "--model", str(builtin.model_path()), "--model-signature", "require")
+
+
+@pytest.mark.promise("HUB-START-3")
+def test_what_is_stored_is_found_offline_by_every_way_to_name_its_revision(
+    environ: dict[str, str], hub: ModelHub
+) -> None:
+    commit = hub.add(NAME, builtin.model_path())
+    folder = started(environ, NAME).app.model.model
+    for argv in ((NAME,), (f"{NAME}@{commit}",), (NAME, "--revision", commit), (f"hf://{NAME}@{commit[:9]}",)):
+        assert started(environ, *argv, "--offline").app.model.model == folder
+    with pytest.raises(DownloadError, match="Nothing is stored of 'acme/tiny' at the revision 'v1'"):
+        started(environ, NAME, "--revision", "v1", "--offline")
+
+
+def test_a_choice_is_logged_once_though_adapters_had_to_be_waited_for(
+    environ: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    profiles = "[{name: one, engine_args: {enable-lora: true}}]"
+    assert started(environ, "--manifest", write_manifest(tmp_path, profiles)).served is not None
+    manifest = write_manifest(tmp_path, profiles, adapters="[{name: math, uri: 'hf://acme/adapter'}]")
+    logger = logging.getLogger("vllm_mxext.hub.startup")
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, logger.name):
+        with pytest.raises(NeedsDownloadError):
+            started(environ, "--manifest", manifest, may_download=False)
+        assert started(environ, "--manifest", manifest).served is not None
+    logger.removeHandler(caplog.handler)
+    assert len({id(record) for record in caplog.records if record.getMessage().startswith("Model tiny")}) == 1
+
+
+def test_a_manifest_without_models_says_so(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("schema: mx.hub/v1\nmodels: []\n")
+    with pytest.raises(ConfigError, match="has no models"):
+        started(environ, "--manifest", str(tmp_path / "empty.yaml"))
+
+
+def test_options_that_mean_nothing_for_a_folder_are_told() -> None:
+    folder = parse_serve_args(["--model", str(builtin.model_path()), "--revision", "main"], environ={"MIM_FROZEN": "1"})
+    revision, frozen = without_effect(folder)
+    assert "--revision (command line) has no effect" in revision
+    assert "--frozen (environment MIM_FROZEN) has no effect" in frozen
+    assert without_effect(parse_serve_args([NAME, "--revision", "main"], environ={})) == []
