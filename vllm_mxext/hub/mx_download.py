@@ -91,9 +91,18 @@ def wish_for(entry: ModelEntry, config: HubConfig, artifact: str | None = None) 
         entry: the model.
         config: may name a revision.
         artifact: name of the artifact; None = the first one, or whatever is needed of safetensors.
+
+    Raises:
+        HubError: only what is pinned is allowed, and there is no file that pins.
     """
     found = next((each for each in entry.artifacts if artifact in (None, each.name)), Artifact("model"))
-    return Wish(entry, found, config.revision or found.revision or entry.revision or "")
+    wish = Wish(entry, found, config.revision or found.revision or entry.revision or "")
+    if config.is_frozen and not wish.asked_revision:  # what is pinned is to be had after the source has gone on
+        from vllm_mxext.hub.store.lock_file import read_lock_file  # noqa: PLC0415 - few use it
+
+        pinned = read_lock_file(config.lock_file).models.get(wish.store_name)
+        return wish if pinned is None else replace(wish, revision=pinned.revision)
+    return wish
 
 
 def stored(wish: Wish, store: ModelStore) -> Snapshot | None:
@@ -169,8 +178,9 @@ def pull(wish: Wish, config: HubConfig, downloading: Downloading) -> Snapshot:
             except (DownloadError, ChecksumError, MissingDependencyError) as error:
                 if isinstance(error, DownloadError) and error.cause in (HubCause.INTERRUPTED, HubCause.NOT_LOCKED):
                     raise
-                logger.warning("Source %s failed: %s", uri, error)
                 failures.append(error)
+                if len(wish.uris) > 1:
+                    logger.warning("Source %s failed: %s", uri, error)
     if len(failures) == 1:
         raise failures[0]
     causes = {error.cause for error in failures if isinstance(error, (DownloadError, ChecksumError))}

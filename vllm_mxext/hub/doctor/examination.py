@@ -95,7 +95,7 @@ def _examine_model(patient: Patient) -> tuple[FoundModel | None, list[Finding]]:
     except MxError as error:
         remedy = "Correct the name, or see what the other findings say of its source."
         return None, [problem("model", str(error), remedy)]
-    return found, [ok("model", f"{found.entry.name} is known from {found.manifest.origin}.")]
+    return found, [ok("model", f"{found.entry.name} is known: {found.manifest.origin}.")]
 
 
 def _examine_choice(patient: Patient, found: FoundModel | None) -> tuple[Judgement | None, list[Finding]]:

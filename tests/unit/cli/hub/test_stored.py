@@ -117,8 +117,21 @@ def test_lock_pins_what_is_stored_and_frozen_holds_to_it(
     assert mxext("download-to-cache", "tiny", "--frozen", "--quiet").code == 0
     hub.add(NAME, write_model(tmp_path / "newer", seed=1))
     assert mxext("pull", "tiny", "--quiet").code == 0
-    assert mxext("download-to-cache", "tiny", "--frozen", "--quiet").code == 9
+    assert mxext("download-to-cache", "tiny", "--frozen", "--quiet").out == f"{pulled}\n"
+    assert mxext("download-to-cache", "tiny", "--frozen", "--quiet", "--revision", "main").code == 9
     assert mxext("lock", "tiny", "hf://acme/tiny", "--lock-file", "other.lock").code == 0
+
+
+@pytest.mark.promise("HUB-LOCK-2")
+def test_what_is_pinned_is_downloaded_although_the_source_has_something_newer(
+    mxext: Run, pulled: Path, hub: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert mxext("lock", "tiny").code == 0
+    hub.add(NAME, tmp_path / "origin", "v1")  # keeps the old commit
+    hub.add(NAME, write_model(tmp_path / "newer", seed=1))
+    monkeypatch.setenv("VLLM_MXEXT_DOWNLOAD_DIR", str(tmp_path / "elsewhere"))
+    printed = mxext("pull", "tiny", "--frozen", "--quiet")
+    assert (printed.code, Path(printed.out.strip()).name) == (0, pulled.name)
 
 
 def test_a_bundle_brings_a_model_to_a_machine_without_a_network(
