@@ -223,8 +223,9 @@ def pull(wish: Wish, config: HubConfig, downloading: Downloading) -> Snapshot:
             except (DownloadError, ChecksumError, MissingDependencyError) as error:
                 if isinstance(error, DownloadError) and error.cause in (HubCause.INTERRUPTED, HubCause.NOT_LOCKED):
                     raise
-                logger.warning("Source %s failed: %s", uri, error)
                 failures.append(error)
+                if len(wish.uris) > 1:
+                    logger.warning("Source %s failed: %s", uri, error)
     if len(failures) == 1:
         raise failures[0]
     causes = {error.cause for error in failures if isinstance(error, (DownloadError, ChecksumError))}

@@ -266,7 +266,7 @@ def test_what_is_no_store_is_refused_with_a_remedy(tmp_path: Path) -> None:
     [
         (errno.ENOSPC, HubCause.NO_SPACE, "no space left for models in .*free some.*--download-dir"),
         (errno.EDQUOT, HubCause.NO_SPACE, "free some"),
-        (errno.EROFS, HubCause.NO_PERMISSION, "give this user the right to it, or name another folder"),
+        (errno.EROFS, HubCause.NO_PERMISSION, "make it writable, or name another folder"),
         (errno.EACCES, HubCause.NO_PERMISSION, "give this user the right"),
         (errno.EIO, HubCause.FAILED, "check the disk"),
     ],
