@@ -156,7 +156,8 @@ def _leftovers(store: ModelStore, rule: GcRule, now_s: float) -> Iterator[Path]:
         for path in _entries(model):
             if path.name.startswith((NEW, OLD, f".{names.CURRENT}-")) and _changed_s(path) <= now_s - rule.grace_s:
                 yield path
-    for path in _entries(store.folder / _PARTIAL):
+    partial = store.folder / _PARTIAL
+    for path in () if partial.is_symlink() else _entries(partial):  # a link leads to what is not ours
         newest_s = max(map(_changed_s, (path, *_entries(path))))
         if newest_s <= now_s - max(rule.partial_s, rule.grace_s):
             yield path

@@ -221,3 +221,16 @@ def test_what_is_published_while_gc_runs_without_locks_is_whole_or_refused(
     now.seconds += DAY
     collect(store, ALL_AT_ONCE)
     assert contents(published[0]) == files(1)
+
+
+@pytest.mark.promise("HUB-GC-1")
+def test_nothing_outside_the_store_goes_whatever_links_are_in_it(store: ModelStore, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("x")
+    made = publish(store, "m", "r", files(1))
+    (store.folder / "partial").symlink_to(outside)
+    (store.models_folder / "link").symlink_to(outside)
+    (made.folder.parent / ".new-link").symlink_to(outside)
+    collect(store, ALL_AT_ONCE)
+    assert (outside / "file").exists()

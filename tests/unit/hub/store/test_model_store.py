@@ -294,3 +294,14 @@ def test_reading_writes_nothing(store: ModelStore) -> None:
     before = {path: path.lstat().st_mtime_ns for path in store.folder.rglob("*")}
     assert ModelStore(store.folder).snapshot("m") is not None
     assert {path: path.lstat().st_mtime_ns for path in store.folder.rglob("*")} == before
+
+
+@pytest.mark.promise("HUB-SAFE-1")
+@pytest.mark.parametrize("path", ["../../../../secret", "/etc/hostname", "a\0b", "x" * 5000, "\ud800"])
+def test_a_description_with_unsafe_paths_is_no_snapshot(store: ModelStore, path: str) -> None:
+    made = publish(store, "m", R1, {"a": b"1"})
+    content = json.loads((made.folder / "snapshot.json").read_text())
+    content["files"][0]["path"] = path
+    (made.folder / "snapshot.json").write_text(json.dumps(content))
+    assert store.snapshots() == ()
+    assert store.snapshot("m") is None
