@@ -108,10 +108,15 @@ def model_needs_hub(app: AppConfig) -> bool:
 
 def needs_hub(app: AppConfig) -> bool:
     """Whether anything that is to be started comes from the hub."""
-    draft = app.speculation.spec_model or (app.speculation.speculative_config or {}).get("model")
     adapters = [module.path for module in app.lora.lora_modules]
-    references = [app.model.tokenizer, draft if isinstance(draft, str) else None, *adapters]
+    references = [app.model.tokenizer, draft_reference(app), *adapters]
     return model_needs_hub(app) or any(map(is_remote, references))
+
+
+def draft_reference(app: AppConfig) -> str | None:
+    """Returns what the draft model is named by; None if there is none."""
+    draft = app.speculation.spec_model or (app.speculation.speculative_config or {}).get("model")
+    return draft if isinstance(draft, str) else None
 
 
 def resolve_hub(app: AppConfig, environ: Mapping[str, str] | None = None) -> HubConfig:

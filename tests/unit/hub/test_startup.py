@@ -146,6 +146,20 @@ def test_tokenizers_draft_models_and_adapters_come_from_sources_too(environ: dic
         started(environ, "--lora-modules", "sql=adapters/sql")
 
 
+@pytest.mark.promise("HUB-START-3")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--spec-model", f"hf://{NAME}", "--spec-tokens", "2"),
+        ("--speculative-config", json.dumps({"model": f"hf://{NAME}", "num_speculative_tokens": 2})),
+    ],
+)
+def test_a_model_and_its_draft_model_come_from_sources(environ: dict[str, str], flags: tuple[str, ...]) -> None:
+    resolved = resolve(started(environ, "--model", f"hf://{NAME}", *flags).app)
+    assert resolved.engine.speculation is not None
+    assert resolved.engine.speculation.draft is not None
+
+
 def test_offline_engines_download_too(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environ.items():
         monkeypatch.setenv(name, value)

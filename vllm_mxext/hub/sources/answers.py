@@ -72,8 +72,8 @@ def error_of(  # noqa: PLR0911 - a table of cases
     status, host = response.status_code, response.url.host
     if is_elsewhere and status in (400, 401, 403):
         return TransferError(
-            f"{host} refused the signed address of a file ({status}); try again, and if it goes on, see whether a proxy "
-            "or firewall keeps this machine from there."
+            f"{host} refused the signed address of a file ({status}); try again, and if it goes on, see whether a "
+            "proxy or firewall keeps this machine from there."
         )
     if status in _PASSING:
         wish = "asks for fewer requests" if status == 429 else f"is in trouble (status {status})"
