@@ -18,6 +18,7 @@ from vllm_mxext.errors import ConfigError, DownloadError, HubCause, NoCompatible
 from vllm_mxext.hub.hardware import Hardware, Host
 from vllm_mxext.hub.mx_download import Downloading, NeedsDownloadError, main
 from vllm_mxext.hub.startup import Prepared, prepare
+from vllm_mxext.lora.source import inspect_adapter
 
 GIB = 2**30
 MACHINE = Hardware("a test", Host(num_cores=2, memory_bytes=8 * GIB, memory_available_bytes=7 * GIB))
@@ -141,7 +142,7 @@ def test_tokenizers_draft_models_and_adapters_come_from_sources_too(environ: dic
     assert resolved.engine.speculation.draft is not None
     assert prepared.served is None
     (module,) = resolved.server.lora.modules
-    assert (Path(module.path) / "adapter_config.json").is_file()
+    assert inspect_adapter(Path(module.path), resolved.engine.model.spec, max_rank=16).rank == 16
     with pytest.raises(DownloadError, match="There is no 'adapters/sql' on this machine, and as a name of a hub"):
         started(environ, "--lora-modules", "sql=adapters/sql")
 
