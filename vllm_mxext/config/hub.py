@@ -127,9 +127,8 @@ def without_effect(app: AppConfig) -> list[str]:
 
 def needs_hub(app: AppConfig) -> bool:
     """Whether anything that is to be started comes from the hub."""
-    draft = app.speculation.spec_model or (app.speculation.speculative_config or {}).get("model")
     adapters = [module.path for module in app.lora.lora_modules]
-    references = [app.model.tokenizer, draft if isinstance(draft, str) else None, *adapters]
+    references = [app.model.tokenizer, draft_reference(app), *adapters]
     return model_needs_hub(app) or any(map(is_remote, references))
 
 
@@ -147,6 +146,12 @@ def _existing(text: str) -> Path | None:
             raise ConfigError(f"'{path}' may not be looked at; give this user the right to it.") from None
         return None
     return path
+
+
+def draft_reference(app: AppConfig) -> str | None:
+    """Returns what the draft model is named by; None if there is none."""
+    draft = app.speculation.spec_model or (app.speculation.speculative_config or {}).get("model")
+    return draft if isinstance(draft, str) else None
 
 
 def resolve_hub(app: AppConfig, environ: Mapping[str, str] | None = None) -> HubConfig:

@@ -28,6 +28,7 @@ from vllm_mxext.errors import (
 from vllm_mxext.hub.hardware import Hardware, Host
 from vllm_mxext.hub.mx_download import Downloading, NeedsDownloadError, main
 from vllm_mxext.hub.startup import Prepared, prepare
+from vllm_mxext.lora.source import inspect_adapter
 
 GIB = 2**30
 MACHINE = Hardware("a test", Host(num_cores=2, memory_bytes=8 * GIB, memory_available_bytes=7 * GIB))
@@ -154,9 +155,23 @@ def test_tokenizers_draft_models_and_adapters_come_from_sources_too(environ: dic
     assert resolved.engine.speculation.draft is not None
     assert prepared.served is None
     (module,) = resolved.server.lora.modules
-    assert (Path(module.path) / "adapter_config.json").is_file()
+    assert inspect_adapter(Path(module.path), resolved.engine.model.spec, max_rank=16).rank == 16
     with pytest.raises(DownloadError, match="There is no 'adapters/sql' on this machine, and as a name of a hub"):
         started(environ, "--lora-modules", "sql=adapters/sql")
+
+
+@pytest.mark.promise("HUB-START-3")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--spec-model", f"hf://{NAME}", "--spec-tokens", "2"),
+        ("--speculative-config", json.dumps({"model": f"hf://{NAME}", "num_speculative_tokens": 2})),
+    ],
+)
+def test_a_model_and_its_draft_model_come_from_sources(environ: dict[str, str], flags: tuple[str, ...]) -> None:
+    resolved = resolve(started(environ, "--model", f"hf://{NAME}", *flags).app)
+    assert resolved.engine.speculation is not None
+    assert resolved.engine.speculation.draft is not None
 
 
 def test_offline_engines_download_too(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
