@@ -212,7 +212,7 @@ def test_a_home_that_belongs_to_somebody_else_is_passed_over(
 ) -> None:
     closed, stat = tmp_path / "home-of-somebody-else", os.stat
 
-    def refuse(path: str, *rest: object, **options: object) -> os.stat_result:
+    def refuse(path: str | int, *rest: object, **options: object) -> os.stat_result:
         if not isinstance(path, int) and os.fspath(path).startswith(f"{closed}/"):
             raise PermissionError(13, "Permission denied", path)
         return stat(path, *rest, **options)  # type: ignore[arg-type]

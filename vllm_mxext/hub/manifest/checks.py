@@ -153,10 +153,8 @@ def _check_flags(profile: Node, name: str) -> Iterator[Complaint]:
             try:
                 settable[flag_name].facts.kind.parse(node.plain())
                 if reads_file(flag_name, node.plain()):
-                    yield Complaint(
-                        line,
-                        f"The profile {name} sets {flag_name} to a file, which only those who start the server may.",
-                    )
+                    what = f"The profile {name} sets {flag_name} to a file"
+                    yield Complaint(line, f"{what}, which only those who start the server may.")
             except ValueError as error:
                 yield Complaint(line, f"The flag {flag_name} of the profile {name} {error}, got {shown(node.plain())}.")
         elif flag_name in flags:
