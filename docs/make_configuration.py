@@ -19,12 +19,13 @@ INTRODUCTION = """\
 
 <!-- Written by docs/make_configuration.py from vllm_mxext/config/options.py; a test keeps it in step. -->
 
-Every value can be given in four ways; the first one that names it wins:
+Every value can be given in five ways; the first one that names it wins:
 
 1. a flag on the command line: `mxext serve --max-num-seqs 64` (underscores may stand for dashes),
 2. an environment variable: `VLLM_MXEXT_MAX_NUM_SEQS=64` (lists are separated by commas, API keys are a JSON list),
 3. a key of the YAML file named by `--config`: `max-num-seqs: 64`,
-4. the default.
+4. the profile that the MX Hub has chosen for a model that is named, not a folder ([hub.md](hub.md)),
+5. the default.
 
 Switches are turned off by `--no-...`, or by `false` in a file or variable. Whole numbers may end in `k`, `m`, `g`
 (thousands) or `K`, `M`, `G` (powers of 1,024), sizes in `GB`, `GiB` and so on. At start the server logs every value
@@ -32,7 +33,7 @@ with its origin; API keys are hidden. Flags marked *offline* are also keyword ar
 
 An unknown flag, key or argument is an error that names the nearest known one. Flags of vLLM that this version does not
 have are refused with a sentence that says what to do (list at the end), except where they ask for what happens anyway,
-such as `--tensor-parallel-size 1`.
+such as `--pipeline-parallel-size 1`.
 """
 
 VARIABLES = """

@@ -235,6 +235,7 @@ PROMISES = {
     "HUB-CLI-1": "`mxext hub` chooses, explains, downloads, verifies, repairs, pins, moves and writes manifests.",
     "HUB-CLI-2": "Each command of `mxext hub` prints one JSON object if asked, and exits with a code per cause.",
     "HUB-CLI-3": "`mxext hub doctor` tells what keeps models from being downloaded or started, with remedies.",
+    "HUB-DOCS-1": "docs/hub.md names all keys, states, rules and variables, and its commands run as printed.",
     "HUB-SAFE-2": "Pickles and programs are refused unless allowed, by name and by content.",
     # Performance tester
     "PERF-1": "The documented configuration file and flags are read, and unknown names are refused with a suggestion.",

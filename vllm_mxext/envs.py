@@ -51,8 +51,15 @@ def parse_log_level(text: str) -> str:
 
 
 def parse_path(text: str) -> Path:
-    """Reads a path, with `~` standing for the home directory."""
-    return Path(text).expanduser()
+    """Reads a path, with `~` standing for the home directory.
+
+    Raises:
+        ValueError: it begins with that of a user whom nobody knows here.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("must not begin with the home folder of an unknown user") from None
 
 
 @dataclass(frozen=True, slots=True)

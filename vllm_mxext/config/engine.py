@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -53,7 +54,7 @@ class ModelConfig:
     def label(self) -> str:
         """What people call it: a served name that is no path, or else the name of the folder."""
         name = self.served_model_names[0] if self.served_model_names else ""
-        return self.path.name if not name or Path(name).expanduser().exists() else name
+        return self.path.name if not name or os.path.exists(os.path.expanduser(name)) else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,8 +33,8 @@ def default_sampling(source: str, override: Mapping[str, Any], model_path: Path)
     if source == "auto":
         chosen = dict(read_default_sampling(model_path))
     elif source != "vllm":
-        folder = Path(source).expanduser()
-        if not (folder / "generation_config.json").is_file():
+        folder = Path(os.path.expanduser(source))
+        if not os.path.isfile(folder / "generation_config.json"):
             raise ConfigError(
                 f"--generation-config must be auto, vllm or a folder with generation_config.json: {source}"
             )
@@ -58,8 +59,8 @@ def read_chat_template(given: str | None) -> str | None:
         return None
     if any(mark in given for mark in ("{{", "{%", "\n")):
         return given
-    path = Path(given).expanduser()
-    if _TEMPLATE_NAME.fullmatch(given) and not path.exists():
+    path = Path(os.path.expanduser(given))
+    if _TEMPLATE_NAME.fullmatch(given) and not os.path.exists(path):
         return given
     try:
         return path.read_text(encoding="utf-8")

@@ -77,12 +77,14 @@ class HubConfig:
 
 
 def local_folder(app: AppConfig) -> Path | None:
-    """Returns the folder that the model is named by; that of the built-in model without a name, None if none is."""
+    """Returns the folder that the model is named by; that of the built-in model without a name, None if none is.
+
+    Raises:
+        ConfigError: it may not be looked at.
+    """
     given = app.model.model
-    path = builtin.model_path() if given is None else Path(given).expanduser()
-    if given in builtin.BUILTIN_ALIASES and not path.exists():
-        return builtin.model_path()
-    return path if path.exists() else None
+    path = builtin.model_path() if given is None else _existing(given)
+    return builtin.model_path() if path is None and given in builtin.BUILTIN_ALIASES else path
 
 
 def as_uri(asked: str, *, uses_modelscope: bool = False) -> str | None:
@@ -96,22 +98,60 @@ def as_uri(asked: str, *, uses_modelscope: bool = False) -> str | None:
 
 def is_remote(reference: str | None) -> bool:
     """Whether a source has to be asked for something that a flag names; what is on this machine is not remote."""
-    return reference is not None and as_uri(reference) is not None and not Path(reference).expanduser().exists()
+    return reference is not None and as_uri(reference) is not None and _existing(reference) is None
 
 
 def model_needs_hub(app: AppConfig) -> bool:
     """Whether a manifest, profile or source has a say in which model is started and how."""
     hub = app.hub
-    asks = hub.model_profile is not None or (app.model.model is None and hub.manifest is not None)
+    asks = (
+        hub.model_profile is not None
+        or hub.model_signature in ("warn", "require")
+        or (app.model.model is None and hub.manifest is not None)
+    )
     return asks or local_folder(app) is None
+
+
+def without_effect(app: AppConfig) -> list[str]:
+    """Returns a sentence for each option of the hub that means nothing, because the model is a folder."""
+    if model_needs_hub(app):
+        return []
+    names = ("selection_goal", "revision", "frozen")
+    return [
+        f"--{name.replace('_', '-')} ({app.origins[name]}) has no effect: the model is a folder, and no profile is "
+        "asked for with --model-profile."
+        for name in names
+        if name in app.origins
+    ]
 
 
 def needs_hub(app: AppConfig) -> bool:
     """Whether anything that is to be started comes from the hub."""
-    draft = app.speculation.spec_model or (app.speculation.speculative_config or {}).get("model")
     adapters = [module.path for module in app.lora.lora_modules]
-    references = [app.model.tokenizer, draft if isinstance(draft, str) else None, *adapters]
+    references = [app.model.tokenizer, draft_reference(app), *adapters]
     return model_needs_hub(app) or any(map(is_remote, references))
+
+
+def _existing(text: str) -> Path | None:
+    """Returns what a path names on this machine; None if there is nothing, or it cannot be a path.
+
+    Raises:
+        ConfigError: it is an absolute path that may not be looked at; names of models are relative ones.
+    """
+    path = Path(os.path.expanduser(text))
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        if isinstance(error, PermissionError) and path.is_absolute():
+            raise ConfigError(f"'{path}' may not be looked at; give this user the right to it.") from None
+        return None
+    return path
+
+
+def draft_reference(app: AppConfig) -> str | None:
+    """Returns what the draft model is named by; None if there is none."""
+    draft = app.speculation.spec_model or (app.speculation.speculative_config or {}).get("model")
+    return draft if isinstance(draft, str) else None
 
 
 def resolve_hub(app: AppConfig, environ: Mapping[str, str] | None = None) -> HubConfig:

@@ -145,7 +145,7 @@ def _flag_values(file: LoRAFile, folder: Path) -> Iterator[tuple[str, Any]]:
 
 def _in_folder(path: str, folder: Path) -> str:
     """Returns a path as seen from the folder of the file."""
-    return path if "://" in path else os.path.normpath(folder / Path(path).expanduser())
+    return path if "://" in path else os.path.normpath(folder / os.path.expanduser(path))
 
 
 def _warnings(file: LoRAFile) -> list[str]:

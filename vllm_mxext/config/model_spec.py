@@ -310,7 +310,7 @@ def _read_generation_config(model_path: Path) -> dict[str, Any] | None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as JSON ({error}); download the checkpoint again.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a JSON object.")

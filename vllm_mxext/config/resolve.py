@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -221,8 +222,8 @@ def _find_model(app: AppConfig, decisions: dict[str, Decision]) -> tuple[Path, t
 def _tokenizer_path(app: AppConfig, model_path: Path) -> Path:
     if app.model.tokenizer is None:
         return model_path
-    path = Path(app.model.tokenizer).expanduser()
-    if not path.exists():
+    path = Path(os.path.expanduser(app.model.tokenizer))
+    if not os.path.exists(path):
         raise ConfigError(f"--tokenizer names '{app.model.tokenizer}', which is no folder or file on this machine.")
     return path.resolve()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def read_command_line(argv: Sequence[str], prog: str) -> tuple[Settings, Path | 
         name: Setting(_parse(by_field[name], value, f"--{by_field[name].name}"), "command line")
         for name, value in given.items()
     }
-    return settings, Path(config_file).expanduser() if config_file is not None else None
+    return settings, Path(os.path.expanduser(config_file)) if config_file is not None else None
 
 
 def read_environment(environ: Mapping[str, str], *, is_offline: bool = False) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -115,8 +116,8 @@ def _ngram(given: dict[str, Any]) -> SpeculationConfig:
 
 
 def _draft(given: dict[str, Any], model: ModelConfig, device: DeviceConfig) -> ModelConfig:
-    path = Path(given["model"]).expanduser()
-    if not path.is_dir():
+    path = Path(os.path.expanduser(given["model"]))
+    if not os.path.isdir(path):
         raise ConfigError(f"The draft model '{given['model']}' is no folder on this machine; name one of a checkpoint.")
     path = path.resolve()
     spec = read_model_spec(path)

@@ -63,7 +63,10 @@ def path() -> ValueKind:
             return value
         if not isinstance(value, str) or not value:
             raise BadValueError("must be a path")
-        return envs.parse_path(value)
+        try:
+            return envs.parse_path(value)
+        except ValueError as error:
+            raise BadValueError(str(error)) from None
 
     return ValueKind(parse, "PATH")
 

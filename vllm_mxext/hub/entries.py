@@ -11,7 +11,7 @@ from vllm_mxext.config.hub import HubConfig, as_uri, local_folder
 from vllm_mxext.errors import ChecksumError, ConfigError, DownloadError, HubCause, MissingDependencyError
 from vllm_mxext.hub.manifest.lookup import find_manifest, find_model, origin_of, unknown_model
 from vllm_mxext.hub.manifest.model import Manifest, ModelEntry, Profile
-from vllm_mxext.hub.mx_download import NeedsDownloadError, stored, wish_for
+from vllm_mxext.hub.mx_download import NeedsDownloadError, split_revision, stored, wish_for
 from vllm_mxext.hub.store.hf_cache import find_snapshot
 from vllm_mxext.hub.store.model_store import ModelStore
 from vllm_mxext.logger import init_logger
@@ -92,6 +92,8 @@ def _find(
 def _only_model(manifest: Manifest) -> ModelEntry:
     if len(manifest.models) == 1:
         return manifest.models[0]
+    if not manifest.models:
+        raise ConfigError(f"The manifest has no models ({manifest.origin}); add one, or name another manifest.")
     names = ", ".join(model.name for model in manifest.models)
     raise ConfigError(f"The manifest has several models; name one with --model or MIM_MODEL_NAME: {names}.")
 
@@ -101,8 +103,9 @@ def _made(uri: str, asked: str, config: HubConfig, *, may_download: bool, asks_a
     if entry is None:
         entry = _entry_of_stored(uri, config)
     if entry is None:
+        at = f" at the revision '{config.revision}'" if config.revision else ""
         raise DownloadError(
-            f"Nothing is stored of '{asked}' in '{config.folder}', and --offline (MIM_OFFLINE) forbids asking its "
+            f"Nothing is stored of '{asked}'{at} in '{config.folder}', and --offline (MIM_OFFLINE) forbids asking its "
             "source.",
             cause=HubCause.OFFLINE,
         )
@@ -152,10 +155,13 @@ def _entry_of_stored(uri: str, config: HubConfig) -> ModelEntry | None:
     from vllm_mxext.hub.model_free import entry_from_folder  # noqa: PLC0415 - imports httpx
 
     store = ModelStore(config.folder)
-    found = [one for one in store.snapshots() if one.uri == uri and config.revision in (None, one.revision)]
+    plain_uri, revision = split_revision(uri)
+    names = {one.name for one in store.snapshots() if one.uri in (uri, plain_uri)}
+    asked = config.revision or revision or None
+    found = [one for name in sorted(names) if (one := store.snapshot(name, asked)) is not None]
     if not found:
         return None
-    snapshot = max(found, key=lambda one: (store.is_current(one), one.created_s))
+    snapshot = max(found, key=lambda one: one.created_s)
     made = entry_from_folder(snapshot.folder)
     paths = {file.path for file in snapshot.files}  # the store's own description lies beside them
     artifacts = tuple(

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from vllm_mxext.errors import ChecksumError, DownloadError, HubCause
+from vllm_mxext.errors import ChecksumError, DownloadError, HubCause, UnsafeFileError
 from vllm_mxext.hub.manifest.model import Artifact, FileEntry
-from vllm_mxext.hub.safety import check_file_kind, check_path
+from vllm_mxext.hub.safety import check_file_kind, check_paths
 from vllm_mxext.hub.sources.interface import Listing, RemoteFile
 
 _TEXTS = (
@@ -23,6 +23,7 @@ _WEIGHTS = {
     "tensorrt_llm": ("*.engine", "*.plan"),
     "onnx": ("*.onnx", "*.onnx_data"),
 }
+_MAX_SIZE = 2**50
 _SECOND_COPY = "consolidated*.safetensors"
 """Mistral's own layout of weights that are there in Hugging Face's layout too."""
 
@@ -40,8 +41,9 @@ def choose_files(
         allows_code: Python files may be among them.
 
     Raises:
-        UnsafeFileError: a path leaves its folder, or a file that the artifact names is of a kind that is not allowed.
-        DownloadError: what is wanted is not there.
+        UnsafeFileError: a path leaves its folder, there are too many files, or one that the artifact names is of a kind
+            that is not allowed.
+        DownloadError: what is wanted is not there, or its size makes no sense.
         ChecksumError: the source has other bytes than the manifest pins.
     """
     files = sorted(listing.files, key=lambda file: file.path)
@@ -52,12 +54,16 @@ def choose_files(
         chosen = [file for file in files if _matches(file.path, artifact.include)]
     else:
         chosen = _of_format(files, artifact.format)
+        if artifact.format != "pytorch":  # which is nothing but pickles
+            chosen = [file for file in chosen if _is_plain(file.path)]
     chosen = [file for file in chosen if not _matches(file.path, artifact.exclude)]
     if artifact.files or artifact.include or artifact.format == "pytorch":
         for file in chosen:
             check_file_kind(file.path, allows_pickle=allows_pickle, allows_code=allows_code)
+    check_paths((file.path for file in chosen), ignores_case=False)
     for file in chosen:
-        check_path(file.path)
+        if file.size is not None and not 0 <= file.size <= _MAX_SIZE:
+            raise DownloadError(f"{uri} says that '{file.path}' has {file.size:.3g} bytes; take another source.")
     if not any(_matches(file.path, _WEIGHTS.get(artifact.format, ("*",))) for file in chosen):
         raise DownloadError(_no_weights(uri, artifact, files), cause=HubCause.NOT_FOUND)
     return tuple(chosen)
@@ -86,6 +92,15 @@ def _of_format(files: list[RemoteFile], form: str) -> list[RemoteFile]:
     weights = [file for file in found if _matches(file.path, ("*.safetensors",))]
     copies = {file.path for file in weights if _matches(file.path, (_SECOND_COPY,))}
     return [file for file in found if file.path not in copies] if len(copies) < len(weights) else found
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a file that nobody asked for by name is harmless: `tokenizer*` may be a program too."""
+    try:
+        check_file_kind(path, allows_pickle=False, allows_code=False)
+    except UnsafeFileError:
+        return False
+    return True
 
 
 def _matches(path: str, patterns: Iterable[str]) -> bool:

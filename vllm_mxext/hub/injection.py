@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from vllm_mxext.config.app import AppConfig, with_settings
@@ -27,6 +28,21 @@ def allowed_fields() -> frozenset[str]:
     return frozenset(flag.field for flag in all_flags() if flag.group in _GROUPS or flag.field in _FIELDS)
 
 
+def reads_file(name: str, value: Any) -> bool:
+    """Whether a flag makes the server read a file of whoever starts it, which a manifest of somebody else must not.
+
+    What a chat template says, clients can get to see.
+
+    Args:
+        name: of the flag, with dashes.
+        value: as the manifest has it.
+    """
+    if name == "generation-config":
+        return value not in ("auto", "vllm")
+    is_text = isinstance(value, str) and any(mark in value for mark in ("{{", "{%", "\n"))
+    return name == "chat-template" and not is_text and not re.fullmatch(r"[\w-]+", str(value))
+
+
 def profile_settings(profile: Profile) -> dict[str, Any]:
     """Returns the flags of a profile, with dashes, and their values.
 
@@ -39,6 +55,11 @@ def profile_settings(profile: Profile) -> dict[str, Any]:
         raise ManifestError(
             f"Profile '{profile.name}' sets --{name}, which a profile may not; give it on the command line."
         )
+    for name, value in sorted(settings.items()):
+        if reads_file(name, value):
+            raise ManifestError(
+                f"Profile '{profile.name}' sets --{name} to a file, which a profile may not; give it yourself."
+            )
     return settings
 
 

@@ -111,7 +111,7 @@ def cached_entry(folder: Path, uri: str, revision: str | None) -> ModelEntry | N
         revision: that was asked for.
     """
     path = _cache_path(folder, uri, revision)
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
         return read_manifest(path).models[0]

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -29,8 +31,8 @@ logger = init_logger(__name__)
 
 PROG = "python -m vllm_mxext.hub.mx_download"
 
-_WITH_REVISION = ("hf://", "modelscope://")
-"""URIs that may end with @REVISION."""
+_WITH_REVISION = re.compile(r"((?:hf|modelscope)://[^@]*)@([^/]*)")
+"""URIs that may have a revision."""
 
 
 class NeedsDownloadError(Exception):
@@ -74,14 +76,18 @@ class Wish:
     @property
     def asked_revision(self) -> str:
         """The revision, or the one that the first source's URI ends with; empty = what the source says."""
-        if self.revision or not self.uris or not self.uris[0].startswith(_WITH_REVISION):
-            return self.revision
-        return self.uris[0].partition("@")[2].partition("/")[0]
+        return self.revision or split_revision(self.uris[0] if self.uris else "")[1]
 
     @property
     def uris(self) -> tuple[str, ...]:
         """Sources in order of preference."""
         return self.artifact.sources or self.entry.sources
+
+
+def split_revision(uri: str) -> tuple[str, str]:
+    """Returns a URI without its revision, and that; empty if it names none."""
+    match = _WITH_REVISION.match(uri)
+    return (uri, "") if match is None else (f"{match[1]}{uri[match.end() :]}", match[2])
 
 
 def wish_for(entry: ModelEntry, config: HubConfig, artifact: str | None = None) -> Wish:
@@ -118,8 +124,7 @@ def stored(wish: Wish, store: ModelStore) -> Snapshot | None:
 
 def is_here(wish: Wish, config: HubConfig) -> bool:
     """Whether what is wanted is on this machine, in the store or in the cache of another program."""
-    is_stored = stored(wish, ModelStore(config.folder)) is not None
-    return is_stored or find_snapshot(wish.uris, wish.asked_revision, config.network.environ) is not None
+    return stored(wish, ModelStore(config.folder)) is not None or _cached(wish, config) is not None
 
 
 def obtain(wish: Wish, config: HubConfig, downloading: Downloading) -> tuple[Path, Snapshot | None]:
@@ -138,9 +143,11 @@ def obtain(wish: Wish, config: HubConfig, downloading: Downloading) -> tuple[Pat
             from vllm_mxext.hub.store.lock_file import read_lock_file  # noqa: PLC0415 - few use it
 
             read_lock_file(config.lock_file).check_snapshot(wish.store_name, snapshot)
+        check_signature(wish.entry, config, snapshot.folder)
         return snapshot.folder, snapshot
-    folder = None if config.is_frozen else find_snapshot(wish.uris, wish.asked_revision, config.network.environ)
+    folder = _cached(wish, config)
     if folder is not None:
+        check_signature(wish.entry, config, folder)
         logger.info("The files of %s are read in place from '%s'.", name, folder)
         return folder, None
     if config.network.is_offline:
@@ -153,6 +160,45 @@ def obtain(wish: Wish, config: HubConfig, downloading: Downloading) -> tuple[Pat
         raise NeedsDownloadError
     snapshot = pull(wish, config, downloading)
     return snapshot.folder, snapshot
+
+
+def security_of(entry: ModelEntry, config: HubConfig) -> Security:
+    """Returns what is asked of a model's files: flags count more than its manifest."""
+    given = entry.security
+    if config.allows_unsafe:
+        given = replace(given, allow_pickle=True, trust_remote_code=True)
+    if config.signature is not None:
+        given = replace(given, signature=cast("SignatureRule", config.signature))
+    return given
+
+
+def _cached(wish: Wish, config: HubConfig) -> Path | None:
+    """Returns the folder of another program's cache that has what is wanted; nothing that is pinned to other bytes."""
+    if config.is_frozen:
+        return None
+    from vllm_mxext.hub.cached_files import has_files  # noqa: PLC0415 - what is stored does not need it
+
+    security = security_of(wish.entry, config)
+    return find_snapshot(
+        wish.uris,
+        wish.asked_revision,
+        config.network.environ,
+        lambda folder: has_files(folder, wish.artifact, security),
+    )
+
+
+def check_signature(entry: ModelEntry, config: HubConfig, folder: Path) -> None:
+    """Verifies files of a model if that is asked for; what is here already as well: the rule may have been another one.
+
+    Raises:
+        UnsafeFileError: the rule is `require`, and there is no signature, or not a good one.
+        MissingDependencyError: the rule is `require`, and the package is not installed.
+    """
+    security = security_of(entry, config)
+    if security.signature != "off":
+        from vllm_mxext.hub import signing  # noqa: PLC0415 - few ask for it
+
+        signing.check_signature(entry.name, folder, security, is_offline=config.network.is_offline)
 
 
 def pull(wish: Wish, config: HubConfig, downloading: Downloading) -> Snapshot:
@@ -177,8 +223,9 @@ def pull(wish: Wish, config: HubConfig, downloading: Downloading) -> Snapshot:
             except (DownloadError, ChecksumError, MissingDependencyError) as error:
                 if isinstance(error, DownloadError) and error.cause in (HubCause.INTERRUPTED, HubCause.NOT_LOCKED):
                     raise
-                logger.warning("Source %s failed: %s", uri, error)
                 failures.append(error)
+                if len(wish.uris) > 1:
+                    logger.warning("Source %s failed: %s", uri, error)
     if len(failures) == 1:
         raise failures[0]
     causes = {error.cause for error in failures if isinstance(error, (DownloadError, ChecksumError))}
@@ -211,29 +258,25 @@ class _Pull:
     def _chosen(self, uri: str, listing: Listing) -> tuple[RemoteFile, ...]:
         from vllm_mxext.hub.file_choice import choose_files  # noqa: PLC0415
 
-        security = self._security
-        chosen = choose_files(
+        security = security_of(self.wish.entry, self.config)
+        choose = partial(
+            choose_files,
             uri,
-            self.wish.artifact,
-            listing,
+            listing=listing,
             allows_pickle=security.allow_pickle,
             allows_code=security.trust_remote_code,
         )
+        chosen = choose(self.wish.artifact)
+        if security.signature != "off":  # it is of all files, those that nothing reads included
+            there = {file.path for file in chosen}
+            others = choose(replace(self.wish.artifact, files=(), include=("*",), exclude=()))
+            chosen += tuple(file for file in others if file.path not in there)
         if self.config.is_frozen:
             from vllm_mxext.hub.store.lock_file import read_lock_file  # noqa: PLC0415
 
             pinned = read_lock_file(self.config.lock_file)
             return pinned.check(self.wish.store_name, replace(listing, files=chosen)).files
         return chosen
-
-    @property
-    def _security(self) -> Security:
-        given = self.wish.entry.security
-        if self.config.allows_unsafe:
-            given = replace(given, allow_pickle=True, trust_remote_code=True)
-        if self.config.signature is not None:
-            given = replace(given, signature=cast("SignatureRule", self.config.signature))
-        return given
 
     def _fetched(self, source: Source, listing: Listing, chosen: Sequence[RemoteFile]) -> Snapshot:
         from vllm_mxext.hub.transfer.fetch import Wanted, fetch  # noqa: PLC0415
@@ -268,14 +311,13 @@ class _Pull:
     def _check(self, folder: Path) -> None:
         """Refuses files that are not what their names say, or not signed as they have to be."""
         from vllm_mxext.hub.content_safety import check_content  # noqa: PLC0415
-        from vllm_mxext.hub.signing import check_signature  # noqa: PLC0415
 
-        security = self._security
+        security = security_of(self.wish.entry, self.config)
         for file in sorted(folder.rglob("*")):
             if file.is_file():
                 path = file.relative_to(folder).as_posix()
                 check_content(file, path, allows_pickle=security.allow_pickle, allows_code=security.trust_remote_code)
-        check_signature(self.wish.entry.name, folder, security, is_offline=self.config.network.is_offline)
+        check_signature(self.wish.entry, self.config, folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

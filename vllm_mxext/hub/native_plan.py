@@ -16,9 +16,10 @@ from typing import Any
 from vllm_mxext.config import memory_plan
 from vllm_mxext.config.app import from_arguments
 from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.config.hub import draft_reference, is_remote
 from vllm_mxext.config.machine import Memory
 from vllm_mxext.config.model_spec import parse_model_spec
-from vllm_mxext.config.options import all_flags
+from vllm_mxext.config.options import SpeculationOptions, all_flags
 from vllm_mxext.config.resolve import Machine, resolve_engine
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.hub.estimate import disk_bytes, flags_of, lora_flags, serves_adapters
@@ -56,7 +57,10 @@ def native_config(entry: ModelEntry, profile: Profile, hardware: Hardware) -> En
     host = hardware.host
     spec = parse_model_spec(_checkpoint_config(entry, profile))
     machine = Machine(host.num_cores, Memory(host.memory_bytes, host.memory_available_bytes))
-    return resolve_engine(from_arguments(_arguments(entry, profile), environ={}), spec, machine)
+    app = from_arguments(_arguments(entry, profile), environ={})
+    if is_remote(draft_reference(app)):  # its size is known once it is here; the engine's own plan has it then
+        app = replace(app, speculation=SpeculationOptions())
+    return resolve_engine(app, spec, machine)
 
 
 def estimate_native(entry: ModelEntry, profile: Profile, config: EngineConfig, memory: Memory) -> Estimate:

@@ -208,7 +208,10 @@ def rank(entry: ModelEntry, hardware: Hardware, question: Question) -> Selection
     unable = [judgement for judgement in candidates if not judgement.state.can_run]
     unable.sort(key=lambda judgement: (tuple(State).index(judgement.state), judgement.profile.name))
     rankings = [
-        *(Ranking(judgement, place, _why(able, judgement, goal, hardware)) for place, judgement in enumerate(able, 1)),
+        *(
+            Ranking(judgement, place, _why(able, judgement, goal, hardware, is_filtered=bool(left_out)))
+            for place, judgement in enumerate(able, 1)
+        ),
         *(Ranking(judgement, None, judgement.reasons[0]) for judgement in unable),
         *(
             Ranking(judgement, None, left_out[judgement.profile.name])
@@ -269,10 +272,11 @@ def _keys(judgement: Judgement, goal: Goal, hardware: Hardware) -> tuple[Key, ..
     return tuple(rule.key(judgement, goal, hardware) for rule in RULES)
 
 
-def _why(able: Sequence[Judgement], judgement: Judgement, goal: Goal, hardware: Hardware) -> str:
+def _why(able: Sequence[Judgement], judgement: Judgement, goal: Goal, hardware: Hardware, *, is_filtered: bool) -> str:
     """Names the first rule that tells a profile from the one before it; of the chosen one, from the next."""
     if len(able) == 1:
-        return "Chosen: it is the only one that can run."
+        of_what = "of those that were asked for it" if is_filtered else "it"
+        return f"Chosen: {of_what} is the only one that can run."
     is_chosen = judgement is able[0]
     other = able[1] if is_chosen else able[0]
     keys = zip(RULES, _keys(judgement, goal, hardware), _keys(other, goal, hardware), strict=True)

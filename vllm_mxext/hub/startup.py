@@ -17,7 +17,7 @@ from vllm_mxext.hub.hardware_inspect import inspect_hardware
 from vllm_mxext.hub.injection import inject, overrides
 from vllm_mxext.hub.judgement import Selection
 from vllm_mxext.hub.manifest.model import Goal
-from vllm_mxext.hub.mx_download import Downloading, is_here, obtain, wish_for
+from vllm_mxext.hub.mx_download import Downloading, check_signature, is_here, obtain, wish_for
 from vllm_mxext.hub.references import with_adapters, with_local_references
 from vllm_mxext.hub.selection import Question, rank, select
 from vllm_mxext.hub.served_model import ServedModel
@@ -70,7 +70,12 @@ def prepare(
     served = None
     if model_needs_hub(app):
         app, served = _prepare_model(app, config, downloading, environ, hardware)
-    return Prepared(with_local_references(app, config, downloading), served)
+    prepared = Prepared(with_local_references(app, config, downloading), served)
+    if served is not None:  # only now: who may not download comes a second time
+        for note in served.manifest.notes:
+            logger.info("%s", note)
+        logger.info("%s", chosen_line(served))
+    return prepared
 
 
 def _prepare_model(
@@ -88,9 +93,8 @@ def _prepare_model(
     if folder is None:
         wish = wish_for(found.entry, config, selection.chosen.profile.artifact)
         folder, snapshot = obtain(wish, config, downloading)
-    for note in found.manifest.notes:
-        logger.info("%s", note)
-    logger.info("%s", chosen_line(found, selection))
+    else:
+        check_signature(found.entry, config, folder)
     app = with_adapters(inject(app, found.entry, selection.chosen), found)
     app = _with_folder(app, found, folder, snapshot)
     return app, ServedModel(found.entry, found.manifest, folder, hardware, selection, snapshot)
@@ -131,13 +135,14 @@ def _question(app: AppConfig, config: HubConfig, found: FoundModel) -> Question:
     )
 
 
-def chosen_line(found: FoundModel, selection: Selection) -> str:
+def chosen_line(served: ServedModel) -> str:
     """Says in one sentence what was chosen and why."""
-    chosen = selection.chosen
-    assert chosen is not None
-    profile = chosen.profile
+    selection = served.selection
+    assert selection is not None
+    assert selection.chosen is not None
+    chosen, profile = selection.chosen, selection.chosen.profile
     return (
-        f"Model {found.entry.name} ({found.manifest.origin}): profile {profile.name} ({profile.id[:12]}) is "
+        f"Model {served.entry.name} ({served.manifest.origin}): profile {profile.name} ({profile.id[:12]}) is "
         f"{chosen.state.value}: {chosen.reasons[0]} {selection.rankings[0].why}"
     )
 

@@ -202,7 +202,10 @@ def _judge_place(profile: Profile, demand: _Demand, place: _Place) -> Judgement:
             "available; it can run when others use less."
         )
         return Judgement(profile, State.BUSY, (reason,), smallest, place.positions)
-    reason = f"{context} takes {takes} of {place.name}, which is {total} in all."
+    limit = f"which is {total} in all"
+    if smallest is not None and smallest.device_total <= memory.total_bytes:
+        limit = f"of which it may take {memory_share(profile):.0%} of {total}"
+    reason = f"{context} takes {takes} of {place.name}, {limit}."
     return Judgement(profile, State.INSUFFICIENT, (reason,), smallest, place.positions)
 
 
@@ -245,5 +248,8 @@ def _shortages(profile: Profile, hardware: Hardware, judgement: Judgement, *, is
     needed = max(profile.host.disk, 0 if estimate is None else estimate.disk)
     free = host.disk_available_bytes
     if not is_stored and free is not None and free < needed:
-        found.append(f"Its files take {format_bytes(needed)}, and {format_bytes(free)} of disk are free for models.")
+        found.append(
+            f"Its files take {format_bytes(needed)}, and {format_bytes(free)} of disk are free for models; free some, "
+            "for example with `mxext hub gc`, or name another folder with --download-dir."
+        )
     return [sentence for sentence in found if sentence]

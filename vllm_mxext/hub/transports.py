@@ -23,7 +23,7 @@ class Offline(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Refuses."""
-        raise self._error(f"What is at {request.url.host}{request.url.path}")
+        raise self._error(f"What {request.url.host} has")
 
 
 class ByProxy(httpx.BaseTransport):

@@ -50,8 +50,8 @@ def parsing(path: Path) -> Iterator[None]:
 class AdapterFolder:
     """The files of one adapter and what is used of them.
 
-    A link may lead out of the folder only where the cache of Hugging Face keeps its files: from
-    `snapshots/<revision>/` to `blobs/`.
+    A link may lead out of the folder only where stores keep their files: that of Hugging Face from
+    `snapshots/<revision>/`, that of the MX Hub from `models/<name>/<revision>/` to `blobs/`.
 
     Args:
         path: folder, or the adapter's only file.
@@ -104,7 +104,10 @@ class AdapterFolder:
         folder = self._path.resolve()
         if resolved.is_relative_to(folder):
             return True
-        return folder.parent.name == "snapshots" and resolved.is_relative_to(folder.parent.parent / "blobs")
+        one_up, two_up = folder.parent, folder.parent.parent
+        return (one_up.name == "snapshots" and resolved.is_relative_to(two_up / "blobs")) or (
+            two_up.name == "models" and resolved.is_relative_to(two_up.parent / "blobs")
+        )
 
 
 def printable(text: str) -> str:

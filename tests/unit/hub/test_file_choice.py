@@ -31,6 +31,11 @@ def test_a_format_brings_its_weights_and_texts_and_nothing_else() -> None:
     assert chosen(Artifact("model"), *others, *CHECKPOINT) == sorted(CHECKPOINT)
 
 
+@pytest.mark.promise("HUB-SAFE-2")
+def test_pickles_and_programs_that_look_like_a_tokenizer_are_left_out() -> None:
+    assert chosen(Artifact("model"), "tokenizer_x.py", "tokenizer.pkl", *CHECKPOINT) == sorted(CHECKPOINT)
+
+
 def test_a_second_copy_of_the_weights_is_left_out_unless_it_is_the_only_one() -> None:
     assert "consolidated.safetensors" not in chosen(Artifact("model"), "consolidated.safetensors", *CHECKPOINT)
     assert chosen(Artifact("model"), "consolidated.safetensors") == ["consolidated.safetensors"]
@@ -80,3 +85,15 @@ def test_pinned_files_are_those_and_with_these_bytes() -> None:
 def test_a_source_without_such_weights_says_what_it_has() -> None:
     with pytest.raises(DownloadError, match=r"no files of the safetensors artifact 'model'; it has \.gguf, \.json"):
         chosen(Artifact("model"), "m.gguf", "config.json")
+
+
+@pytest.mark.promise("HUB-SAFE-1")
+def test_a_list_that_no_model_has_is_refused_before_anything_is_downloaded() -> None:
+    with pytest.raises(UnsafeFileError, match="more than 20000 files"):
+        chosen(Artifact("model"), *CHECKPOINT, *(f"{number}.json" for number in range(20_001)))
+    with pytest.raises(UnsafeFileError, match="cannot be in one folder"):
+        chosen(Artifact("model"), *CHECKPOINT, "config.json")
+    for size in (-5, 2**80):
+        files = Listing("r1", (RemoteFile("model.safetensors", size, None, ""),))
+        with pytest.raises(DownloadError, match=r"model\.safetensors.*bytes"):
+            choose_files("hf://a/b", Artifact("model"), files, allows_pickle=False, allows_code=False)

@@ -52,6 +52,15 @@ def test_a_profile_cannot_say_who_is_let_in_or_which_code_is_loaded(flag: str) -
         injected(parse_serve_args([], environ={}), Profile("p", engine_args={flag: "x"}))
 
 
+@pytest.mark.parametrize("path", ["/etc/shadow", "~/.ssh/id_rsa", "template.jinja", "../secret"])
+def test_a_profile_cannot_make_the_server_read_its_owners_files(path: str) -> None:
+    for flag in ("chat-template", "chat_template", "generation_config"):
+        with pytest.raises(ManifestError, match="to a file, which a profile may not"):
+            injected(parse_serve_args([], environ={}), Profile("p", engine_args={flag: path}))
+    settings = {"chat-template": "{{ messages }}", "generation-config": "vllm"}
+    assert injected(parse_serve_args([], environ={}), Profile("p", engine_args=settings)).model.chat_template
+
+
 def test_a_wrong_value_names_the_profile() -> None:
     with pytest.raises(ConfigError, match="Profile p of org/name: max-num-seqs must be a whole number"):
         injected(parse_serve_args([], environ={}), Profile("p", engine_args={"max-num-seqs": "many"}))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,3 +144,58 @@ def test_an_unsigned_model_is_not_published_where_a_signature_is_required(tmp_pa
     with pytest.raises((UnsafeFileError, MissingDependencyError), match="signature"):
         pull(wish(), signed, Downloading())
     assert ModelStore(tmp_path / "store").snapshots() == ()
+
+
+@pytest.mark.promise("HUB-SIGN-1")
+def test_a_signature_that_is_required_is_required_of_what_is_here_already(
+    tmp_path: Path, hub: ModelHub, model: Path
+) -> None:
+    settings = config(tmp_path, hub)
+    pull(wish(), settings, Downloading())
+    signed = dataclasses.replace(settings, signature="require")
+    with pytest.raises((UnsafeFileError, MissingDependencyError), match="signature"):
+        obtain(wish(), signed, Downloading())
+    cache_model(tmp_path, hub, model)
+    elsewhere = dataclasses.replace(signed, folder=tmp_path / "empty")
+    with pytest.raises((UnsafeFileError, MissingDependencyError), match="signature"):
+        obtain(wish(), elsewhere, Downloading())
+
+
+@pytest.mark.promise("HUB-CACHE-2")
+def test_what_another_program_has_downloaded_is_taken_only_if_it_is_what_the_manifest_pins(
+    tmp_path: Path, hub: ModelHub, model: Path
+) -> None:
+    settings = config(tmp_path, hub, is_offline=True)
+    cached = cache_model(tmp_path, hub, model)
+    assert obtain(wish(), settings, Downloading()) == (cached, None)
+    content = (model / "config.json").read_bytes()
+    right = FileEntry("config.json", len(content), hashlib.sha256(content).hexdigest())
+    weights = tuple(FileEntry(name) for name in WEIGHTS)
+    assert obtain(wish(artifact=Artifact("model", files=(right, *weights))), settings, Downloading())[0] == cached
+    wrong = (dataclasses.replace(right, sha256="0" * 64), dataclasses.replace(right, size=1), FileEntry("more.json"))
+    for artifact in (*(Artifact("model", files=(one, *weights)) for one in wrong), Artifact("model", "gguf")):
+        with pytest.raises(DownloadError) as caught:
+            obtain(wish(artifact=artifact), settings, Downloading())
+        assert caught.value.cause is HubCause.OFFLINE
+
+
+def cache_model(tmp_path: Path, hub: ModelHub, model: Path) -> Path:
+    """Puts the model where Hugging Face's own package would."""
+    commit = hub.add(NAME, model)
+    cache = tmp_path / "hf" / "hub" / f"models--{NAME.replace('/', '--')}"
+    shutil.copytree(model, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    return cache / "snapshots" / commit
+
+
+def test_all_files_are_pulled_where_a_signature_is_looked_for(tmp_path: Path, hub: ModelHub, model: Path) -> None:
+    (model / "model.sig").write_text("{}")
+    hub.add(NAME, model)
+    pinned = Artifact("model", files=tuple(FileEntry(name) for name in (*WEIGHTS, "config.json")))
+    without = pull(wish(artifact=pinned), config(tmp_path, hub), Downloading())
+    assert [file.path for file in without.files] == ["config.json", *WEIGHTS]
+    warned = dataclasses.replace(config(tmp_path, hub), signature="warn")
+    assert {"model.sig", "original/params with space.json"} <= {
+        file.path for file in pull(wish(artifact=pinned), warned, Downloading()).files
+    }

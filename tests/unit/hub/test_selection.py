@@ -105,6 +105,7 @@ def test_a_profile_is_asked_for_by_name_alias_id_or_the_beginning_of_an_id() -> 
         selection = choose(cpu, on_gpu(), profile=text)
         assert selection.chosen is not None
         assert selection.chosen.profile is cpu
+        assert selection.rankings[0].why == "Chosen: of those that were asked for it is the only one that can run."
         assert selection.rankings[1].why == "The profile cpu was asked for."
     assert choose(cpu, on_gpu(), profile="default").rankings[0].judgement.profile.name == "gpu"
 

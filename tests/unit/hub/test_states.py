@@ -66,6 +66,14 @@ def test_a_device_that_is_too_small_is_insufficient() -> None:
     assert "which is 12.00 GiB in all" in found.reasons[0]
 
 
+@pytest.mark.promise("HUB-STATE-1")
+def test_a_device_with_too_little_beside_what_others_keep_says_how_much_may_be_taken() -> None:
+    profile = on_gpu()
+    found = judge(model(profile), profile, server(64 * GIB, gpu(18 * GIB)))
+    assert found.state is State.INSUFFICIENT
+    assert "of which it may take 92% of 18.00 GiB." in found.reasons[0]
+
+
 T4 = gpu(15 * GIB, name="Tesla T4", arch="sm_75")
 MI300X = Device("amd", "AMD Instinct MI300X", arch="gfx942", memory_bytes=192 * GIB, memory_available_bytes=192 * GIB)
 
@@ -157,7 +165,7 @@ def test_disk_space_counts_unless_the_files_are_here() -> None:
     entry = model(profile, num_parameters=8_190_735_360)
     found = judge(entry, profile, machine)
     assert found.state is State.INSUFFICIENT
-    assert "Its files take 15.26 GiB, and 1.00 GiB of disk are free for models." in found.reasons[0]
+    assert "Its files take 15.26 GiB, and 1.00 GiB of disk are free for models; free some," in found.reasons[0]
     assert judge(entry, profile, machine, is_stored=True).state is State.RUNNABLE
 
 

@@ -90,6 +90,19 @@ def test_links_out_of_the_folder_are_refused_but_the_cache_of_hugging_face_is_re
     assert "link out of the adapter's folder" in refusal(folder)
 
 
+def test_an_adapter_in_the_store_of_the_hub_is_read(tmp_path: Path) -> None:
+    blobs, folder = tmp_path / "blobs", tmp_path / "models" / "acme--math" / "abc"
+    plain_adapter(blobs)
+    folder.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).symlink_to(Path("../../../blobs") / name)
+    assert inspect(folder).rank == 4
+    os.replace(blobs, tmp_path / "elsewhere")
+    (folder / "adapter_config.json").unlink()
+    (folder / "adapter_config.json").symlink_to(tmp_path / "elsewhere" / "adapter_config.json")
+    assert "link out of the adapter's folder" in refusal(folder)
+
+
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     path = plain_adapter(tmp_path)
     (path / "adapter_model.safetensors").unlink()

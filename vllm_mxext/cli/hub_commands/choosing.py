@@ -50,7 +50,7 @@ def _list_models(asked: Asked, hardware: Hardware) -> None:
         config = replace(asked.config, profile=None)  # one of another model
         selection = rank_profiles(asked.app, config, FoundModel(entry, manifest), hardware)
         best = selection.rankings[0].judgement if selection.rankings else None
-        size = f"{entry.num_parameters / 1e9:.2f} B" if entry.num_parameters else "-"
+        size = _shown_size(entry.num_parameters)
         name, state = ("-", "-") if best is None else (best.profile.name, best.state.value)
         rows.append((entry.name, size, name, state, entry.description))
         values.append({**model_as_json(entry), "best": None if best is None else judgement_dict(best)})
@@ -58,6 +58,12 @@ def _list_models(asked: Asked, hardware: Hardware) -> None:
     asked.answer(
         value, f"{columns(rows)}\n{counted(len(values), 'model')} of {manifest.origin}, judged for {hardware.name}"
     )
+
+
+def _shown_size(num_parameters: int) -> str:
+    if num_parameters >= 1e9:
+        return f"{num_parameters / 1e9:.2f} B"
+    return f"{num_parameters / 1e6:.0f} M" if num_parameters else "-"
 
 
 def explain(argv: Sequence[str]) -> int:

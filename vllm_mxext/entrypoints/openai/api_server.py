@@ -13,6 +13,7 @@ from pathlib import Path
 from vllm_mxext import envs
 from vllm_mxext.config.app import AppConfig, parse_serve_args
 from vllm_mxext.config.engine import EngineConfig
+from vllm_mxext.config.hub import without_effect
 from vllm_mxext.config.resolve import ResolvedConfig, resolve, resolve_server
 from vllm_mxext.config.table import format_table
 from vllm_mxext.entrypoints.starting import Start, stored_start
@@ -38,7 +39,7 @@ def run(app: AppConfig) -> int:
         EngineDeadError: the engine could not be started, or was lost for good.
     """
     configure_logging(LogSettings.from_environ(config_path=app.server.log_config_file))
-    for warning in app.warnings:
+    for warning in (*app.warnings, *without_effect(app)):
         logger.warning("%s", warning)
     start = stored_start(app)
     resolved = None if start is None else _resolved(start)

@@ -15,6 +15,7 @@ from vllm_mxext.config.resolve import ResolvedConfig
 from vllm_mxext.engine.factory import create_engine_client
 from vllm_mxext.entrypoints.starting import Start
 from vllm_mxext.errors import ConfigError
+from vllm_mxext.hub.store.in_use import using
 from vllm_mxext.native.core_client import ProcessCoreClient
 from vllm_mxext.observability.metrics import PrometheusMetrics
 from vllm_mxext.server.adapters import ServedAdapters
@@ -44,7 +45,9 @@ def serve(
         ConfigError: the tokenizer, the chat template or an adapter cannot be loaded.
         EngineDeadError: the engine could not be started, or was lost for good.
     """
-    _run_loop(_serve(resolved, start, sock, core, core_environ))
+    snapshot = None if start.served is None else start.served.snapshot
+    with using(None if snapshot is None else snapshot.folder):
+        _run_loop(_serve(resolved, start, sock, core, core_environ))
 
 
 async def _serve(

@@ -12,7 +12,10 @@ from vllm_mxext.hub.redaction import redact
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _OFFLINE = ("MIM_OFFLINE", "HF_HUB_OFFLINE", "VLLM_MXEXT_OFFLINE")
-_ENDPOINTS = ("HF_ENDPOINT", "MODELSCOPE_DOMAIN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "S3_ENDPOINT_URL")
+_ENDPOINTS = (
+    "HF_ENDPOINT", "MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL",
+    "S3_ENDPOINT_URL", "MINIO_ENDPOINT", "STORAGE_EMULATOR_HOST", "NGC_ENDPOINT",
+)  # fmt: skip
 _CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_DIR")
 _PACKAGES = {"s3": ("minio", "pip install 'vllm_mxext[s3]'")}
 _SIGNING = ("model_signing", "pip install 'vllm_mxext[signing]'")

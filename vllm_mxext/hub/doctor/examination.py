@@ -95,7 +95,7 @@ def _examine_model(patient: Patient) -> tuple[FoundModel | None, list[Finding]]:
     except MxError as error:
         remedy = "Correct the name, or see what the other findings say of its source."
         return None, [problem("model", str(error), remedy)]
-    return found, [ok("model", f"{found.entry.name} is known from {found.manifest.origin}.")]
+    return found, [ok("model", f"It is {found.entry.name} ({found.manifest.origin}).")]
 
 
 def _examine_choice(patient: Patient, found: FoundModel | None) -> tuple[Judgement | None, list[Finding]]:
@@ -126,7 +126,7 @@ def _examine_store(patient: Patient, *, must_write: bool) -> Iterator[Finding]:
     folder = patient.config.folder
     findings = folder_checks.check_access(folder, must_write=must_write, access=patient.access)
     yield from findings
-    if any(finding.level is Level.PROBLEM for finding in findings) or not folder.is_dir():
+    if any(finding.level is Level.PROBLEM for finding in findings) or not os.path.isdir(folder):
         return
     if patient.access(folder, os.W_OK):
         yield folder_checks.check_locks(folder)
@@ -153,7 +153,7 @@ def _examine_snapshots(folder: Path) -> Iterator[Finding]:
 
 
 def _examine_space(folder: Path, needed: int, needed_for: str) -> Finding:
-    nearest = next(path for path in (folder, *folder.parents) if path.is_dir())
+    nearest = next(path for path in (folder, *folder.parents) if os.path.isdir(path))
     return folder_checks.check_space(folder, shutil.disk_usage(nearest).free, needed, needed_for)
 
 

@@ -124,8 +124,11 @@ def free_disk(folder: Path | None) -> int | None:
     if folder is None:
         return None
     absolute = folder.absolute()
-    place = next((place for place in (absolute, *absolute.parents) if place.exists()), None)
-    return None if place is None else shutil.disk_usage(place).free
+    place = next((place for place in (absolute, *absolute.parents) if os.path.exists(place)), None)
+    try:
+        return None if place is None else shutil.disk_usage(place).free
+    except OSError:
+        return None
 
 
 def _number(values: Mapping[str, str], name: str, default: int) -> int:

@@ -117,5 +117,5 @@ def _profile(entry: Mapping[str, Any]) -> Profile:
 def _adapter(entry: Mapping[str, Any], folder: Path | None) -> AdapterEntry:
     uri = entry["uri"]
     if "://" not in uri:
-        uri = os.path.abspath((folder or Path()) / Path(uri).expanduser())
+        uri = os.path.abspath((folder or Path()) / os.path.expanduser(uri))
     return AdapterEntry(entry["name"], uri, entry.get("description", ""), entry.get("auto_load", True))

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from vllm_mxext.config.flags import Flag
 from vllm_mxext.config.options import all_flags
 from vllm_mxext.config.sources import did_you_mean
-from vllm_mxext.hub.injection import allowed_fields
+from vllm_mxext.hub.injection import allowed_fields, reads_file
 from vllm_mxext.hub.manifest.building import parse_size
 from vllm_mxext.hub.manifest.complaints import Complaint, shown
 from vllm_mxext.hub.manifest.document import Node
@@ -152,6 +152,9 @@ def _check_flags(profile: Node, name: str) -> Iterator[Complaint]:
         elif flag_name in settable:
             try:
                 settable[flag_name].facts.kind.parse(node.plain())
+                if reads_file(flag_name, node.plain()):
+                    what = f"The profile {name} sets {flag_name} to a file"
+                    yield Complaint(line, f"{what}, which only those who start the server may.")
             except ValueError as error:
                 yield Complaint(line, f"The flag {flag_name} of the profile {name} {error}, got {shown(node.plain())}.")
         elif flag_name in flags:

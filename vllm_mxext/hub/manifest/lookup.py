@@ -33,10 +33,10 @@ def find_manifest(config: HubConfig, environ: Mapping[str, str] = os.environ, ro
         ManifestError: it cannot be read or is wrong; the next place is not tried then.
     """
     if config.manifest is not None:
-        return read_manifest(config.manifest, config.manifest_origin or "asked for")
+        return read_manifest(config.manifest, f"file {config.manifest} ({config.manifest_origin or 'asked for'})")
     looked_at = []
     for path, origin in _places(environ, root):
-        if path.is_file():
+        if os.path.isfile(path):  # no error if HOME is somebody else's, as it may be in containers
             manifest = read_manifest(path, origin)
             break
         looked_at.append(str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import math
 import re
 import ssl
 from collections.abc import Callable, Iterator
@@ -14,7 +15,6 @@ import httpx
 
 from vllm_mxext.errors import DownloadError, HubCause, HubError, TransferError
 from vllm_mxext.hub.redaction import redact
-from vllm_mxext.hub.retrying import MAX_RETRY_AFTER_S
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524})
 """Statuses after which asking again may help; 520 to 524 are Cloudflare's for trouble behind it."""
@@ -33,7 +33,7 @@ def understanding(endpoint: str, variable: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DownloadError(
             f"{httpx.URL(endpoint).host} answers otherwise than its protocol says; check {variable}, or whether "
             "there is a "
@@ -71,10 +71,15 @@ def error_of(  # noqa: PLR0911 - a table of cases
     """
     status, host = response.status_code, response.url.host
     if is_elsewhere and status in (400, 401, 403):
-        return TransferError(f"{host} refused the signed address of a file ({status}); it may have expired, ask again.")
+        return TransferError(
+            f"{host} refused the signed address of a file ({status}); try again; if it goes on, see whether a proxy or "
+            "firewall keeps this machine from there."
+        )
     if status in _PASSING:
         wish = "asks for fewer requests" if status == 429 else f"is in trouble (status {status})"
-        return TransferError(f"{host} {wish}; try again in some minutes.", retry_after_s=retry_after_s(response))
+        wait_s = retry_after_s(response)
+        when = "some minutes" if wait_s is None or wait_s <= 60 else f"{math.ceil(wait_s / 60)} minutes"
+        return TransferError(f"{host} {wish}; try again in {when}.", retry_after_s=wait_s)
     explained = advice.explain(response, body)
     if explained is not None:
         return explained
@@ -159,7 +164,7 @@ def retry_after_s(response: httpx.Response) -> float | None:
         seconds = (moment - datetime.now(timezone.utc)).total_seconds()
     elif response.status_code == 429 and (match := re.search(r";\s*t=(\d+)", response.headers.get("RateLimit", ""))):
         seconds = float(match[1])
-    return None if seconds is None else min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+    return None if seconds is None else max(seconds, 0.0)
 
 
 def _is_distrusted(error: BaseException | None) -> bool:

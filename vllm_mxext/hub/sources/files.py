@@ -109,7 +109,7 @@ def path_of(uri: str) -> Path:
         ConfigError: it is of another machine.
     """
     if not uri.startswith("file:"):
-        return Path(uri).expanduser().absolute()
+        return Path(os.path.expanduser(uri)).absolute()
     split = urlsplit(uri)
     if split.netloc not in ("", "localhost") or not split.path.startswith("/"):
         raise ConfigError(f"'{uri}' must have the form file:///PATH, with three slashes and an absolute path.")

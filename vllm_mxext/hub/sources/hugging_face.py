@@ -27,7 +27,7 @@ _DEFAULT_ENDPOINT = "https://huggingface.co"
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _URI = re.compile(
     r"(?:hf://)?(?P<name>\w[\w.-]*/\w[\w.-]*|\w[\w.-]*(?=@|$))"
-    r"(?:@(?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+))?(?:/(?P<folder>[^/].*?))?/?"
+    r"(?:[@:](?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+))?(?:/(?P<folder>[^/].*?))?/?"
 )
 
 
@@ -38,7 +38,7 @@ class HuggingFaceSource:
     which is checked here when they are read as a whole.
 
     Args:
-        uri: `hf://ORG/NAME[@REVISION][/FOLDER]` or `ORG/NAME`.
+        uri: `hf://ORG/NAME[@REVISION][/FOLDER]` or `ORG/NAME`; NVIDIA NIM writes `:REVISION`.
         revision: branch, tag or commit; wins over that of the URI; None = `main`.
         network: connections.
 

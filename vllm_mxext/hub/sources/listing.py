@@ -43,7 +43,7 @@ def make_listing(
     if not ordered:
         raise DownloadError(f"{what} has no files; check the address.", cause=HubCause.NOT_FOUND)
     lines = (f"{file.path}\0{file.size}\0{file.sha256 or mark}\n" for file, mark in ordered)
-    digest = hashlib.sha256("".join(lines).encode()).hexdigest()[:_DIGEST_CHARACTERS]
+    digest = hashlib.sha256("".join(lines).encode(errors="surrogatepass")).hexdigest()[:_DIGEST_CHARACTERS]
     match = _REVISION.fullmatch(asked_revision or "")
     if match and match["digest"] != digest:
         raise DownloadError(

@@ -26,8 +26,11 @@ _DEFAULT_REVISION = "master"
 _MAX_ENTRIES = 3000
 """A listing of so many entries has been cut off by the server (modelscope_hub 0.5, `REPO_FILES_TRUNCATION_LIMIT`)."""
 
+_MAX_DEPTH = 64
+"""Folders in folders."""
+
 _URI = re.compile(
-    r"(?:modelscope://)?(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^/@]+))?(?:/(?P<folder>[^/].*?))?/?"
+    r"(?:modelscope://)?(?P<name>\w[\w.-]*/\w[\w.-]*)(?:[@:](?P<revision>[^/@]+))?(?:/(?P<folder>[^/].*?))?/?"
 )
 
 
@@ -37,7 +40,7 @@ class ModelScopeSource:
     Every file comes with its SHA-256. The server tells no commit; the revision is the branch and a digest of the list.
 
     Args:
-        uri: `modelscope://ORG/NAME[@REVISION][/FOLDER]` or `ORG/NAME`.
+        uri: `modelscope://ORG/NAME[@REVISION][/FOLDER]` or `ORG/NAME`; NVIDIA NIM writes `:REVISION`.
         revision: branch, tag or commit; wins over that of the URI; None = `master`.
         network: connections.
 
@@ -108,7 +111,10 @@ class ModelScopeSource:
             )
         for entry in entries:
             if entry["Type"] == "tree":
-                yield from self._walk(entry["Path"])
+                inside = str(entry["Path"])
+                if not inside.startswith(f"{folder}/" if folder else "") or inside.count("/") >= _MAX_DEPTH:
+                    raise ValueError(inside)  # a server that goes round in circles
+                yield from self._walk(inside)
             else:
                 yield entry
 
@@ -138,7 +144,7 @@ class ModelScopeSource:
     def _explain(self, response: httpx.Response, body: bytes) -> HubError | None:
         try:
             message = _message(json.loads(body))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if response.status_code != 404 or not message:
             return None

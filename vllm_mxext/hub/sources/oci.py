@@ -120,7 +120,7 @@ class OciSource:
         try:
             manifest = json.loads(body)
             layers = manifest.get("layers")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             layers = None
         if not isinstance(layers, list):
             raise DownloadError(

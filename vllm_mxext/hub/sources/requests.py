@@ -150,7 +150,7 @@ def ask_json(
     body = read_all(reply, advice)
     try:
         return json.loads(body), reply.response.headers
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TransferError(
             f"{reply.response.url.host} answered with something that is no JSON; a proxy or a log-in page may be in "
             "between: check HTTPS_PROXY and the address of the source."

@@ -1,4 +1,4 @@
-"""`gc`: removes old snapshots, blobs that no snapshot names, and what dead downloads have left; nothing else.
+"""`gc`: removes old snapshots that nobody uses, blobs that no snapshot names, and what dead downloads have left.
 
 Where locks work, nobody adds files meanwhile. Where they do not, everything younger than a day stays, and what is
 removed is asked about once more right before: publishing makes its blobs young first, and looks afterwards whether they
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from vllm_mxext.hub.store import layout, linking, locks, names
 from vllm_mxext.hub.store.failures import storing
+from vllm_mxext.hub.store.in_use import is_in_use
 from vllm_mxext.hub.store.model_store import NEW, OLD, USE_LOCK, ModelStore
 from vllm_mxext.hub.store.snapshot import Snapshot
 
@@ -120,7 +121,7 @@ def _superfluous(store: ModelStore, there: Sequence[Snapshot], rule: GcRule, now
     for folder in sorted({one.folder.parent for one in there}):
         model = [one for one in there if one.folder.parent == folder]
         model.sort(key=lambda one: (store.is_current(one), linking.is_whole(one), one.created_s), reverse=True)
-        others = [one for one in model[1:] if not store.pins.protects(one)]
+        others = [one for one in model[1:] if not store.pins.protects(one) and not is_in_use(one.folder)]
         yield from (one for one in others[rule.num_kept :] if one.created_s <= now_s - rule.grace_s)
 
 
@@ -155,7 +156,8 @@ def _leftovers(store: ModelStore, rule: GcRule, now_s: float) -> Iterator[Path]:
         for path in _entries(model):
             if path.name.startswith((NEW, OLD, f".{names.CURRENT}-")) and _changed_s(path) <= now_s - rule.grace_s:
                 yield path
-    for path in _entries(store.folder / _PARTIAL):
+    partial = store.folder / _PARTIAL
+    for path in () if partial.is_symlink() else _entries(partial):  # a link leads to what is not ours
         newest_s = max(map(_changed_s, (path, *_entries(path))))
         if newest_s <= now_s - max(rule.partial_s, rule.grace_s):
             yield path

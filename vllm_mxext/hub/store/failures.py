@@ -24,9 +24,10 @@ def store_error(folder: Path, error: OSError) -> StoreError:
             cause=HubCause.NO_SPACE,
         )
     if error.errno in _NO_PERMISSION:
+        remedy = "make it writable" if error.errno == errno.EROFS else "give this user the right to it"
         return StoreError(
-            f"The folder of models '{folder}' cannot be used: '{where}': {reason}; give this user the right to it, or "
-            "name another folder with --download-dir.",
+            f"The folder of models '{folder}' cannot be used: '{where}': {reason}; {remedy}, or name another folder "
+            "with --download-dir.",
             cause=HubCause.NO_PERMISSION,
         )
     if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -11,16 +11,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from vllm_mxext.errors import ChecksumError, UnsafeFileError
+from vllm_mxext.errors import UnsafeFileError
 from vllm_mxext.hub.safety import check_tree
 from vllm_mxext.hub.store.blobs import is_sha256
-from vllm_mxext.hub.store.snapshot import StoredFile
 
-_HUGGING_FACE = re.compile(r"(?:hf://)?(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[^/]+))?/?")
-_MODELSCOPE = re.compile(r"modelscope://(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?/?")
+_HUGGING_FACE = re.compile(r"(?:hf://)?(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:[@:](?P<revision>[^/]+))?/?")
+_MODELSCOPE = re.compile(r"modelscope://(?P<name>[\w.-]+/[\w.-]+)(?:[@:](?P<revision>[^/]+))?/?")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 _SHARD = re.compile(r"(?P<start>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.safetensors|\.gguf)")
 _WEIGHTS = (".safetensors", ".gguf")
@@ -43,7 +42,10 @@ def modelscope_folder(environ: Mapping[str, str]) -> Path:
 
 
 def find_snapshot(
-    uris: Iterable[str], revision: str, environ: Mapping[str, str], needed: Sequence[str] = ()
+    uris: Iterable[str],
+    revision: str,
+    environ: Mapping[str, str],
+    is_right: Callable[[Path], bool] = lambda _folder: True,
 ) -> Path | None:
     """Finds a model that is there as a whole; None if it is not, or nobody can tell.
 
@@ -54,23 +56,13 @@ def find_snapshot(
         uris: `hf://ORG/NAME`, `ORG/NAME` or `modelscope://ORG/NAME`, in order of preference; others are passed over.
         revision: branch, tag or commit; empty = that of the URI, or the hub's main branch.
         environ: variables that say where the caches are.
-        needed: paths that must be there.
+        is_right: whether a folder that is whole has what is wanted; others are passed over.
     """
     for uri in uris:
         for folder in _candidates(uri, revision, environ):
-            if _is_whole(folder, folder.parents[2], needed):
+            if _is_whole(folder, folder.parents[2]) and is_right(folder):
                 return folder
     return None
-
-
-def snapshot_files(folder: Path) -> tuple[StoredFile, ...]:
-    """Reads the files of a snapshot in a cache, with their digests as they are now.
-
-    Raises:
-        ChecksumError: a file is not what the cache's name for it says.
-        OSError: it cannot be read.
-    """
-    return tuple(_stored_file(folder, path) for path in sorted(_paths(folder)))
 
 
 class CachedBlobs:
@@ -99,7 +91,7 @@ class CachedBlobs:
         status = path.stat()
         key = (str(path), status.st_size, status.st_mtime_ns)
         if key not in self._checked:
-            self._checked[key] = _hash(path)[0]
+            self._checked[key] = sha256_of(path)
         return self._checked[key]
 
 
@@ -135,18 +127,18 @@ def _is_path(text: str) -> bool:
     return "\0" not in text and not any(part in ("", ".", "..") for part in text.split("/"))
 
 
-def _is_whole(folder: Path, cache: Path, needed: Sequence[str]) -> bool:
+def _is_whole(folder: Path, cache: Path) -> bool:
     try:
         check_tree(folder, also=[cache])
         paths = set(_paths(folder))
         if any((folder / path).stat().st_size == 0 for path in paths if path.endswith(_WEIGHTS)):
             return False
         indexed = [name for path in paths if path.endswith(".safetensors.index.json") for name in _shards(folder, path)]
-    except (OSError, UnsafeFileError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, UnsafeFileError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
     has_safetensors = any(path.endswith(".safetensors") for path in paths)
     is_complete = (
-        paths.issuperset((*needed, *indexed, *_numbered(paths)))
+        paths.issuperset((*indexed, *_numbered(paths)))
         and not any(path.endswith(_UNFINISHED) for path in paths)
         and any(path.endswith(_WEIGHTS) for path in paths)
     )
@@ -181,23 +173,14 @@ def _paths(folder: Path) -> Iterator[str]:
             yield path.relative_to(folder).as_posix()
 
 
-def _stored_file(folder: Path, path: str) -> StoredFile:
-    file = folder / path
-    sha256, git_sha1 = _hash(file)
-    name = Path(os.readlink(file)).name if file.is_symlink() else ""
-    if (is_sha256(name) and name != sha256) or (_GIT_SHA1.fullmatch(name) and name != git_sha1):
-        raise ChecksumError(
-            f"'{file}' is damaged: its content is not what the cache's name for it says; delete it and download again."
-        )
-    return StoredFile(path, file.stat().st_size, sha256)
+def sha256_of(file: Path) -> str:
+    """Returns the digest of a file as it is now.
 
-
-def _hash(file: Path) -> tuple[str, str]:
-    """Returns a file's SHA-256, and the SHA-1 that Git gives it."""
-    sha256 = hashlib.sha256()
-    git_sha1 = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
     with file.open("rb", buffering=0) as stream:
         while block := stream.read(_BLOCK_BYTES):
-            sha256.update(block)
-            git_sha1.update(block)
-    return sha256.hexdigest(), git_sha1.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()

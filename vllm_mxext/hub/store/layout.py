@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vllm_mxext.errors import StoreError
+from vllm_mxext.errors import StoreError, UnsafeFileError
+from vllm_mxext.hub.safety import check_path
 from vllm_mxext.hub.store import names
 from vllm_mxext.hub.store.failures import storing
 from vllm_mxext.hub.store.snapshot import Snapshot, StoredFile
@@ -22,6 +23,8 @@ NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EX
 """What file systems without links, and those with limits on them, answer."""
 
 _VERSION_FILE = "layout"
+_WRONG = (UnsafeFileError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a description raises that somebody else has written."""
 
 
 def check(folder: Path) -> None:
@@ -72,7 +75,7 @@ def read_snapshot(folder: Path) -> Snapshot | None:
     """Reads what a folder's `snapshot.json` says; None if there is none or it is damaged."""
     try:
         return _parse(json.loads((folder / SNAPSHOT).read_bytes()), folder)
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError, *_WRONG):
         return None
 
 
@@ -184,7 +187,9 @@ def _swap(hidden: Path, path: Path) -> None:
 
 
 def _parse(content: Any, folder: Path) -> Snapshot:
-    files = tuple(StoredFile(str(one["path"]), int(one["size"]), str(one["sha256"])) for one in content["files"])
+    files = tuple(
+        StoredFile(str(check_path(one["path"])), int(one["size"]), str(one["sha256"])) for one in content["files"]
+    )
     return Snapshot(
         str(content["name"]),
         str(content["revision"]),

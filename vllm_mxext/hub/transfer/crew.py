@@ -311,10 +311,10 @@ class Crew:
         """Whether the store has the file already; it is a result then."""
         if order.file.sha256 is None or order.seed is not None:
             return False
-        path = self._blobs.find(order.file.sha256)
-        if path is None:
-            return False
         with storing(self._blobs.folder):
+            path = self._blobs.find(order.file.sha256)
+            if path is None:
+                return False
             size = path.stat().st_size
         with self._changed:
             self._results[order.key] = (size, order.file.sha256)
@@ -335,10 +335,11 @@ class Crew:
         free = status.f_bavail * status.f_frsize
         spare = min(self._tuning.spare_bytes, missing // 20)
         if missing and free < missing + spare:
+            stays = f", of which {format_bytes(spare)} are to stay so" if spare else ""
             raise StoreError(
                 f"{format_bytes(missing)} are still to be downloaded to '{self._blobs.folder}' and "
-                f"{format_bytes(free)} are free there; free {format_bytes(missing + spare - free)}, for example with "
-                "`mxext hub gc`, or name another folder with --download-dir.",
+                f"{format_bytes(free)} are free there{stays}; free {format_bytes(missing + spare - free)}, for example "
+                "with `mxext hub gc`, or name another folder with --download-dir.",
                 cause=HubCause.NO_SPACE,
             )
 

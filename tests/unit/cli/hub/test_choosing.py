@@ -29,7 +29,7 @@ def big_machine(home: Path) -> Path:
 def test_without_a_model_all_models_are_listed_with_their_best_profiles(mxext: Run, hub: ModelHub) -> None:
     printed = mxext("list-profiles")
     assert printed.code == 0
-    for part in (NAME, "cpu", "runnable", "1 model of environment MIM_MANIFEST_PATH"):
+    for part in (NAME, "cpu", "runnable", "model_manifest.yaml (environment MIM_MANIFEST_PATH)"):
         assert part in printed.out
     value = mxext("list-profiles", "--json").json
     assert [(model["name"], model["best"]["name"]) for model in value["models"]] == [(NAME, "cpu")]

@@ -54,7 +54,7 @@ def test_places_are_looked_at_in_their_order(tmp_path: Path) -> None:
     config = replace(config, manifest=asked, manifest_origin="environment MIM_MANIFEST_PATH")
     manifest = find_manifest(config, environ, tmp_path)
     assert (manifest.models[0].name, manifest.origin, manifest.notes) == (
-        "asked", "environment MIM_MANIFEST_PATH", ()
+        "asked", f"file {asked} (environment MIM_MANIFEST_PATH)", ()
     )  # fmt: skip
 
 

@@ -152,6 +152,8 @@ ONE = HEAD + "profiles:\n- name: p\n"
         (ONE + "  engine_args: {max-num-seq: 3}", 5, "flag 'max-num-seq'; did you mean max-num-seqs?"),
         (ONE + "  engine_args: {max-num-seqs: zero}", 5, "max-num-seqs of the profile 'p' must be"),
         (ONE + "  engine_args: {host: 0.0.0.0}", 5, "which only those who start the server may"),
+        (ONE + "  engine_args: {chat-template: /etc/shadow}", 5, "chat-template to a file, which only those who start"),
+        (ONE + "  engine_args: {generation_config: ../x}", 5, "generation-config to a file, which only those who"),
         (ONE + "  engine_args: {max-num-seqs: 1,\n    max_num_seqs: 2}", 6, "'max-num-seqs' twice"),
         (HEAD + "profiles: [{name: p, tags: {tp: 2}}]", 3, "the native engine runs on one device"),
         (

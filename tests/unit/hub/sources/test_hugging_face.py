@@ -101,7 +101,9 @@ def test_a_small_file_that_is_not_the_commits_is_noticed_without_a_sha256(hub: M
     assert read(asked, config).startswith(b"{")
 
 
-@pytest.mark.parametrize("form", ["hf://acme/tiny@v2", "acme/tiny@v2", "hf://acme/tiny@v2/original"])
+@pytest.mark.parametrize(
+    "form", ["hf://acme/tiny@v2", "acme/tiny@v2", "hf://acme/tiny:v2", "hf://acme/tiny@v2/original"]
+)
 def test_revision_and_folder_come_from_the_uri(hub: ModelHub, model: Path, tmp_path: Path, form: str) -> None:
     old = write_model(tmp_path / "old", seed=2)
     hub.add("acme/tiny", old, "v2")

@@ -37,6 +37,13 @@ def test_a_server_that_ignores_ranges_starts_at_the_beginning(hub: ModelHub) -> 
         assert opened.start == 0
 
 
+@pytest.mark.parametrize("form", ["modelscope://acme/tiny@v2", "modelscope://acme/tiny:v2"])
+def test_the_address_may_name_a_revision(hub: ModelHub, tmp_path: Path, form: str) -> None:
+    other = write_model(tmp_path / "v2", seed=2)
+    hub.add("acme/tiny", other, "v2")
+    assert read_all(source(hub, form)) == tree(other)
+
+
 def test_the_revision_can_be_asked_for_again_and_is_refused_when_files_have_changed(
     hub: ModelHub, tmp_path: Path
 ) -> None:

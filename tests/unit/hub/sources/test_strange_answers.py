@@ -23,8 +23,11 @@ STRANGE = (
     {"sha": "0" * 40, "siblings": [{"rfilename": 7}]},
     {"sha": "../../etc", "siblings": [{"rfilename": "a"}]},
     {"sha": "0" * 40, "siblings": [{"rfilename": "a", "size": "much"}]},
+    {"sha": "0" * 40, "siblings": [{"rfilename": "a", "size": float("inf")}]},
     {"Data": None},
     {"Data": {"Files": [{}]}},
+    {"Data": {"Files": [{"Type": "tree", "Path": "round"}] * 2999}},
+    {"Data": {"Files": [{"Type": "tree", "Path": "round"}] * 3000}},
     {"Data": {"Files": [{"Type": "blob", "Path": 7}]}},
     {"Data": {"Files": [{"Type": "blob", "Path": "a", "Size": "much"}]}},
     {"items": [{}]},
@@ -37,6 +40,7 @@ STRANGE = (
     {"layers": [7]},
     {"layers": [{"annotations": {"org.cncf.model.filepath": "a"}, "digest": f"sha256:{'0' * 64}"}]},
     {"layers": [{"annotations": 7}]},
+    b"[" * 200_000,
 )
 
 
@@ -46,7 +50,8 @@ class Strange(StandIn):
     value: object = None
 
     def answer(self, asked: Asked) -> Answer:
-        return Answer(200, {"Content-Type": "application/json"}, json.dumps(self.value).encode())
+        content = self.value if isinstance(self.value, bytes) else json.dumps(self.value).encode()
+        return Answer(200, {"Content-Type": "application/json"}, content)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 from tests.unit.hub.store_files import contents, digest, publish, put_blob
 from vllm_mxext.errors import StoreError
 from vllm_mxext.hub.store.collecting import GcReport, GcRule, collect
+from vllm_mxext.hub.store.in_use import using
 from vllm_mxext.hub.store.model_store import ModelStore
 from vllm_mxext.hub.store.pins import Pin
 
@@ -86,6 +87,17 @@ def test_what_is_young_or_pinned_stays(store: ModelStore, now: Now) -> None:
     assert revisions(collect(store, ALL_AT_ONCE)) == []
     store.pins.remove(Pin("m"))
     assert sorted(revisions(collect(store, GcRule(num_kept=0)))) == ["r0", "r1"]
+
+
+@pytest.mark.promise("HUB-GC-1")
+def test_what_a_server_uses_stays_until_it_ends(store: ModelStore, now: Now) -> None:
+    old = publish(store, "m", "r1", files(1))
+    now.seconds += 10
+    publish(store, "m", "r2", files(2))
+    with using(old.folder):
+        assert revisions(collect(store, ALL_AT_ONCE)) == []
+        assert (old.folder / "config.json").read_bytes() == b"{}"
+    assert revisions(collect(store, ALL_AT_ONCE)) == ["r1"]
 
 
 def test_blobs_that_nobody_names_go_after_the_grace_time(store: ModelStore, now: Now) -> None:
@@ -209,3 +221,16 @@ def test_what_is_published_while_gc_runs_without_locks_is_whole_or_refused(
     now.seconds += DAY
     collect(store, ALL_AT_ONCE)
     assert contents(published[0]) == files(1)
+
+
+@pytest.mark.promise("HUB-GC-1")
+def test_nothing_outside_the_store_goes_whatever_links_are_in_it(store: ModelStore, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("x")
+    made = publish(store, "m", "r", files(1))
+    (store.folder / "partial").symlink_to(outside)
+    (store.models_folder / "link").symlink_to(outside)
+    (made.folder.parent / ".new-link").symlink_to(outside)
+    collect(store, ALL_AT_ONCE)
+    assert (outside / "file").exists()

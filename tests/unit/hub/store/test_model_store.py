@@ -266,7 +266,7 @@ def test_what_is_no_store_is_refused_with_a_remedy(tmp_path: Path) -> None:
     [
         (errno.ENOSPC, HubCause.NO_SPACE, "no space left for models in .*free some.*--download-dir"),
         (errno.EDQUOT, HubCause.NO_SPACE, "free some"),
-        (errno.EROFS, HubCause.NO_PERMISSION, "give this user the right to it, or name another folder"),
+        (errno.EROFS, HubCause.NO_PERMISSION, "make it writable, or name another folder"),
         (errno.EACCES, HubCause.NO_PERMISSION, "give this user the right"),
         (errno.EIO, HubCause.FAILED, "check the disk"),
     ],
@@ -294,3 +294,14 @@ def test_reading_writes_nothing(store: ModelStore) -> None:
     before = {path: path.lstat().st_mtime_ns for path in store.folder.rglob("*")}
     assert ModelStore(store.folder).snapshot("m") is not None
     assert {path: path.lstat().st_mtime_ns for path in store.folder.rglob("*")} == before
+
+
+@pytest.mark.promise("HUB-SAFE-1")
+@pytest.mark.parametrize("path", ["../../../../secret", "/etc/hostname", "a\0b", "x" * 5000, "\ud800"])
+def test_a_description_with_unsafe_paths_is_no_snapshot(store: ModelStore, path: str) -> None:
+    made = publish(store, "m", R1, {"a": b"1"})
+    content = json.loads((made.folder / "snapshot.json").read_text())
+    content["files"][0]["path"] = path
+    (made.folder / "snapshot.json").write_text(json.dumps(content))
+    assert store.snapshots() == ()
+    assert store.snapshot("m") is None
