@@ -1,6 +1,8 @@
 """How far the performance tester's figures are from the truth: `python -m tests.bench_servers.calibration`.
 
-The mock server runs as a process of its own and notes when it sent what; both processes read the same monotonic clock.
+The mock server runs as a process of its own and notes when it sent what; both read the same monotonic clock.
+Of the error of TTFT and E2E, `sent to received` is the way to the server and the queue before its reading, which a
+client cannot tell from the server's work; `event's time` is the client's own part.
 `--overhead` measures instead what one event costs the client, and what it would cost with httpx.
 """
 
@@ -20,6 +22,7 @@ from typing import Any
 
 import httpx
 import orjson
+import uvloop
 
 from tests.bench_servers.mock_server import Behaviour
 from vllm_mxext.bench.metrics import percentile
@@ -29,7 +32,7 @@ from vllm_mxext.bench.serve.plan import RequestPlan
 from vllm_mxext.bench.serve.plan_reading import plan_from_mapping
 from vllm_mxext.bench.serve.request import Reply, ask, request_body
 from vllm_mxext.bench.serve.result import RequestRecord, RunResult
-from vllm_mxext.bench.serve.runner import run_plan
+from vllm_mxext.bench.serve.runner import Runner
 from vllm_mxext.bench.serve.statistics import stage_figures
 from vllm_mxext.bench.serve.wire import Address, Wire
 
@@ -93,13 +96,23 @@ def calibrate(scenario: Scenario) -> Iterator[tuple[object, ...]]:
     """Yields one row per figure, times in milliseconds: measured less true, by the server's records."""
     with mock_process(scenario.behaviour) as url:
         prompts = [f"request {number}" for number in range(scenario.count)]
-        result = run_plan(
-            plan_from_mapping({"server": {"url": url, "model": "m"}, "prompts": prompts, **scenario.sections})
-        )
+        sections = {"server": {"url": url, "model": "m"}, "prompts": prompts, **scenario.sections}
+        runner, loop = Runner(plan_from_mapping(sections)), uvloop.new_event_loop()
+        result = loop.run_until_complete(runner.run())
+        loop.close()
         served = httpx.get(f"{url}/mock/records", trust_env=False).json()
     by_text = {one["body"]["messages"][0]["content"]: one for one in served}
     # Requests of a run are sent in the order of their prompts.
     pairs = [(record, by_text[f"request {number}"]) for number, record in enumerate(result.records)]
+    origin = runner.origin_s
+    late = [
+        at + origin - true
+        for record, one in pairs
+        for at, true in zip(record.chunk_times_s, one["texts_s"], strict=True)
+    ]
+    yield (scenario.name, "event's time (ms)", "", *_spread(sorted(seconds * 1000 for seconds in late)))
+    way = sorted((one["received_s"] - record.sent_s - origin) * 1000 for record, one in pairs)
+    yield (scenario.name, "sent to received (ms)", "", *_spread(way))
     for name, measured, truth in _FIGURES:
         values = [(measured(record), truth(one)) for record, one in pairs]
         errors = sorted((seen - true) * 1000 for one, two in values for seen, true in zip(one, two, strict=True))
@@ -136,8 +149,6 @@ def overhead(streams: int = 64, tokens: int = 100) -> str:
 
 
 def _clients() -> list[tuple[str, Callable[[str, bytes, int], Any], Callable[[], asyncio.AbstractEventLoop]]]:
-    import uvloop
-
     loop = uvloop.new_event_loop
     return [
         ("ours, uvloop", _ours, loop),

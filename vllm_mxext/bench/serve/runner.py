@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import time
@@ -26,6 +27,9 @@ from vllm_mxext.bench.serve.wire import Address, Wire
 from vllm_mxext.errors import ConfigError
 
 _PROGRESS_S = 0.25
+_LEVEL_S = 3.0
+_LEVEL_ANSWERS = 3
+"""A level of a sweep of rates sends for so many seconds, and as long as so many single answers take."""
 
 
 def run_plan(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
@@ -212,7 +216,9 @@ class Runner:
             if level is None:
                 return
             if load.sweep == "rate":
-                spec = self._rate_spec(level, count)
+                # Long enough that answers end while requests are sent: else nobody knows whether the server keeps up.
+                seconds = max(_LEVEL_S, _LEVEL_ANSWERS * 0.5 / first)
+                spec = self._rate_spec(level, max(count, math.ceil(level * seconds)))
             else:
                 concurrency = max(int(level), 1)
                 # A level is only reached if there are enough requests for it.

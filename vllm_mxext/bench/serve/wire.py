@@ -142,23 +142,16 @@ class Wire:
         head = f"{method} {self._address.path}{path} HTTP/1.1\r\n{self._headers}"
         content = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if method == "POST" else ""
         request = f"{head}{content}\r\n".encode() + body
-        # Connecting is part of the time that a user waits: it counts.
-        sent_s = time.monotonic()
-        try:
-            return await asyncio.wait_for(self._exchange(request, reader, sent_s), timeout_s)
-        except asyncio.TimeoutError:
-            raise WireError("timeout", f"no complete answer within {timeout_s:g} s") from None
-
-    def close(self) -> None:
-        """Closes idle connections; those in use close with their exchange."""
-        while self._idle:
-            self._idle.popleft().abort()
-
-    async def _exchange(self, request: bytes, reader: BodyReader | None, sent_s: float) -> Exchange:
+        loop, sent_s = asyncio.get_running_loop(), 0.0
+        deadline = loop.time() + (timeout_s or 0.0)
         while True:
             kept = self._kept()
-            connection = kept or await self._new()
-            exchange = Exchange(reader, asyncio.get_running_loop().create_future(), sent_s)
+            # As late as possible, so that what this process does beforehand is not taken for the server's time; but
+            # connecting is part of the time that a user waits.
+            sent_s = sent_s or time.monotonic()
+            connection = kept or await self._new(timeout_s)
+            exchange = Exchange(reader, loop.create_future(), sent_s)
+            timer = None if timeout_s is None else loop.call_at(deadline, connection.expire, timeout_s)
             try:
                 connection.start(exchange, request)
                 await exchange.done
@@ -169,7 +162,14 @@ class Wire:
             else:
                 return exchange
             finally:
+                if timer is not None:
+                    timer.cancel()
                 connection.release()
+
+    def close(self) -> None:
+        """Closes idle connections; those in use close with their exchange."""
+        while self._idle:
+            self._idle.popleft().abort()
 
     def _kept(self) -> _Connection | None:
         while self._idle:
@@ -178,16 +178,16 @@ class Wire:
                 return connection
         return None
 
-    async def _new(self) -> _Connection:
+    async def _new(self, timeout_s: float | None) -> _Connection:
+        connecting = asyncio.get_running_loop().create_connection(
+            lambda: _Connection(self._arrived, self._idle), self._address.host, self._address.port, ssl=self._tls
+        )
+        place = f"{self._address.host}:{self._address.port}"
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(self._arrived, self._idle),
-                self._address.host,
-                self._address.port,
-                ssl=self._tls,
-            )
+            _, connection = await asyncio.wait_for(connecting, timeout_s)
+        except asyncio.TimeoutError:
+            raise WireError("timeout", f"no connection to {place} within {timeout_s:g} s") from None
         except OSError as error:
-            place = f"{self._address.host}:{self._address.port}"
             raise WireError("connect", f"no connection to {place}: {error.strerror or error}") from None
         return connection
 
@@ -241,6 +241,10 @@ class _Connection(asyncio.Protocol):
             self._idle.append(self)
         else:
             self.abort()
+
+    def expire(self, timeout_s: float) -> None:
+        self._at = time.monotonic()
+        self._fail("timeout", f"no complete answer within {timeout_s:g} s")
 
     def abort(self) -> None:
         self.is_open = False

@@ -18,7 +18,10 @@ from vllm_mxext.bench.serve.runner import run_plan
 def test_figures_are_those_of_the_server_s_own_records() -> None:
     small = replace(SCENARIOS[1], count=16, sections={"test_params": {"max_tokens": 20, "concurrent_requests": 4}})
     rows = {str(figure): (true, median) for _, figure, true, median, *_ in calibrate(small)}
-    assert list(rows) == ["TTFT (ms)", "TPOT (ms)", "E2E (ms)", "chunk gap (ms)", "output tokens/s"]
+    own, *times = rows
+    assert own == "event's time (ms)"
+    assert times == ["sent to received (ms)", "TTFT (ms)", "TPOT (ms)", "E2E (ms)", "chunk gap (ms)", "output tokens/s"]
+    assert float(str(rows[own][1])) < 10
     # Median errors: 0.3 ms on an idle machine; a tenth of the true value leaves room for a busy one.
     for name in ("TPOT (ms)", "chunk gap (ms)", "output tokens/s"):
         true, median = (float(str(value)) for value in rows[name])
@@ -29,7 +32,7 @@ def test_figures_are_those_of_the_server_s_own_records() -> None:
 @pytest.mark.promise("PERF-12")
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_every_load_of_the_calibration_is_measured_well(scenario: Scenario) -> None:
-    for _, name, true, median, *_ in calibrate(scenario):
+    for _, name, true, median, *_ in list(calibrate(scenario))[2:]:
         allowed = 0.3 if name in ("TTFT (ms)", "E2E (ms)") else 0.1
         assert abs(float(str(median))) < allowed * float(str(true)), name
 
