@@ -23,6 +23,7 @@ Send = Callable[[KeyT, Sequence[ItemT]], Awaitable[Sequence["ResultT | Exception
 class _Entry(Generic[ItemT, ResultT]):
     item: ItemT
     result: asyncio.Future[ResultT]
+    batch: _Batch[ItemT, ResultT]
 
 
 @dataclass(slots=True, eq=False)
@@ -85,17 +86,18 @@ class Batcher(Generic[KeyT, ItemT, ResultT]):
         """
         if self._is_closed:
             raise ClosedError("The client has been closed; make a new one.")
-        entry: _Entry[ItemT, ResultT] = _Entry(item, asyncio.get_running_loop().create_future())
         batch = self._open.setdefault(key, _Batch())
+        result: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        entry = _Entry(item, result, batch)
         batch.entries.append(entry)
         if len(batch.entries) >= self.max_size:
             self._flush(key, batch)
         elif batch.task is None:
             batch.task = self._start(self._flush_later(key, batch))
         try:
-            return await entry.result
+            return await result
         finally:
-            self._leave(key, batch, entry)
+            self._leave(key, entry)
 
     async def close(self, *, flushes: bool = True) -> None:
         """Takes no more items, and returns when nothing is under way.
@@ -124,7 +126,7 @@ class Batcher(Generic[KeyT, ItemT, ResultT]):
 
     def _flush(self, key: KeyT, batch: _Batch[ItemT, ResultT]) -> None:
         self._detach(key, batch)
-        batch.task = self._start(self._deliver(key, batch.entries))
+        batch.task = self._start(self._deliver(key, batch))
 
     def _detach(self, key: KeyT, batch: _Batch[ItemT, ResultT]) -> None:
         """Takes a batch out of those that still collect."""
@@ -134,7 +136,8 @@ class Batcher(Generic[KeyT, ItemT, ResultT]):
             batch.task.cancel()
             batch.task = None
 
-    def _leave(self, key: KeyT, batch: _Batch[ItemT, ResultT], entry: _Entry[ItemT, ResultT]) -> None:
+    def _leave(self, key: KeyT, entry: _Entry[ItemT, ResultT]) -> None:
+        batch = entry.batch
         if self._open.get(key) is batch:
             batch.entries.remove(entry)
             if not batch.entries:
@@ -148,8 +151,8 @@ class Batcher(Generic[KeyT, ItemT, ResultT]):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _deliver(self, key: KeyT, entries: Sequence[_Entry[ItemT, ResultT]]) -> None:
-        entries = [entry for entry in entries if not entry.result.done()]
+    async def _deliver(self, key: KeyT, batch: _Batch[ItemT, ResultT]) -> None:
+        entries = [entry for entry in batch.entries if not entry.result.done()]
         if not entries:
             return
         if self._on_batch is not None:
@@ -164,7 +167,11 @@ class Batcher(Generic[KeyT, ItemT, ResultT]):
                 _fail(entries, error)
                 return
             middle = len(entries) // 2
-            await asyncio.gather(self._deliver(key, entries[:middle]), self._deliver(key, entries[middle:]))
+            for half in (entries[:middle], entries[middle:]):
+                part = _Batch(half)
+                for entry in half:
+                    entry.batch = part
+                part.task = self._start(self._deliver(key, part))
         except Exception as error:  # whatever it is, it is the callers', who must not wait for ever
             _fail(entries, error)
         else:

@@ -146,7 +146,7 @@ _Key = tuple[str, str, int]
 class ClientMetrics:
     """Counts calls by model, endpoint and priority; may be used by several threads.
 
-    Takes at most about 8 MB, whatever happens: the newest calls in a ring, durations as sketches, and only so many
+    Takes at most about 10 MB, whatever happens: the newest calls in a ring, durations as sketches, and only so many
     models, endpoints and outcomes, with `other` for the rest.
     """
 
