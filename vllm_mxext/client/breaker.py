@@ -191,6 +191,10 @@ class CircuitBreaker:
             if self._is_bad():
                 self._open(grows=True)
 
+    def abandon(self) -> None:
+        """Forgets the permits that are out: nobody gives them back any more."""
+        self._enter(self._state)
+
     @property
     def _has_free_probe(self) -> bool:
         return len(self._probes) < self._config.num_probes

@@ -98,3 +98,7 @@ class AdaptiveLimiter:
                 self._decreased_at_s = now_s
         elif not failed and num_in_flight * 2 >= self._limit:
             self._limit = min(self._limit + 1 / self._limit, float(self._config.max_limit))
+
+    def abandon(self) -> None:
+        """Forgets the calls under way: nobody gives their places back any more."""
+        self._in_flight = 0

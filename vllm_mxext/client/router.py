@@ -32,6 +32,7 @@ class Endpoint:
         weight: its share of the work in comparison with others.
         is_fallback: it is asked only while no other can be.
         outstanding_tokens: of the calls under way, as estimated.
+        generation: counts how often its calls were abandoned.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Endpoint:
     weight: float = 1.0
     is_fallback: bool = False
     outstanding_tokens: int = 0
+    generation: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
@@ -51,6 +53,16 @@ class Endpoint:
     def load(self) -> float:
         """Outstanding tokens by weight."""
         return self.outstanding_tokens / self.weight
+
+    def abandon(self) -> None:
+        """Forgets all calls under way, which nobody will end: their event loop is closed, or the process has forked.
+
+        What is known of the endpoint stays; a lease of theirs that is given back after all changes nothing.
+        """
+        self.generation += 1
+        self.outstanding_tokens = 0
+        self.breaker.abandon()
+        self.limiter.abandon()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,7 @@ class Lease:
         self._clock = clock
         self._on_change = on_change
         self._began_at_s = clock.now()
+        self._generation = endpoint.generation
         self._is_finished = False
 
     def __enter__(self) -> Lease:
@@ -107,10 +120,10 @@ class Lease:
             ttft_s: seconds until the first token, if it is known.
             was_throttled: the endpoint refused it because it has too much to do.
         """
-        if self._is_finished:
+        endpoint = self.endpoint
+        if self._is_finished or endpoint.generation != self._generation:
             return
         self._is_finished = True
-        endpoint = self.endpoint
         endpoint.outstanding_tokens -= self._num_tokens
         endpoint.breaker.record(self._permit, success, ttft_s=ttft_s)
         endpoint.limiter.release(

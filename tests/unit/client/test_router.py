@@ -241,6 +241,33 @@ def test_a_lease_is_given_back_once():
     assert (world["a"].limiter.in_flight, world["a"].limiter.limit, world["a"].breaker.failure_count) == (1, 2, 0)
 
 
+def test_calls_that_nobody_will_end_are_forgotten_but_not_what_is_known_of_the_endpoint():
+    world = World("a", max_limit=1)
+    world.break_down("a")
+    world.clock.tick(30.0)
+    lost = world.choose(num_tokens=50)
+    assert lost is not None
+    assert world.choose() is None
+    world["a"].abandon()
+    assert world["a"].breaker.state == "HALF-OPEN"
+    lease = world.choose(num_tokens=7)
+    assert lease is not None
+    lost.finish(False)
+    endpoint = world["a"]
+    assert (endpoint.outstanding_tokens, endpoint.limiter.in_flight, endpoint.breaker.num_probes) == (7, 1, 1)
+    lease.finish(True)
+    assert world.once() == "a"
+    assert endpoint.breaker.state == "CLOSED"
+
+
+def test_abandoned_calls_leave_an_open_endpoint_open_for_as_long_as_before():
+    world = World("a")
+    world.break_down("a")
+    retry_at_s = world["a"].breaker.retry_at_s()
+    world["a"].abandon()
+    assert (world["a"].breaker.state, world["a"].breaker.retry_at_s()) == ("OPEN", retry_at_s)
+
+
 def test_the_key_of_an_endpoint_is_not_in_its_text():
     world = World("a")
     world["a"].api_key = "sk-secret"
