@@ -62,7 +62,7 @@ class FakeClock:
         await settle()
 
 
-async def settle() -> None:
+async def settle(num_rounds: int = 50) -> None:
     """Lets every task go on until it waits for something that only time or the test can bring."""
-    for _ in range(50):
+    for _ in range(num_rounds):
         await asyncio.sleep(0)

@@ -28,7 +28,7 @@ from vllm_mxext.client.router import Endpoint, Lease, Router, RouterConfig
 
 IS_LONG = os.environ.get("VLLM_MXEXT_TEST_LONG") == "1"
 HISTORIES = settings(
-    max_examples=3000 if IS_LONG else 100,
+    max_examples=3000 if IS_LONG else 50,
     stateful_step_count=100 if IS_LONG else 40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -46,7 +46,7 @@ class LoopMachine(RuleBasedStateMachine):
         self.clock = FakeClock()
 
     def settle(self) -> None:
-        self.loop.run_until_complete(settle())
+        self.loop.run_until_complete(settle(10))
 
     def pass_time(self, seconds: float) -> None:
         self.loop.run_until_complete(self.clock.advance(seconds))
@@ -127,7 +127,7 @@ class CallsMachine(LoopMachine):
         self.settle()
         self.collect()
 
-    @rule(seconds=st.sampled_from([0.5, 1.0, 3.0, 11.0, 400.0]))
+    @rule(seconds=st.sampled_from([0.5, 1.0, 3.0, 11.0, 31.0]))
     def wait(self, seconds: float) -> None:
         self.pass_time(seconds)
         self.collect()

@@ -15,6 +15,9 @@ from vllm_mxext.errors import ConfigError
 
 T = TypeVar("T")
 
+_PATROL_S = 1.0
+"""How often those who wait are looked at although nobody has called `wake()`: breakers let calls through in time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn(Generic[T]):
@@ -47,7 +50,7 @@ class PriorityQueue(Generic[T]):
     Who waits is ordered by `arrival + priority * ageing_s`: first come first served within a priority, and nobody is
     overtaken by calls that came more than `ageing_s` per level of priority after him, so that nobody starves.
 
-    `wake()` is called whenever there may be room again.
+    `wake()` is called whenever there may be room again; room that comes by itself is found within a second.
 
     Args:
         max_size: how many may wait.
@@ -63,6 +66,7 @@ class PriorityQueue(Generic[T]):
         self._ageing_s = ageing_s
         self._lanes: dict[str, list[_Waiter[T]]] = {}
         self._num_arrivals = 0
+        self._patrol: asyncio.Task[None] | None = None
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -93,7 +97,7 @@ class PriorityQueue(Generic[T]):
             arrived_s + priority * self._ageing_s, self._num_arrivals, turn, asyncio.get_running_loop().create_future()
         )
         self._num_arrivals += 1
-        self.wake()  # an endpoint may have recovered by mere lapse of time
+        self.wake()  # who waits goes first if room has come by itself
         lane = self._lanes.get(turn.lane)
         if not lane or waiter < lane[0]:
             place = turn.take()
@@ -105,6 +109,8 @@ class PriorityQueue(Generic[T]):
                 "max_concurrent_requests."
             )
         insort(self._lanes.setdefault(turn.lane, []), waiter)
+        if self._patrol is None:
+            self._patrol = asyncio.ensure_future(self._keep_looking())
         return await self._wait(waiter, arrived_s, deadline_s)
 
     def wake(self) -> None:
@@ -148,6 +154,11 @@ class PriorityQueue(Generic[T]):
             waiter.place.set_exception(_too_late(self._clock.now() - arrived_s))
             self._remove(waiter)
 
+    async def _keep_looking(self) -> None:
+        while True:
+            await self._clock.sleep(_PATROL_S)
+            self.wake()
+
     def _remove(self, waiter: _Waiter[T]) -> None:
         lane = self._lanes.get(waiter.turn.lane, [])
         index = bisect_left(lane, waiter)
@@ -155,6 +166,9 @@ class PriorityQueue(Generic[T]):
             del lane[index]
             if not lane:
                 del self._lanes[waiter.turn.lane]
+        if self._patrol is not None and not self._lanes:
+            self._patrol.cancel()
+            self._patrol = None
 
 
 def _serve(waiter: _Waiter[T]) -> bool:

@@ -191,6 +191,17 @@ async def test_room_that_came_by_itself_goes_to_who_waits_before_who_comes():
     await finished(waiting, coming)
 
 
+async def test_room_that_came_by_itself_is_found_within_a_second():
+    clock = FakeClock()
+    rooms = Rooms(clock)
+    waiting = (await started(rooms.visit("waiting")))[0]
+    rooms.free[""] = 1  # nobody has called wake()
+    await clock.advance(1.0)
+    assert rooms.entered == ["waiting"]
+    await finished(waiting)
+    assert clock.num_sleepers == 0
+
+
 async def test_closing_refuses_who_waits_and_who_comes():
     rooms = Rooms(FakeClock())
     tasks = await started(rooms.visit("a"), rooms.visit("b", lane="x"))
