@@ -28,12 +28,14 @@ from vllm_mxext.client.router import Endpoint, Lease, Router, RouterConfig
 
 IS_LONG = os.environ.get("VLLM_MXEXT_TEST_LONG") == "1"
 HISTORIES = settings(
-    max_examples=3000 if IS_LONG else 50,
+    max_examples=500 if IS_LONG else 50,
     stateful_step_count=100 if IS_LONG else 40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 MAX_WAITING = 6
+
+pytestmark = pytest.mark.timeout(3000 if IS_LONG else 300)
 NUM_PROBES = 2
 
 

@@ -177,6 +177,17 @@ def test_the_last_endpoint_is_probed_now_and_then_while_open_and_failing_does_no
     assert breaker.retry_at_s() == retry_at_s
 
 
+def test_an_early_probe_that_says_nothing_does_not_let_the_next_one_through_at_once():
+    breaker, clock = opened(last_probe_interval_s=1.0)
+    clock.tick(1.0)
+    probe = breaker.allows(is_last=True)
+    assert probe is not None
+    breaker.record(probe, None)
+    assert breaker.allows(is_last=True) is None
+    clock.tick(1.0)
+    assert breaker.allows(is_last=True) is not None
+
+
 def test_an_early_probe_that_succeeds_makes_it_half_open_before_its_time():
     breaker, clock = opened(successes_to_close=2)
     clock.tick(1.0)

@@ -64,7 +64,7 @@ def test_it_grows_by_about_one_for_each_round_of_successes():
     fill(limiter)
     clock.tick(1.0)
     finish_all(limiter, was_throttled=True)
-    limits = []
+    limits = [limiter.limit]
     for _ in range(20):
         fill(limiter)
         clock.tick(1.0)
@@ -76,6 +76,7 @@ def test_it_grows_by_about_one_for_each_round_of_successes():
             limiter.release(duration_s=1.0, was_throttled=False, failed=True)
     steps = [after - before for before, after in pairwise(limits)]
     assert all(0 <= step <= 2 for step in steps)
+    assert limits[0] == 16
     assert limits[-1] == 32, "It comes back to where it was."
 
 

@@ -150,6 +150,18 @@ async def test_one_who_is_cancelled_while_waiting_leaves_no_gap():
     assert (len(rooms.queue), rooms.free[""]) == (0, 0)
 
 
+async def test_one_who_is_cancelled_gives_up_his_place_in_the_queue_at_once():
+    rooms = Rooms(FakeClock(), max_size=1)
+    (first,) = await started(rooms.visit("first"))
+    first.cancel()
+    await finished(first)
+    assert len(rooms.queue) == 0
+    (second,) = await started(rooms.visit("second"))
+    rooms.give_back("")
+    await finished(second)
+    assert rooms.entered == ["second"]
+
+
 async def test_one_who_is_cancelled_between_being_served_and_running_gives_its_place_to_the_next():
     rooms = Rooms(FakeClock())
     first, second = await started(rooms.visit("first"), rooms.visit("second"))

@@ -98,6 +98,12 @@ def test_equal_affinity_means_equal_endpoint_and_different_ones_spread():
     assert min(Counter(homes.values()).values()) > 60
 
 
+def test_affinities_spread_by_weight():
+    world = World("a", "b", weights={"a": 3.0})
+    homes = Counter(world.once(affinity=f"session {number}") for number in range(1000))
+    assert 700 < homes["a"] < 800
+
+
 def test_when_an_endpoint_goes_only_its_own_calls_move():
     world = World("a", "b", "c")
     before = {f"s{number}": world.once(affinity=f"s{number}") for number in range(200)}
