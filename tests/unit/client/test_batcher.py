@@ -167,6 +167,25 @@ async def test_an_item_cancelled_on_the_way_does_not_disturb_the_others_and_the_
     assert server.num_cancelled == 1
 
 
+async def test_a_half_that_everybody_has_left_is_stopped_although_the_other_half_is_wanted():
+    server = Server()
+
+    async def send(key: str, items: Sequence[str]) -> Sequence[str | Exception]:
+        if len(items) == 4:
+            server.gate.clear()
+            raise BadRequestError("One is bad.", status=400)
+        return await server.send(key, items)
+
+    tasks = await begun(Batcher(send, FakeClock(), max_size=4), "a", "b", "c", "d")
+    assert server.batches == [("k", ["a", "b"]), ("k", ["c", "d"])]
+    for task in tasks[:2]:
+        task.cancel()
+    await settle()
+    assert server.num_cancelled == 1
+    server.gate.set()
+    assert await results(tasks[2:]) == ["C", "D"]
+
+
 async def test_closing_sends_what_waits_and_returns_when_it_is_answered():
     server = Server()
     batcher = Batcher(server.send, FakeClock())
