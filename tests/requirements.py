@@ -237,6 +237,13 @@ PROMISES = {
     "HUB-CLI-3": "`mxext hub doctor` tells what keeps models from being downloaded or started, with remedies.",
     "HUB-DOCS-1": "docs/hub.md names all keys, states, rules and variables, and its commands run as printed.",
     "HUB-SAFE-2": "Pickles and programs are refused unless allowed, by name and by content.",
+    # Client
+    "CLIENT-12": "A breaker opens by failures in a row, failure rate or slow first tokens; a few probes close it.",
+    "CLIENT-13": "Calls at once per endpoint shrink quickly when it refuses and grow slowly when it answers.",
+    "CLIENT-14": "Waiting calls go by priority and arrival; none starves, and a cancelled one holds and loses no turn.",
+    "CLIENT-15": "Calls go to the least loaded or their preferred endpoint; a lone broken one is probed, not given up.",
+    "CLIENT-16": "Batches of equal parameters go by size or time; errors are each item's own; nobody waits for ever.",
+    "CLIENT-17": "The client's figures take bounded memory; percentiles are within one percent.",
 }
 """Id -> sentence."""
 
