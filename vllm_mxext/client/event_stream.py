@@ -45,6 +45,8 @@ class EventStream:
         request_id: the server's name for it; with the answer's own id if there is no other.
         text: of the first choice, so far.
         has_token: whether a first token has come.
+        usage: what the server says of tokens, as far as it does.
+        last_token_s: when the last one came.
     """
 
     def __init__(self, url: str, exchange: Exchange, response: httpx.Response) -> None:
@@ -52,6 +54,9 @@ class EventStream:
         self.headers: Mapping[str, str] = response.headers
         self.request_id = request_id(response.headers)
         self.has_token = False
+        self.usage: Mapping[str, Any] = {}
+        self.last_token_s = 0.0
+        self._is_empty = True
         self._texts: list[str] = []
         self._url = url
         self._exchange = exchange
@@ -80,6 +85,8 @@ class EventStream:
                 break
             self._take(chunk)
         if not self._ready:
+            if self._is_empty:
+                raise self._unclear("it has no event")
             await self._drain()
             return None
         document = self._ready.popleft()
@@ -115,12 +122,18 @@ class EventStream:
             self._idle_ends_s = self._exchange.idle_ends_s()
 
     def _note(self, document: dict[str, Any]) -> None:
+        self._is_empty = False
         self.request_id = self.request_id or request_id({}, document)
         self._completeness.note(document)
         self._texts.append(text_of(document))
-        if not self.has_token and has_token(document):
-            self.has_token = True
-            self._idle_ends_s = self._exchange.idle_ends_s()
+        usage = document.get("usage")
+        if isinstance(usage, Mapping):
+            self.usage = usage
+        if has_token(document):
+            self.last_token_s = self._exchange.now()
+            if not self.has_token:
+                self.has_token = True
+                self._idle_ends_s = self._exchange.idle_ends_s()
 
     def _end(self) -> None:
         self._is_done = True

@@ -20,6 +20,7 @@ from vllm_mxext.client.outcome import (
     Retry,
     connection_failed,
     protocol_failed,
+    request_id,
     status_failed,
     timed_out,
 )
@@ -67,6 +68,7 @@ class Exchange:
         self._call = call
         self._limits = limits
         self._clock = clock
+        self._began_s = clock.now()
         self._first_ends_s = math.inf
         self._scope: anyio.CancelScope | None = None
         self._response: httpx.Response | None = None
@@ -97,7 +99,10 @@ class Exchange:
             return
         if response.is_redirect:
             place = shown(response.headers.get("location", ""))
-            raise protocol_failed(self._url, f"sends on to '{place}'", status=response.status_code)
+            name = request_id(response.headers)
+            raise protocol_failed(
+                self._url, f"sends on to '{place}'", status=response.status_code, request_id=name
+            )
         try:
             body = json_or_text(await self.read(response, MAX_ERROR_BYTES, cut=True))
         except AttemptFailedError:  # the status says enough
@@ -137,6 +142,10 @@ class Exchange:
         """
         return await self._within(anext(chunks, None), idle_ends_s)
 
+    def now(self) -> float:
+        """Returns the clock's time."""
+        return self._clock.now()
+
     def idle_ends_s(self) -> float:
         """Returns when a stream that has just brought something counts as stalled."""
         return self._clock.now() + _or_inf(self._limits.timeouts.idle)
@@ -172,9 +181,9 @@ class Exchange:
                 return await work
             except httpx.ConnectTimeout as error:
                 limit_s = _or_inf(self._limits.timeouts.connect)
-                is_total = self._limits.ends_s - self._clock.now() < 0.001
-                limit = ("total", _or_inf(self._limits.timeouts.total)) if is_total else ("connect", limit_s)
-                raise timed_out(self._url, *limit, was_received=False) from error
+                if self._limits.ends_s - self._clock.now() < 0.001:
+                    raise self._late_in_all() from error
+                raise timed_out(self._url, "connect", limit_s, was_received=False) from error
             except httpx.LocalProtocolError as error:
                 problem = BadRequestError(f"The request cannot be sent ({error}); look at its headers.")
                 raise AttemptFailedError(problem, _NOT_SENDABLE) from error
@@ -184,10 +193,18 @@ class Exchange:
                 self._scope = None
         raise self._late(idle_ends_s is not None)
 
+    def _late_in_all(self) -> AttemptFailedError:
+        total_s = _or_inf(self._limits.timeouts.total)
+        failure = timed_out(self._url, "total", total_s, was_received=self.was_sent)
+        # Of a call whose time went by in the queue, or before retries, the last endpoint is not guilty.
+        had_time = self._clock.now() - self._began_s >= total_s / 2
+        failure.judgement = Judgement(Retry.NEVER, is_endpoints_fault=had_time)
+        return failure
+
     def _late(self, is_idle: bool) -> AttemptFailedError:
         timeouts = self._limits.timeouts
         if self._clock.now() >= self._limits.ends_s:
-            return timed_out(self._url, "total", _or_inf(timeouts.total), was_received=self.was_sent)
+            return self._late_in_all()
         if is_idle:
             return timed_out(self._url, "idle", _or_inf(timeouts.idle), was_received=True)
         return timed_out(self._url, "first token", _or_inf(timeouts.first_token), was_received=True)
