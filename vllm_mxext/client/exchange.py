@@ -100,9 +100,7 @@ class Exchange:
         if response.is_redirect:
             place = shown(response.headers.get("location", ""))
             name = request_id(response.headers)
-            raise protocol_failed(
-                self._url, f"sends on to '{place}'", status=response.status_code, request_id=name
-            )
+            raise protocol_failed(self._url, f"sends on to '{place}'", status=response.status_code, request_id=name)
         try:
             body = json_or_text(await self.read(response, MAX_ERROR_BYTES, cut=True))
         except AttemptFailedError:  # the status says enough

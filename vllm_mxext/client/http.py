@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.request import getproxies
 
 import httpx
 import orjson
@@ -82,6 +83,7 @@ class Wire:
             headers={"User-Agent": "vllm_mxext", **authorization, **headers},
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S),
             transport=transport,
+            verify=_needs_certificates(base),
         )
 
     async def close(self) -> None:
@@ -134,6 +136,11 @@ class Wire:
             status=response.status_code,
             request_id=request_id(response.headers),
         )
+
+
+def _needs_certificates(url: str) -> bool:
+    """Tells whether TLS can be needed; reading the certificates takes some ten milliseconds."""
+    return not url.startswith("http://") or not getproxies().keys().isdisjoint(("http", "all"))
 
 
 def _parse(url: str, response: httpx.Response, data: bytes, *, may_be_text: bool) -> Any:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -100,13 +101,17 @@ class Pipeline:
         """Attempts under way."""
         return sum(one.limiter.in_flight for one in self.endpoints)
 
-    async def call(self, call: Call) -> Answer:
+    async def call(self, call: Call, retry: RetryPolicy | None = None) -> Answer:
         """Returns the whole answer to a call.
+
+        Args:
+            call: what is asked.
+            retry: in the place of the client's.
 
         Raises:
             ClientError: there is none; its class says why.
         """
-        run = self._run(call)
+        run = self.prepare(call, retry)
         with self.recording(run) as outcome:
             reply = await run.fetch()
             if isinstance(reply.body, Mapping):
@@ -123,9 +128,14 @@ class Pipeline:
             self._clock.now() - run.began_s,
         )
 
-    def stream(self, call: Call) -> CallStream:
-        """Returns the events of a streamed answer; nothing is sent before the first is asked for."""
-        return CallStream(self, call)
+    def stream(self, call: Call, retry: RetryPolicy | None = None) -> CallStream:
+        """Returns the events of a streamed answer; nothing is sent before the first is asked for.
+
+        Args:
+            call: what is asked.
+            retry: in the place of the client's.
+        """
+        return CallStream(self, call, retry)
 
     async def close(self) -> None:
         """Closes the connections; what waits or is under way ends with `ClosedError`."""
@@ -150,7 +160,12 @@ class Pipeline:
         finally:
             self.metrics.record(outcome.record(run, self._clock.now()))
 
-    def _run(self, call: Call) -> Run:
+    def prepare(self, call: Call, retry: RetryPolicy | None) -> Run:
+        """Returns a call that is about to be sent.
+
+        Raises:
+            ClientError: the client has been closed, or belongs to another event loop.
+        """
         if self._is_closed:
             raise ClosedError("The client has been closed; make a new one.")
         self._check_loop()
@@ -159,7 +174,7 @@ class Pipeline:
             self._wire,
             self._router,
             self._queue,
-            self.config.retry,
+            retry or self.config.retry,
             self._budget,
             self.config.hedge,
             self._clock,
@@ -260,11 +275,13 @@ class CallStream(AsyncIterator[dict[str, Any]]):
     Args:
         pipeline: sends the call.
         call: what is asked.
+        retry: in the place of the client's.
     """
 
-    def __init__(self, pipeline: Pipeline, call: Call) -> None:
+    def __init__(self, pipeline: Pipeline, call: Call, retry: RetryPolicy | None = None) -> None:
         self._state = StreamState()
-        self._events = _events(pipeline, call, self._state)
+        self._events = _events(pipeline, call, retry, self._state)
+        self._first: deque[dict[str, Any]] = deque()
 
     @property
     def text(self) -> str:
@@ -299,8 +316,16 @@ class CallStream(AsyncIterator[dict[str, Any]]):
     def __aiter__(self) -> CallStream:
         return self
 
+    async def start(self) -> None:
+        """Waits for the first token, so that what goes wrong before is raised here.
+
+        Raises:
+            ClientError: it does not come; its class says why.
+        """
+        self._first.append(await anext(self._events))
+
     async def __anext__(self) -> dict[str, Any]:
-        return await anext(self._events)
+        return self._first.popleft() if self._first else await anext(self._events)
 
     async def __aenter__(self) -> CallStream:
         return self
@@ -313,8 +338,10 @@ class CallStream(AsyncIterator[dict[str, Any]]):
         await self._events.aclose()
 
 
-async def _events(pipeline: Pipeline, call: Call, state: StreamState) -> AsyncGenerator[dict[str, Any], None]:
-    state.run = run = pipeline._run(call)
+async def _events(
+    pipeline: Pipeline, call: Call, retry: RetryPolicy | None, state: StreamState
+) -> AsyncGenerator[dict[str, Any], None]:
+    state.run = run = pipeline.prepare(call, retry)
     clock = run.policies.clock
     with pipeline.recording(run) as outcome:
         state.begun = begun = await run.begin()

@@ -54,7 +54,7 @@ class SyncFace:
         """
         try:
             loop = self._running_loop()
-        except ClosedError:
+        except BaseException:
             coroutine.close()
             raise
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
