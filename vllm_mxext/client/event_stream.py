@@ -11,7 +11,7 @@ import anyio
 import httpx
 import orjson
 
-from vllm_mxext.client.documents import Completeness, has_token, text_of
+from vllm_mxext.client.chunks import Completeness, has_token, text_of
 from vllm_mxext.client.exchange import Exchange
 from vllm_mxext.client.outcome import (
     AttemptFailedError,

@@ -190,10 +190,7 @@ class Pipeline:
             self._pid = os.getpid()
             self._begin_anew()
             for endpoint in self.endpoints:
-                endpoint.breaker.state = endpoint.breaker.state  # forgets probes that nobody ends
-                while endpoint.limiter.in_flight:
-                    endpoint.limiter.release(duration_s=0.0, was_throttled=False, failed=True)
-                endpoint.outstanding_tokens = 0
+                endpoint.abandon()
             self._loop = None
         if self._loop is None:
             self._loop = loop
