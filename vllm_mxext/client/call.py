@@ -45,6 +45,7 @@ class Call:
         headers: in addition to the client's.
         timeouts: None = the client's.
         endpoint_id: the only endpoint to ask; None = any.
+        may_be_text: plain text is a good answer too, as of `/health`, `/metrics` and the adapters' routes.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     timeouts: Timeouts | None = None
     endpoint_id: str | None = None
+    may_be_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
