@@ -253,6 +253,21 @@ PROMISES = {
     "CLIENT-15": "Calls go to the least loaded or their preferred endpoint; a lone broken one is probed, not given up.",
     "CLIENT-16": "Batches of equal parameters go by size or time; errors are each item's own; nobody waits for ever.",
     "CLIENT-17": "The client's figures take bounded memory; percentiles are within one percent.",
+    # Performance tester
+    "PERF-1": "The documented configuration file and flags are read, and unknown names are refused with a suggestion.",
+    "PERF-2": "The result of a run is plain data that JSON carries both ways.",
+    "PERF-3": "Latencies count from the schedule where there is one; TPOT is over one token less, or absent; gaps of "
+    "chunks and of tokens are apart.",
+    "PERF-4": "Figures follow the definitions of vLLM or guidellm on request.",
+    "PERF-5": "Measuring begins in the midst of the load, and a steady window is reported beside the whole.",
+    "PERF-6": "Failures are counted by kind and never lose a run.",
+    "PERF-7": "Goodput counts the answers that keep every limit.",
+    "PERF-8": "A comparison of two runs comes with its uncertainty.",
+    "PERF-9": "Arrivals follow the rate, burstiness and ramp that were asked for, the same for the same seed.",
+    "PERF-10": "Output tokens come from usage, else from a tokenizer, never from the number of chunks.",
+    "PERF-11": "Synthetic prompts have exactly the number of tokens asked for, and share exactly what they should.",
+    "PERF-12": "Measured times are those of the server's own clock, and a client that cannot keep up says so.",
+    "PERF-13": "An interrupted run returns what had come.",
 }
 """Id -> sentence."""
 

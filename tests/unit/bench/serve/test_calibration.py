@@ -1,0 +1,39 @@
+"""The whole tester beside a mock server in a process of its own: figures, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from tests.bench_servers.calibration import SCENARIOS, calibrate, mock_process
+from tests.bench_servers.mock_server import Behaviour
+from vllm_mxext.bench.serve.plan_reading import plan_from_mapping
+from vllm_mxext.bench.serve.runner import run_plan
+
+
+@pytest.mark.promise("PERF-12")
+def test_figures_are_those_of_the_server_s_own_records() -> None:
+    small = replace(SCENARIOS[1], count=16, sections={"test_params": {"max_tokens": 20, "concurrent_requests": 4}})
+    rows = {str(figure): (true, median) for _, figure, true, median, *_ in calibrate(small)}
+    assert list(rows) == ["TTFT (ms)", "TPOT (ms)", "E2E (ms)", "chunk gap (ms)", "output tokens/s"]
+    # Median errors: 0.3 ms on an idle machine; a tenth of the true value leaves room for a busy one.
+    for name in ("TPOT (ms)", "chunk gap (ms)", "output tokens/s"):
+        true, median = (float(str(value)) for value in rows[name])
+        assert abs(median) < 0.1 * true
+
+
+@pytest.mark.promise("PERF-13")
+def test_ctrl_c_ends_a_run_with_what_had_come() -> None:
+    with mock_process(Behaviour(failures=dict.fromkeys(range(2, 10), "stall"))) as url:
+
+        def ctrl_c(progress: object) -> None:
+            if getattr(progress, "num_done", 0) == 2 and getattr(progress, "num_in_flight", 0):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        plan = plan_from_mapping({"server": {"url": url, "model": "m"}, "test_params": {"max_tokens": 2}})
+        result = run_plan(plan, ctrl_c)
+    assert result.is_interrupted
+    assert [record.failure for record in result.records] == ["", "", "cancelled"]

@@ -1,0 +1,150 @@
+"""Statistics: figures of stages made by hand, whose values are known."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from vllm_mxext.bench.serve.result import RequestRecord, RunResult, Stage
+from vllm_mxext.bench.serve.slo import Slo
+from vllm_mxext.bench.serve.statistics import bootstrap_change, find_knee, run_figures, stage_figures
+
+
+def record(number: int, sent: float, seconds: float, **changes: object) -> RequestRecord:
+    """Ten tokens, the first after a tenth of the time."""
+    times = tuple(sent + seconds * (0.1 + 0.1 * part) for part in range(10))
+    base = RequestRecord(f"req_{number}", 0, False, None, sent, sent + seconds, times[0], times[-1], times)
+    return replace(base, output_tokens=10, prompt_tokens=5, token_source="usage", **changes)  # type: ignore[arg-type]
+
+
+def result(*records: RequestRecord, concurrency: int | None = 2, rate: float | None = None) -> RunResult:
+    stage = Stage("s", "A", concurrency, rate, 0.0, min(item.sent_s for item in records if not item.is_warmup), 99.0)
+    return RunResult("", {"server": {"model": "m"}}, {}, (stage,), records)
+
+
+def steady_load(rounds: int) -> list[RequestRecord]:
+    return [record(2 * turn + lane, turn + 0.5 * lane, 1.0) for turn in range(rounds) for lane in (0, 1)]
+
+
+@pytest.mark.promise("PERF-3")
+def test_throughput_is_tokens_over_the_measured_time() -> None:
+    figures = stage_figures(result(*steady_load(4)), 0)
+    assert (figures.num_ok, figures.output_tokens, figures.prompt_tokens) == (8, 80, 40)
+    assert figures.duration_s == 4.5
+    assert figures.output_tokens_per_s == pytest.approx(80 / 4.5)
+    assert figures.total_tokens_per_s == pytest.approx(120 / 4.5)
+    assert figures.peak_in_flight == 2
+
+
+@pytest.mark.promise("PERF-5")
+def test_warm_up_is_in_no_figure_but_its_tokens_are_in_the_steady_window() -> None:
+    records = steady_load(6)
+    warm = [replace(item, is_warmup=True) for item in records[:3]] + records[3:]
+    figures = stage_figures(result(*warm), 0)
+    assert figures.num_requests == 9
+    assert figures.steady is not None
+    assert (figures.steady.started_s, figures.steady.ended_s) == (1.5, 5.5)
+    # Two lanes of ten tokens per second, full all the time: 20, however the run began and ended.
+    assert figures.steady.output_tokens_per_s == pytest.approx(20, rel=0.05)
+
+
+def test_there_is_no_steady_window_in_one_batch() -> None:
+    assert stage_figures(result(record(0, 0.0, 1.0), record(1, 0.0, 1.0)), 0).steady is None
+
+
+@pytest.mark.promise("PERF-6")
+def test_failures_are_counted_by_kind_and_do_not_touch_latencies() -> None:
+    failed = record(9, 1.0, 50.0, failure="timeout", failure_detail="late")
+    figures = stage_figures(result(*steady_load(2), failed), 0)
+    assert (figures.num_requests, figures.num_ok, figures.failures) == (5, 4, {"timeout": 1})
+    assert figures.latencies.e2e is not None
+    assert figures.latencies.e2e.maximum == pytest.approx(1.0)
+    assert figures.duration_s == 51.0
+
+
+def test_only_failures_give_no_latencies() -> None:
+    figures = stage_figures(result(record(0, 0.0, 1.0, failure="connect")), 0)
+    assert figures.latencies.ttft is None
+    assert figures.output_tokens_per_s == 0
+
+
+@pytest.mark.promise("PERF-3")
+def test_with_a_schedule_both_latencies_are_there() -> None:
+    late = [record(number, number + 1.0, 1.0, scheduled_s=float(number)) for number in range(4)]
+    figures = stage_figures(result(*late, concurrency=None, rate=1.0), 0)
+    assert figures.latencies.e2e is not None
+    assert figures.from_sending is not None
+    assert figures.from_sending.e2e is not None
+    assert figures.send_lag is not None
+    assert figures.latencies.e2e.median == pytest.approx(2.0)
+    assert figures.from_sending.e2e.median == pytest.approx(1.0)
+    assert figures.send_lag.median == pytest.approx(1.0)
+
+
+@pytest.mark.promise("PERF-7")
+def test_goodput_counts_answers_within_every_limit() -> None:
+    records = [*steady_load(2), record(8, 1.0, 3.0), record(9, 1.0, 0.5, failure="timeout")]
+    goodput = stage_figures(result(*records), 0, Slo(ttft_s=0.2, tpot_s=0.2, percentile=60)).goodput
+    assert goodput is not None
+    assert (goodput.num_good, goodput.share, goodput.is_met) == (4, 4 / 6, True)
+    assert goodput.requests_per_s == pytest.approx(4 / 4.0)
+
+
+def test_a_limit_of_the_first_token_applies_to_the_whole_answer_without_streaming() -> None:
+    whole = record(0, 0.0, 1.0, chunk_times_s=())
+    goodput = stage_figures(result(whole), 0, Slo(ttft_s=0.5)).goodput
+    assert goodput is not None
+    assert goodput.num_good == 0
+
+
+def test_the_plan_of_a_run_says_its_limits_and_definitions() -> None:
+    run = replace(
+        result(*steady_load(2)),
+        plan={"server": {"model": "m"}, "slo": {"e2e_ms": 900}, "test_params": {"compat": "vllm"}},
+    )
+    (figures,) = run_figures(run)
+    assert figures.goodput is not None
+    assert (figures.goodput.num_good, figures.goodput.slo.e2e_s) == (0, 0.9)
+
+
+def sweep(levels: dict[float, float], *, by_rate: bool = False) -> list[object]:
+    figures = []
+    for level, speed in levels.items():
+        stage = Stage("s", "A", None if by_rate else int(level), level if by_rate else None, 0.0, 0.0, 1.0)
+        base = stage_figures(result(*steady_load(6)), 0)
+        assert base.steady is not None
+        steady = replace(base.steady, requests_per_s=base.steady.num_requests * speed, started_s=0.0, ended_s=1.0)
+        figures.append(replace(base, stage=stage, output_tokens_per_s=speed, steady=steady))
+    return figures
+
+
+def test_the_knee_of_concurrency_is_the_first_level_near_the_best() -> None:
+    assert find_knee(sweep({1: 10.0, 2: 20.0, 4: 38.0, 8: 39.0, 16: 39.5})) == 2  # type: ignore[arg-type]
+
+
+def test_the_knee_of_rates_is_the_last_one_kept_up_with_in_whatever_order_they_were_measured() -> None:
+    figures = sweep({1: 1.0, 2: 1.0, 8: 0.5, 4: 1.0}, by_rate=True)
+    assert find_knee(figures) == 3  # type: ignore[arg-type]
+
+
+def test_one_stage_has_no_knee() -> None:
+    assert find_knee(sweep({1: 10.0})) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.promise("PERF-8")
+def test_the_bootstrap_interval_contains_a_true_change_and_not_none() -> None:
+    generator = random.Random(1)
+    before = [generator.gauss(1.0, 0.1) for _ in range(300)]
+    after = [generator.gauss(1.2, 0.1) for _ in range(300)]
+    change = bootstrap_change(before, after, resamples=500)
+    assert 0.15 < change.low < change.estimate < change.high < 0.25
+
+
+def test_the_bootstrap_interval_of_equal_runs_contains_no_change() -> None:
+    generator = random.Random(2)
+    before, after = ([generator.gauss(1.0, 0.1) for _ in range(200)] for _ in range(2))
+    change = bootstrap_change(before, after, "mean", resamples=500)
+    assert change.low < 0 < change.high
+    assert bootstrap_change(before, after, "mean", resamples=500) == change

@@ -1,0 +1,1 @@
+"""The performance tester: plans, load, requests, statistics and reports of a server measured over HTTP."""

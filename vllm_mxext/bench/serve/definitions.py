@@ -1,0 +1,141 @@
+"""What every figure of one request means, by our definitions and by those of vLLM and guidellm; every formula as text.
+
+Sources: `vllm/benchmarks/lib/endpoint_request_func.py` and `vllm/benchmarks/serve.py` of github.com/vllm-project/vllm;
+`src/guidellm/schemas/base/request_stats.py` of github.com/vllm-project/guidellm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from vllm_mxext.bench.serve.result import RequestRecord
+
+FORMULAS: tuple[tuple[str, str], ...] = (
+    ("TTFT", "arrival of the first event with text - origin; absent without streaming"),
+    ("origin", "scheduled time where requests have a schedule (no coordinated omission), else the time of sending"),
+    ("E2E", "end of the answer - origin"),
+    ("TPOT", "(E2E - TTFT) / (output tokens - 1); absent for a single token and without streaming"),
+    ("chunk gap", "arrival of an event with text - arrival of the one before; one value per event but the first"),
+    (
+        "token gap",
+        "chunk gap / tokens of the event, once for each of them; absent unless the server says how many tokens an "
+        "event has, or there are as many events as tokens",
+    ),
+    ("output tokens", "usage.completion_tokens; else the text counted by a tokenizer; never the number of events"),
+    ("request throughput", "output tokens of a request / (end of its answer - time of sending)"),
+    ("duration", "last end of a measured answer - begin of measuring (sending of the first request after the warm-up)"),
+    (
+        "output tokens/s",
+        "output tokens of all measured answers / duration; failed requests count nothing, but their time",
+    ),
+    ("total tokens/s", "(prompt tokens + output tokens of all measured answers) / duration"),
+    ("requests/s", "measured answers / duration"),
+    ("send lag", "time of sending - scheduled time"),
+    (
+        "steady window",
+        "from when the full number of requests was in flight (with a schedule: from the first end of an answer), not "
+        "before measuring began, to the sending of the last request; latencies of requests sent in it, tokens by their "
+        "arrival in it, those of requests sent before it included",
+    ),
+    (
+        "goodput",
+        "answers that keep every limit / duration, and their share of all measured requests; a single token keeps any "
+        "TPOT; without streaming E2E stands for TTFT",
+    ),
+    ("percentile", "linear interpolation between the two nearest values"),
+    (
+        "knee",
+        "sweep of concurrency: the lowest level with at least 95 % of the best output tokens/s; sweep of rates: the "
+        "highest rate up to which, in the steady window, answers ended as fast as requests were sent, within 5 %",
+    ),
+)
+"""Name and formula of every figure, by our definitions, in the order of a report."""
+
+COMPAT_DIFFERENCES: dict[str, tuple[tuple[str, str], ...]] = {
+    "own": (),
+    "vllm": (
+        ("origin", "always the time of sending, also with a schedule"),
+        ("TTFT", "arrival of the first event with a choice, even one without text such as the role - origin"),
+        ("E2E", "arrival of the last event with a choice - origin; usage and end of the stream come later"),
+        ("chunk gap", "between all events with a choice, also those without text (vLLM calls it ITL)"),
+        ("goodput", "a single token has a TPOT of 0"),
+    ),
+    "guidellm": (
+        ("origin", "always the time of sending, also with a schedule"),
+        ("TPOT", "(last event with text - origin) / output tokens: the first token is included"),
+        ("token gap", "(last - first event with text) / (output tokens - 1), one value per request (ITL)"),
+    ),
+}
+"""Formulas that `--compat` changes."""
+
+
+def ttft_s(record: RequestRecord, compat: str = "own") -> float | None:
+    """Returns the time to first token; None without one or without streaming."""
+    if not record.chunk_times_s:
+        return None
+    first = record.chunk_times_s[0]
+    if compat == "vllm" and record.first_chunk_s is not None:
+        first = record.first_chunk_s
+    return first - _origin(record, compat)
+
+
+def e2e_s(record: RequestRecord, compat: str = "own") -> float:
+    """Returns the time to the end of the answer."""
+    ended = record.ended_s
+    if compat == "vllm" and record.last_chunk_s is not None:
+        ended = record.last_chunk_s
+    return ended - _origin(record, compat)
+
+
+def tpot_s(record: RequestRecord, compat: str = "own") -> float | None:
+    """Returns the time per output token after the first; None where there is no such thing."""
+    first, tokens = ttft_s(record, compat), record.output_tokens
+    if first is None or tokens is None:
+        return None
+    if compat == "guidellm":
+        return (record.chunk_times_s[-1] - record.sent_s) / tokens if tokens else None
+    return (e2e_s(record, compat) - first) / (tokens - 1) if tokens > 1 else None
+
+
+def chunk_gaps_s(record: RequestRecord, compat: str = "own") -> list[float]:
+    """Returns the times between events with text."""
+    times: Sequence[float] = record.chunk_times_s
+    if compat == "vllm" and record.first_chunk_s is not None and record.last_chunk_s is not None:
+        times = sorted({record.first_chunk_s, *times, record.last_chunk_s})
+    return [after - before for before, after in pairwise(times)]
+
+
+def token_gaps_s(record: RequestRecord, compat: str = "own") -> list[float]:
+    """Returns the times between tokens; empty if tokens cannot be told apart."""
+    times, tokens = record.chunk_times_s, record.output_tokens
+    if compat == "guidellm":
+        return [(times[-1] - times[0]) / (tokens - 1)] if times and tokens and tokens > 1 else []
+    gaps = [after - before for before, after in pairwise(times)]
+    if len(record.chunk_tokens) == len(times):
+        counted = zip(gaps, record.chunk_tokens[1:], strict=True)
+        return [gap / count for gap, count in counted for _ in range(count)]
+    # The end of the text is a token without text.
+    return gaps if tokens is not None and len(times) in (tokens, tokens - 1) else []
+
+
+def throughput(record: RequestRecord) -> float | None:
+    """Returns output tokens per second of one request, from its sending; None if tokens are unknown."""
+    seconds = record.ended_s - record.sent_s
+    return None if record.output_tokens is None or seconds <= 0 else record.output_tokens / seconds
+
+
+def token_arrivals(record: RequestRecord) -> list[tuple[float, float]]:
+    """Returns times and numbers of output tokens; events of unknown size share the tokens evenly."""
+    tokens, times = record.output_tokens, record.chunk_times_s
+    if not tokens:
+        return []
+    if not times:
+        return [(record.ended_s, float(tokens))]
+    if len(record.chunk_tokens) == len(times):
+        return [(at, float(count)) for at, count in zip(times, record.chunk_tokens, strict=True)]
+    return [(at, tokens / len(times)) for at in times]
+
+
+def _origin(record: RequestRecord, compat: str) -> float:
+    return record.sent_s if compat != "own" or record.scheduled_s is None else record.scheduled_s

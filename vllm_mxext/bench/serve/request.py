@@ -1,0 +1,220 @@
+"""One request over the wire: its body, its answer read as it comes, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from vllm_mxext.bench.serve.plan import RequestPlan
+from vllm_mxext.bench.serve.wire import Wire, WireError
+
+PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
+
+_TEXT_KEYS = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls")
+"""Of a delta or message: what the model has written, whatever it is for."""
+
+_SHOWN = 200
+
+
+@dataclass(slots=True)
+class Reply:
+    """What came of a request; times are monotonic seconds.
+
+    Attributes:
+        sent_s: when it was handed to the connection.
+        ended_s: when the answer was complete, or had failed.
+        first_chunk_s: first event with a choice.
+        last_chunk_s: last one.
+        chunk_times_s: events with text.
+        chunk_tokens: tokens of each of these; empty if the server does not say.
+        texts: pieces of the text.
+        usage: as the server says.
+        finish_reason: empty if there was none.
+        failure: one of `result.FAILURES`; empty if there was none.
+        failure_detail: in words.
+        status: of HTTP.
+    """
+
+    sent_s: float = 0.0
+    ended_s: float = 0.0
+    first_chunk_s: float | None = None
+    last_chunk_s: float | None = None
+    chunk_times_s: list[float] = field(default_factory=list)
+    chunk_tokens: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    usage: dict[str, Any] = field(default_factory=dict)
+    finish_reason: str = ""
+    failure: str = ""
+    failure_detail: str = ""
+    status: int | None = None
+
+    @property
+    def text(self) -> str:
+        """All of the text."""
+        return "".join(self.texts)
+
+
+def request_body(
+    plan: RequestPlan,
+    model: str,
+    prompt: str | Sequence[int] | Sequence[dict[str, str]],
+    max_tokens: int,
+    seed: int | None = None,
+) -> bytes:
+    """Returns the JSON of a request.
+
+    Args:
+        plan: what requests ask for.
+        model: name at the server.
+        prompt: text, token ids (completions only), or messages (chat only).
+        max_tokens: of the answer.
+        seed: of the sampling; None = the server's choice.
+    """
+    body: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": plan.temperature}
+    if plan.endpoint == "chat":
+        body["messages"] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    else:
+        body["prompt"] = prompt
+    if seed is not None:
+        body["seed"] = seed
+    if plan.ignore_eos:
+        body["ignore_eos"] = True
+    body["stream"] = plan.stream
+    if plan.stream:
+        body["stream_options"] = {"include_usage": True}
+        if plan.chunk_tokens:
+            body["stream_options"]["continuous_usage_stats"] = True
+    return orjson.dumps(body)
+
+
+async def ask(wire: Wire, plan: RequestPlan, body: bytes, reply: Reply) -> None:
+    """Sends one request and fills `reply`; never raises for what the server or the network do.
+
+    Args:
+        wire: connections to the server.
+        plan: what requests ask for.
+        body: JSON.
+        reply: is filled as the answer comes, so that an interrupted run has what had come.
+    """
+    reader = StreamReader(reply) if plan.stream else None
+    try:
+        exchange = await wire.send("POST", PATHS[plan.endpoint], body, reader, plan.timeout)
+    except WireError as error:
+        _fail(reply, error.kind, str(error))
+        return
+    reply.sent_s, reply.ended_s, reply.status = exchange.sent_s, exchange.ended_s, exchange.status
+    if exchange.status != 200:
+        _fail(reply, "http_status", f"HTTP {exchange.status}: {_shown(bytes(exchange.body))}")
+    elif reader is not None:
+        reader.finish(exchange.headers.get("content-type", ""))
+    else:
+        _read_whole(reply, bytes(exchange.body))
+
+
+class StreamReader:
+    """Reads server-sent events of one answer into a `Reply`."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._rest = b""
+        self._is_done = False
+        self._num_tokens = 0
+        self._seen = b""
+
+    def feed(self, at: float, data: bytes) -> None:
+        """Takes a piece of the body that came at `at`."""
+        if self._rest:
+            data = self._rest + data
+        if not self._seen:
+            self._seen = data[:_SHOWN]
+        *lines, self._rest = data.split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._event(at, line[5:].strip())
+
+    def finish(self, content_type: str) -> None:
+        """Ends the answer: decides whether it was one."""
+        reply = self._reply
+        if reply.failure:
+            return
+        if not content_type.startswith("text/event-stream"):
+            _fail(reply, "protocol", f"no event stream but {content_type or 'no content type'}: {_shown(self._seen)}")
+        elif not self._is_done and not reply.finish_reason:
+            _fail(reply, "disconnected", "the stream ended before its last event")
+        elif not reply.chunk_times_s and not reply.usage.get("completion_tokens"):
+            _fail(reply, "empty", "the stream had no tokens")
+
+    def _event(self, at: float, payload: bytes) -> None:
+        if payload == b"[DONE]":
+            self._is_done = True
+            return
+        reply = self._reply
+        try:
+            event = orjson.loads(payload)
+            choices, usage, error = event.get("choices"), event.get("usage"), event.get("error")
+            if choices:
+                has_text = _take_choice(reply, choices[0])
+                reply.last_chunk_s = at
+                if reply.first_chunk_s is None:
+                    reply.first_chunk_s = at
+                if has_text:
+                    reply.chunk_times_s.append(at)
+            else:
+                has_text = False
+            if usage:
+                reply.usage = usage
+                if choices:
+                    self._count(int(usage.get("completion_tokens") or 0), has_text)
+        except (ValueError, AttributeError, TypeError, KeyError, IndexError):
+            if not reply.failure:
+                _fail(reply, "protocol", f"an event that cannot be understood: {_shown(payload)}")
+            return
+        if error:
+            _fail(reply, "server_error", f"an error in the stream: {_shown(orjson.dumps(error))}")
+
+    def _count(self, total: int, has_text: bool) -> None:
+        if has_text:
+            self._reply.chunk_tokens.append(total - self._num_tokens)
+            self._num_tokens = total
+
+
+def _take_choice(reply: Reply, choice: dict[str, Any]) -> bool:
+    if reason := choice.get("finish_reason"):
+        reply.finish_reason = reason
+    if (delta := choice.get("delta") or choice.get("message")) is None:
+        text = choice.get("text")
+        if text:
+            reply.texts.append(text)
+        return bool(text)
+    has_text = False
+    for key in _TEXT_KEYS:
+        if value := delta.get(key):
+            has_text = True
+            reply.texts.append(value if isinstance(value, str) else orjson.dumps(value).decode())
+    return has_text
+
+
+def _read_whole(reply: Reply, body: bytes) -> None:
+    try:
+        answer = orjson.loads(body)
+        if answer.get("error"):
+            _fail(reply, "server_error", f"an error in the answer: {_shown(orjson.dumps(answer['error']))}")
+            return
+        reply.usage = answer.get("usage") or {}
+        has_text = _take_choice(reply, answer["choices"][0])
+    except (ValueError, AttributeError, TypeError, KeyError, IndexError):
+        _fail(reply, "protocol", f"an answer that cannot be understood: {_shown(body)}")
+        return
+    if not has_text and not reply.usage.get("completion_tokens"):
+        _fail(reply, "empty", "the answer had no tokens")
+
+
+def _fail(reply: Reply, kind: str, detail: str) -> None:
+    reply.failure, reply.failure_detail = kind, detail
+
+
+def _shown(content: bytes) -> str:
+    return " ".join(content[:_SHOWN].decode("utf-8", "replace").split())

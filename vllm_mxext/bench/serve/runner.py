@@ -1,0 +1,299 @@
+"""Runs a plan: prompts, stages, warm-up, load, lag, interruption; returns a `RunResult` and prints nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from vllm_mxext.bench.environment import describe_environment
+from vllm_mxext.bench.serve import definitions
+from vllm_mxext.bench.serve.load import Level, next_concurrency, next_rate, schedule
+from vllm_mxext.bench.serve.plan import Plan
+from vllm_mxext.bench.serve.prompts import Prompt, make_prompts
+from vllm_mxext.bench.serve.result import ClientLag, MetricsSample, RequestRecord, RunResult, Stage
+from vllm_mxext.bench.serve.stage_run import Progress, StageRun, StageSpec, Target
+from vllm_mxext.bench.serve.statistics import kept_up, stage_figures
+from vllm_mxext.bench.serve.tokens import FileTokenCounter, ServerTokenCounter, TokenCounter
+from vllm_mxext.bench.serve.watching import LagWatch, Scraper, lag_reasons
+from vllm_mxext.bench.serve.wire import Address, Wire
+from vllm_mxext.errors import ConfigError
+
+_PROGRESS_S = 0.25
+
+
+def run_plan(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
+    """Runs a plan in an event loop of its own; Ctrl-C ends it with what has come.
+
+    Args:
+        plan: checked.
+        on_progress: called several times per second.
+
+    Raises:
+        ConfigError: prompts, addresses or a tokenizer are wrong; nothing was measured.
+    """
+
+    async def interruptible() -> RunResult:
+        runner = Runner(plan, on_progress)
+        loop = asyncio.get_running_loop()
+
+        def interrupted() -> None:
+            loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C ends everything at once
+            runner.interrupt()
+
+        # Not on Windows, and only in the main thread: elsewhere Ctrl-C is the caller's.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(signal.SIGINT, interrupted)
+        return await runner.run()
+
+    try:
+        import uvloop  # noqa: PLC0415 - not on every system
+    except ImportError:
+        return asyncio.run(interruptible())
+    loop = uvloop.new_event_loop()
+    try:
+        return loop.run_until_complete(interruptible())
+    finally:
+        loop.close()
+
+
+@dataclass(slots=True)
+class _Collected:
+    stages: list[Stage]
+    records: list[RequestRecord]
+    lag: list[ClientLag]
+    reasons: list[str]
+    notes: list[str]
+
+
+class Runner:
+    """One run of a plan.
+
+    Args:
+        plan: checked.
+        on_progress: called several times per second.
+
+    Attributes:
+        origin_s: monotonic seconds when the run began; 0 before that.
+    """
+
+    def __init__(self, plan: Plan, on_progress: Callable[[Progress], None] | None = None) -> None:
+        self._plan = plan
+        self._on_progress = on_progress
+        self._is_interrupted = False
+        self._stage: StageRun | None = None
+        self.origin_s = 0.0
+        self._collected = _Collected([], [], [], [], [])
+
+    def interrupt(self) -> None:
+        """Ends the run soon: requests under way count as cancelled, and `run` returns what has come."""
+        self._is_interrupted = True
+        if self._stage is not None:
+            self._stage.interrupt()
+
+    async def run(self) -> RunResult:
+        """Runs the plan.
+
+        Raises:
+            ConfigError: prompts, addresses or a tokenizer are wrong; nothing was measured.
+        """
+        plan = self._plan
+        targets = self._targets()
+        environment = await asyncio.to_thread(describe_environment)
+        counter = self._counter(targets[0])
+        workload = plan.workload
+        made = workload.num_requests or workload.num_prompts
+        prompts = await make_prompts(plan, (made + plan.test_params.warmup_requests) * workload.turns, counter)
+        is_made = workload.input_tokens is not None
+        count = workload.num_requests or (made if is_made else max(len(prompts) // workload.turns, 1))
+        started_at = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        self.origin_s = time.monotonic()
+        scrapers = [Scraper(target.wire, target.label, self.origin_s) for target in targets]
+        metrics: list[MetricsSample] = []
+        try:
+            if plan.test_params.server_metrics:
+                await asyncio.gather(*(scraper.start() for scraper in scrapers))
+            await self._run_stages(targets, prompts, count, counter)
+        finally:
+            for scraper in scrapers:
+                metrics += await scraper.stop()
+            for target in targets:
+                target.wire.close()
+        collected = self._collected
+        self._note_sources()
+        if len(collected.records) > len(prompts) * len(targets):
+            collected.notes.append(
+                "Prompts were used more than once; a server that caches prefixes answers them faster the second time."
+            )
+        return RunResult(
+            started_at=started_at,
+            plan=plan.as_dict(),
+            environment=environment,
+            stages=tuple(collected.stages),
+            records=tuple(collected.records),
+            lag=tuple(collected.lag),
+            invalid_reasons=tuple(collected.reasons),
+            notes=tuple(collected.notes),
+            metrics=tuple(sorted(metrics, key=lambda sample: sample.at_s)),
+            is_interrupted=self._is_interrupted,
+            duration_s=time.monotonic() - self.origin_s,
+        )
+
+    def _targets(self) -> list[Target]:
+        server = self._plan.server
+        key = os.environ.get(server.api_key_env, "") if server.api_key_env else ""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        if "\n" in key or "\r" in key:
+            raise ConfigError(f"{server.api_key_env} holds more than one line; set it to the key alone.")
+        targets = [Target(server.name, server.model, Wire(Address.parse(server.url), headers))]
+        if server.compare_url:
+            model = server.compare_model or server.model
+            targets.append(Target(server.compare_name, model, Wire(Address.parse(server.compare_url), headers)))
+        return targets
+
+    def _counter(self, target: Target) -> TokenCounter:
+        given = self._plan.test_params.tokenizer
+        return FileTokenCounter(Path(given)) if given else ServerTokenCounter(target.wire, target.model)
+
+    async def _run_stages(
+        self, targets: list[Target], prompts: tuple[Prompt, ...], count: int, counter: TokenCounter
+    ) -> None:
+        plan, load = self._plan, self._plan.load
+        if load.sweep:
+            await self._sweep(targets[0], prompts, count, counter)
+        elif len(targets) == 1:
+            await self._measure(targets[0], self._spec(count, prompts), prompts, counter)
+        else:
+            rounds = min(plan.server.compare_rounds, count)
+            for number in range(rounds):
+                first, end = (count * part // rounds for part in (number, number + 1))
+                spec = replace(self._spec(end - first), duration_s=load.duration / rounds, first_prompt=first)
+                # A B, B A, A B: what drifts over time falls on both.
+                for target in targets if number % 2 == 0 else targets[::-1]:
+                    await self._measure(target, spec, prompts, counter)
+
+    def _spec(self, count: int, prompts: tuple[Prompt, ...] = ()) -> StageSpec:
+        plan, load = self._plan, self._plan.load
+        warmup = plan.test_params.warmup_requests
+        if plan.workload.trace:
+            times = tuple(prompt.at_s or 0.0 for prompt in prompts)
+            seconds = times[-1] if times else 0.0
+            return StageSpec("replay", None, len(times) / seconds if seconds else 0.0, times, len(times), 0)
+        if load.request_rate:
+            return self._rate_spec(load.request_rate, count, load.ramp_to)
+        concurrency = plan.test_params.concurrent_requests
+        return StageSpec(f"{concurrency} at a time", concurrency, None, None, count, warmup, load.duration)
+
+    def _rate_spec(self, rate: float, count: int, ramp_to: float = 0.0) -> StageSpec:
+        load, params = self._plan.load, self._plan.test_params
+        warmup = params.warmup_requests
+        length = load.duration + warmup / rate if load.duration else 0.0
+        times = schedule(rate, load.burstiness, params.seed, count=count + warmup, duration_s=length, ramp_to=ramp_to)
+        name = f"{rate:g} to {ramp_to:g} requests/s" if ramp_to else f"{rate:g} requests/s"
+        return StageSpec(name, None, rate, times, max(len(times) - warmup, 0), warmup, max_in_flight=load.max_in_flight)
+
+    async def _sweep(self, target: Target, prompts: tuple[Prompt, ...], count: int, counter: TokenCounter) -> None:
+        load, done = self._plan.load, list[Level]()
+        given = list(load.sweep_levels)
+        first = 1.0
+        if load.sweep == "rate" and not given:
+            first = await self._single_rate(target, prompts, counter)
+        while True:
+            if load.sweep_levels:
+                level = given.pop(0) if given else None
+            else:
+                level = next_rate(done, first) if load.sweep == "rate" else next_concurrency(done)
+            if level is None:
+                return
+            if load.sweep == "rate":
+                spec = self._rate_spec(level, count)
+            else:
+                concurrency = max(int(level), 1)
+                # A level is only reached if there are enough requests for it.
+                enough = count if load.duration else max(count, 3 * concurrency)
+                warmup = self._plan.test_params.warmup_requests
+                name = f"{concurrency} at a time"
+                spec = StageSpec(name, concurrency, None, None, enough, warmup, load.duration)
+            index = await self._measure(target, spec, prompts, counter)
+            if self._is_interrupted:
+                return
+            figures = stage_figures(self._partial(), index)
+            done.append(Level(level, figures.output_tokens_per_s or figures.requests_per_s, kept_up(figures)))
+
+    async def _single_rate(self, target: Target, prompts: tuple[Prompt, ...], counter: TokenCounter) -> float:
+        """Measures one request at a time first: half of that rate is where a sweep begins."""
+        count = min(3, len(prompts))
+        index = await self._measure(target, StageSpec("1 at a time", 1, None, None, count, 1), prompts, counter)
+        if self._is_interrupted:
+            return 1.0
+        rate = stage_figures(self._partial(), index).requests_per_s
+        collected = self._collected
+        del collected.stages[index:], collected.lag[index:]
+        collected.reasons = []
+        collected.records = [record for record in collected.records if record.stage != index]
+        return max(float(f"{rate / 2:.2g}"), 0.01) if rate else 1.0
+
+    def _partial(self) -> RunResult:
+        collected = self._collected
+        return RunResult("", {}, {}, tuple(collected.stages), tuple(collected.records))
+
+    async def _measure(
+        self, target: Target, spec: StageSpec, prompts: tuple[Prompt, ...], counter: TokenCounter
+    ) -> int:
+        index = len(self._collected.stages)
+        if self._is_interrupted:
+            return index
+        stage = StageRun(self._plan, target, spec, prompts, index, self.origin_s, len(self._collected.records))
+        self._stage = stage
+        watch = LagWatch()
+        watch.start()
+        ticker = asyncio.create_task(self._report(stage))
+        try:
+            await stage.run()
+        finally:
+            ticker.cancel()
+            await asyncio.gather(ticker, return_exceptions=True)
+            self._stage = None
+        if self._on_progress:
+            self._on_progress(stage.progress())
+        is_capped = spec.max_in_flight > 0
+        records = stage.records()
+        lags = [] if is_capped else [late for record in records if (late := record.send_lag_s) is not None]
+        lag = await watch.stop(lags, sum(len(record.chunk_times_s) for record in records))
+        records = await stage.counted(records, counter)
+        self._collected.records += records
+        self._collected.stages.append(stage.stage(records))
+        self._collected.lag.append(lag)
+        self._collected.reasons += lag_reasons(spec.name, lag, _typical_s(records))
+        return index
+
+    async def _report(self, stage: StageRun) -> None:
+        while self._on_progress is not None:
+            self._on_progress(stage.progress())
+            await asyncio.sleep(_PROGRESS_S)
+
+    def _note_sources(self) -> None:
+        names = {
+            "tokenizer": "Output tokens of {} answers were counted with the tokenizer, as the server sent no usage.",
+            "server": "Output tokens of {} answers were counted by the server's /tokenize, as it sent no usage.",
+            "none": "Output tokens of {} answers are unknown: the server sent no usage and has no /tokenize; give "
+            "--tokenizer.",
+        }
+        answered = [record for record in self._collected.records if record.is_ok and not record.is_warmup]
+        for source, sentence in names.items():
+            if count := sum(record.token_source == source for record in answered):
+                self._collected.notes.append(sentence.format(count))
+
+
+def _typical_s(records: list[RequestRecord]) -> float | None:
+    answered = [record for record in records if record.is_ok]
+    times = sorted(
+        definitions.e2e_s(record) if (first := definitions.ttft_s(record)) is None else first for record in answered
+    )
+    return times[len(times) // 2] if times else None

@@ -1,0 +1,53 @@
+"""Limits that make an answer good: those of the plan, or the published ones of MLPerf inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """Limits; None = none.
+
+    Attributes:
+        ttft_s: of the time to first token.
+        tpot_s: of the time per output token.
+        e2e_s: of the end-to-end latency.
+        percentile: share of the answers that must keep them, in percent.
+    """
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+    percentile: float = 99.0
+
+    def __bool__(self) -> bool:
+        """Whether there is any limit."""
+        return any(limit is not None for limit in (self.ttft_s, self.tpot_s, self.e2e_s))
+
+    def __str__(self) -> str:
+        limits = (("TTFT", self.ttft_s), ("TPOT", self.tpot_s), ("E2E", self.e2e_s))
+        return ", ".join(f"{name} <= {limit * 1000:g} ms" for name, limit in limits if limit is not None)
+
+
+def _mlperf(ttft_ms: float, tpot_ms: float) -> Slo:
+    return Slo(ttft_s=ttft_ms / 1000, tpot_s=tpot_ms / 1000)
+
+
+SLO_PRESETS = {
+    "mlperf-llama2-70b": _mlperf(2000, 200),
+    "mlperf-llama2-70b-interactive": _mlperf(450, 40),
+    "mlperf-llama3.1-8b": _mlperf(2000, 100),
+    "mlperf-llama3.1-8b-interactive": _mlperf(500, 30),
+    "mlperf-llama3.1-405b": _mlperf(6000, 175),
+    "mlperf-llama3.1-405b-interactive": _mlperf(4500, 80),
+    "mlperf-mixtral-8x7b": _mlperf(2000, 200),
+    "mlperf-deepseek-r1": _mlperf(2000, 80),
+    "mlperf-deepseek-r1-interactive": _mlperf(1500, 15),
+    "mlperf-gpt-oss-120b": _mlperf(3000, 80),
+    "mlperf-gpt-oss-120b-interactive": _mlperf(2000, 15),
+}
+"""Limits of the 99th percentile in MLPerf inference, scenarios Server and Interactive.
+
+Source: `LLM_LATENCY_LIMITS` of the submission checker in github.com/mlcommons/inference (tools/submission, up to v6.0).
+"""

@@ -1,0 +1,332 @@
+"""One stage of a run: sends requests as its load says, warm-up first and without a pause, and keeps their records."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vllm_mxext.bench.serve.plan import Plan
+from vllm_mxext.bench.serve.prompts import Prompt
+from vllm_mxext.bench.serve.request import Reply, ask, request_body
+from vllm_mxext.bench.serve.result import RequestRecord, Stage
+from vllm_mxext.bench.serve.tokens import TokenCounter
+from vllm_mxext.bench.serve.wire import Wire
+
+_SPIN_S = 0.0012
+"""Event loops sleep in whole milliseconds; the rest until a request is due is spent looking at the clock."""
+
+_PAUSE_S = 0.05
+_MAX_PAUSE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server that is measured.
+
+    Attributes:
+        label: in reports.
+        model: name of the model at it.
+        wire: connections to it.
+    """
+
+    label: str
+    model: str
+    wire: Wire
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """The load of a stage.
+
+    Attributes:
+        name: for reports.
+        concurrency: requests in flight; None with a schedule.
+        rate: requests per second; None without a schedule.
+        times: when requests are due, warm-up included, in seconds since the stage began; None without a schedule.
+        count: measured requests, or conversations.
+        warmup: requests, or conversations, before these.
+        duration_s: of measuring without a schedule; 0 = by count.
+        max_in_flight: with a schedule; 0 = no limit.
+        first_prompt: where in the prompts the stage begins.
+    """
+
+    name: str
+    concurrency: int | None
+    rate: float | None
+    times: tuple[float, ...] | None
+    count: int
+    warmup: int
+    duration_s: float = 0.0
+    max_in_flight: int = 0
+    first_prompt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage is.
+
+    Attributes:
+        stage: its name.
+        server: label of the server.
+        num_planned: requests in all; None where time decides.
+        num_done: ended, failed ones included.
+        num_failed: failed.
+        num_in_flight: under way.
+        elapsed_s: since the stage began.
+        num_chunks: events with text so far.
+        chunks_per_s: over the whole stage so far.
+        ttft_s: median so far; None before the first.
+        is_warmup: measuring has not begun.
+    """
+
+    stage: str
+    server: str
+    num_planned: int | None
+    num_done: int
+    num_failed: int
+    num_in_flight: int
+    elapsed_s: float
+    num_chunks: int
+    chunks_per_s: float
+    ttft_s: float | None
+    is_warmup: bool
+
+
+@dataclass(slots=True)
+class _Sent:
+    reply: Reply
+    is_warmup: bool
+    scheduled_s: float | None
+    conversation: int | None
+    turn: int
+    is_done: bool = False
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+
+class StageRun:
+    """Runs one stage.
+
+    Args:
+        plan: of the run.
+        target: the server.
+        spec: the load.
+        prompts: taken in turn.
+        index: of the stage.
+        origin_s: monotonic seconds when the run began.
+        first_id: number of the first request.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        target: Target,
+        spec: StageSpec,
+        prompts: Sequence[Prompt],
+        index: int,
+        origin_s: float,
+        first_id: int,
+    ) -> None:
+        self._plan = plan
+        self._target = target
+        self._spec = spec
+        self._prompts = prompts
+        self._index = index
+        self._origin_s = origin_s
+        self._first_id = first_id
+        self._sent: list[_Sent] = []
+        self._next = 0
+        self._started_s = self._measured_s = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_interrupted = False
+
+    async def run(self) -> None:
+        """Sends everything and returns when all answers have come, or the stage was interrupted."""
+        self._started_s = time.monotonic()
+        spec = self._spec
+        if self._is_interrupted:
+            return
+        if spec.times is not None:
+            self._start_task(self._follow(spec.times))
+        else:
+            planned = None if spec.duration_s else spec.count + spec.warmup
+            workers = spec.concurrency or 1
+            for _ in range(workers if planned is None else min(workers, planned)):
+                self._start_task(self._work(planned))
+        while self._tasks:
+            done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                self._tasks.discard(task)
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    self.interrupt()
+                    raise error
+
+    def interrupt(self) -> None:
+        """Ends the stage; requests under way count as cancelled."""
+        self._is_interrupted = True
+        for task in self._tasks:
+            task.cancel()
+
+    def progress(self) -> Progress:
+        """Returns how far it is."""
+        done = [sent for sent in self._sent if sent.is_done]
+        elapsed = time.monotonic() - self._started_s if self._started_s else 0.0
+        chunks = sum(len(sent.reply.chunk_times_s) for sent in self._sent)
+        first = sorted(sent.reply.chunk_times_s[0] - sent.reply.sent_s for sent in done if sent.reply.chunk_times_s)
+        spec = self._spec
+        return Progress(
+            stage=spec.name,
+            server=self._target.label,
+            num_planned=None if spec.duration_s else (spec.count + spec.warmup) * self._plan.workload.turns,
+            num_done=len(done),
+            num_failed=sum(bool(sent.reply.failure) for sent in done),
+            num_in_flight=len(self._sent) - len(done),
+            elapsed_s=elapsed,
+            num_chunks=chunks,
+            chunks_per_s=chunks / elapsed if elapsed > 0 else 0.0,
+            ttft_s=first[len(first) // 2] if first else None,
+            is_warmup=self._measured_s == 0.0,
+        )
+
+    def records(self) -> list[RequestRecord]:
+        """Returns a record of every request that was sent."""
+        return [self._record(number, sent) for number, sent in enumerate(self._sent)]
+
+    async def counted(self, records: Sequence[RequestRecord], counter: TokenCounter) -> list[RequestRecord]:
+        """Returns the records with the tokens of answers without usage counted.
+
+        Args:
+            records: those of `records`.
+            counter: counts the text.
+        """
+        counted = []
+        for record, sent in zip(records, self._sent, strict=True):
+            if record.is_ok and record.output_tokens is None and sent.reply.text:
+                tokens = await counter.count(sent.reply.text)
+                source = counter.source if tokens is not None else "none"
+                counted.append(replace(record, output_tokens=tokens, token_source=source))
+            else:
+                counted.append(record)
+        return counted
+
+    def stage(self, records: Sequence[RequestRecord]) -> Stage:
+        """Returns what the stage was."""
+        spec, started = self._spec, self._started_s - self._origin_s
+        return Stage(
+            name=spec.name,
+            server=self._target.label,
+            concurrency=spec.concurrency,
+            rate=spec.rate,
+            started_s=started,
+            measured_s=self._measured_s - self._origin_s if self._measured_s else started,
+            ended_s=max((record.ended_s for record in records), default=started),
+        )
+
+    async def _work(self, planned: int | None) -> None:
+        """Sends one request, or conversation, after another."""
+        num_failed = 0
+        while planned is None or self._next < planned:
+            number = self._next
+            now = time.monotonic()
+            if planned is None and self._measured_s and now >= self._measured_s + self._spec.duration_s:
+                return
+            self._next += 1
+            num_failed = 0 if await self._conversation(number) else num_failed + 1
+            if num_failed:
+                # A server that is gone must not be asked a million times.
+                await asyncio.sleep(min(_PAUSE_S * num_failed, _MAX_PAUSE_S))
+
+    async def _follow(self, times: Sequence[float]) -> None:
+        """Sends requests when they are due, whether or not answers come."""
+        slots = asyncio.Semaphore(self._spec.max_in_flight) if self._spec.max_in_flight else None
+
+        async def one(number: int, due: float) -> None:
+            await self._request(number, due)
+            if slots is not None:
+                slots.release()
+
+        for number, at in enumerate(times):
+            due = self._started_s + at
+            left = due - time.monotonic()
+            if left > _SPIN_S:
+                await asyncio.sleep(left - _SPIN_S)
+            while time.monotonic() < due:  # noqa: ASYNC110 - the clock itself is waited for
+                await asyncio.sleep(0)
+            if slots is not None:
+                await slots.acquire()
+            self._start_task(one(number, due))
+
+    async def _conversation(self, number: int) -> bool:
+        turns = self._plan.workload.turns
+        if turns == 1:
+            return not (await self._request(number, None)).reply.failure
+        messages: list[dict[str, str]] = []
+        for turn in range(turns):
+            sent = await self._request(number, None, turn, messages)
+            if sent.reply.failure:
+                return False
+            messages = [*sent.messages, {"role": "assistant", "content": sent.reply.text}]
+        return True
+
+    async def _request(
+        self, number: int, due: float | None, turn: int = 0, messages: Sequence[dict[str, str]] = ()
+    ) -> _Sent:
+        plan, turns = self._plan, self._plan.workload.turns
+        is_warmup = number < self._spec.warmup
+        prompt = self._prompts[(self._spec.first_prompt + number * turns + turn) % len(self._prompts)]
+        sent = _Sent(Reply(), is_warmup, due, number if turns > 1 else None, turn)
+        sent.messages = [*messages, {"role": "user", "content": prompt.text}]
+        content = sent.messages if turns > 1 else prompt.text
+        body = request_body(plan.test_params, self._target.model, content, prompt.max_tokens)
+        self._sent.append(sent)
+        sent.reply.sent_s = time.monotonic()
+        if not is_warmup and not self._measured_s:
+            self._measured_s = sent.reply.sent_s if due is None else due
+        try:
+            await ask(self._target.wire, plan.test_params, body, sent.reply)
+        except asyncio.CancelledError:
+            sent.reply.failure, sent.reply.failure_detail = "cancelled", "the run was interrupted"
+            raise
+        finally:
+            sent.is_done = True
+            if sent.reply.failure or not sent.reply.ended_s:
+                sent.reply.ended_s = time.monotonic()
+        return sent
+
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.add(asyncio.create_task(work))
+
+    def _record(self, number: int, sent: _Sent) -> RequestRecord:
+        reply, origin = sent.reply, self._origin_s
+        usage = reply.usage
+        tokens = usage.get("completion_tokens")
+        details = usage.get("prompt_tokens_details") or {}
+        chunk_tokens = reply.chunk_tokens if sum(reply.chunk_tokens) in (tokens, (tokens or 0) - 1) else []
+
+        def since(at: float | None) -> float | None:
+            return None if at is None else at - origin
+
+        return RequestRecord(
+            request_id=f"req_{self._first_id + number}",
+            stage=self._index,
+            is_warmup=sent.is_warmup,
+            scheduled_s=since(sent.scheduled_s),
+            sent_s=reply.sent_s - origin,
+            ended_s=reply.ended_s - origin,
+            first_chunk_s=since(reply.first_chunk_s),
+            last_chunk_s=since(reply.last_chunk_s),
+            chunk_times_s=tuple(at - origin for at in reply.chunk_times_s),
+            chunk_tokens=tuple(chunk_tokens) if len(chunk_tokens) == len(reply.chunk_times_s) else (),
+            prompt_tokens=usage.get("prompt_tokens"),
+            cached_tokens=details.get("cached_tokens"),
+            output_tokens=tokens,
+            token_source="none" if tokens is None else "usage",
+            finish_reason=reply.finish_reason,
+            failure=reply.failure,
+            failure_detail=reply.failure_detail,
+            status=reply.status,
+            conversation=sent.conversation,
+            turn=sent.turn,
+        )

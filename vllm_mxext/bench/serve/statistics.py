@@ -1,0 +1,333 @@
+"""From the records of a run to its figures: distributions, throughput, steady window, goodput, knee, bootstrap."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vllm_mxext.bench.metrics import Summary, summarize
+from vllm_mxext.bench.serve import definitions
+from vllm_mxext.bench.serve.plan_reading import limits, plan_from_mapping
+from vllm_mxext.bench.serve.result import RequestRecord, RunResult, Stage
+from vllm_mxext.bench.serve.slo import Slo
+
+_KEPT_UP = 0.95
+"""Share of the best, or of the rate asked for, from which a level is not saturated."""
+
+_MIN_STEADY = 3
+"""Requests that a steady window needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Distributions over requests or gaps, in seconds; None where nothing could be measured."""
+
+    ttft: Summary | None
+    tpot: Summary | None
+    e2e: Summary | None
+    chunk_gap: Summary | None
+    token_gap: Summary | None
+
+
+@dataclass(frozen=True, slots=True)
+class Goodput:
+    """Answers within the limits.
+
+    Attributes:
+        slo: the limits.
+        num_good: answers that keep all of them.
+        share: of all measured requests, failed ones included.
+        requests_per_s: good answers per second.
+        is_met: the share is at least the percentile asked for.
+    """
+
+    slo: Slo
+    num_good: int
+    share: float
+    requests_per_s: float
+    is_met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SteadyFigures:
+    """The steady window; times since the run began.
+
+    Attributes:
+        started_s: begin.
+        ended_s: end.
+        num_requests: sent in it and answered.
+        requests_per_s: answers that ended in it, per second.
+        output_tokens_per_s: tokens that arrived in it, per second.
+        latencies: of the requests sent in it.
+    """
+
+    started_s: float
+    ended_s: float
+    num_requests: int
+    requests_per_s: float
+    output_tokens_per_s: float
+    latencies: Latencies
+
+
+@dataclass(frozen=True, slots=True)
+class StageFigures:
+    """All figures of one stage.
+
+    Attributes:
+        stage: what was measured.
+        num_requests: measured ones, failed ones included.
+        num_ok: answered.
+        failures: kind -> number.
+        token_sources: who counted output tokens -> number of answers.
+        prompt_tokens: of all answers.
+        cached_tokens: of these, from the server's cache; None if it does not say.
+        output_tokens: of all answers.
+        duration_s: of measuring.
+        requests_per_s: answers per second.
+        output_tokens_per_s: over the duration.
+        total_tokens_per_s: prompt tokens included.
+        mean_in_flight: requests at the server on average, while measuring.
+        peak_in_flight: at most.
+        latencies: the headline figures.
+        from_sending: the same from the time of sending; None where that is the same.
+        throughput: output tokens per second of single requests.
+        send_lag: of requests with a schedule; None without one.
+        goodput: None without limits.
+        steady: None if there was no such window.
+    """
+
+    stage: Stage
+    num_requests: int
+    num_ok: int
+    failures: Mapping[str, int]
+    token_sources: Mapping[str, int]
+    prompt_tokens: int
+    cached_tokens: int | None
+    output_tokens: int
+    duration_s: float
+    requests_per_s: float
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    mean_in_flight: float
+    peak_in_flight: int
+    latencies: Latencies
+    from_sending: Latencies | None
+    throughput: Summary | None
+    send_lag: Summary | None
+    goodput: Goodput | None
+    steady: SteadyFigures | None
+
+
+def run_figures(result: RunResult) -> tuple[StageFigures, ...]:
+    """Returns the figures of every stage, by the limits and definitions of the run's own plan."""
+    plan = plan_from_mapping({name: part for name, part in result.plan.items() if name != "prompts"})
+    slo, compat = limits(plan), plan.test_params.compat
+    return tuple(stage_figures(result, index, slo, compat) for index in range(len(result.stages)))
+
+
+def stage_figures(result: RunResult, index: int, slo: Slo | None = None, compat: str = "own") -> StageFigures:
+    """Returns the figures of one stage.
+
+    Args:
+        result: the run.
+        index: of the stage.
+        slo: limits for goodput.
+        compat: whose definitions: own, vllm or guidellm.
+    """
+    stage, records = result.stages[index], result.of_stage(index)
+    everyone = tuple(record for record in result.records if record.stage == index)
+    answered = [record for record in records if record.is_ok]
+    ended = max((record.ended_s for record in records), default=stage.measured_s)
+    duration = max(ended - stage.measured_s, 0.0)
+    output_tokens = sum(record.output_tokens or 0 for record in answered)
+    prompt_tokens = sum(record.prompt_tokens or 0 for record in answered)
+    cached = [record.cached_tokens for record in answered if record.cached_tokens is not None]
+    has_schedule = compat == "own" and any(record.scheduled_s is not None for record in records)
+    unscheduled = [dataclasses.replace(record, scheduled_s=None) for record in answered] if has_schedule else []
+    return StageFigures(
+        stage=stage,
+        num_requests=len(records),
+        num_ok=len(answered),
+        failures=dict(Counter(record.failure for record in records if record.failure)),
+        token_sources=dict(Counter(record.token_source for record in answered)),
+        prompt_tokens=prompt_tokens,
+        cached_tokens=sum(cached) if cached else None,
+        output_tokens=output_tokens,
+        duration_s=duration,
+        requests_per_s=_per_second(len(answered), duration),
+        output_tokens_per_s=_per_second(output_tokens, duration),
+        total_tokens_per_s=_per_second(prompt_tokens + output_tokens, duration),
+        mean_in_flight=_per_second(_overlap_s(everyone, stage.measured_s, ended), duration),
+        peak_in_flight=_peak(everyone),
+        latencies=latencies(answered, compat),
+        from_sending=latencies(unscheduled, compat) if has_schedule else None,
+        throughput=_summary(definitions.throughput(record) for record in answered),
+        send_lag=_summary(record.send_lag_s for record in records),
+        goodput=_goodput(records, slo, duration, compat) if slo else None,
+        steady=_steady(stage, everyone, compat),
+    )
+
+
+def latencies(answered: Sequence[RequestRecord], compat: str = "own") -> Latencies:
+    """Returns the distributions over answered requests."""
+    return Latencies(
+        ttft=_summary(definitions.ttft_s(record, compat) for record in answered),
+        tpot=_summary(definitions.tpot_s(record, compat) for record in answered),
+        e2e=_summary(definitions.e2e_s(record, compat) for record in answered),
+        chunk_gap=_summary(gap for record in answered for gap in definitions.chunk_gaps_s(record, compat)),
+        token_gap=_summary(gap for record in answered for gap in definitions.token_gaps_s(record, compat)),
+    )
+
+
+def is_good(record: RequestRecord, slo: Slo, compat: str = "own") -> bool:
+    """Returns whether a request was answered within all limits."""
+    if not record.is_ok:
+        return False
+    e2e = definitions.e2e_s(record, compat)
+    ttft, tpot = definitions.ttft_s(record, compat), definitions.tpot_s(record, compat)
+    measured = ((slo.ttft_s, e2e if ttft is None else ttft), (slo.tpot_s, tpot or 0.0), (slo.e2e_s, e2e))
+    return all(limit is None or value <= limit for limit, value in measured)
+
+
+def find_knee(figures: Sequence[StageFigures]) -> int | None:
+    """Returns the index of the stage from which more load brings no more; None without a sweep or answers."""
+    if len(figures) < 2 or not any(figure.num_ok for figure in figures):
+        return None
+    if figures[0].stage.rate is None:
+        best = max(figure.output_tokens_per_s or figure.requests_per_s for figure in figures)
+        order = sorted(range(len(figures)), key=lambda index: figures[index].stage.level)
+        rates = (figures[index].output_tokens_per_s or figures[index].requests_per_s for index in order)
+        return next(index for index, rate in zip(order, rates, strict=True) if rate >= _KEPT_UP * best)
+    knee = None
+    for index in sorted(range(len(figures)), key=lambda index: figures[index].stage.level):
+        if not kept_up(figures[index]):
+            break
+        knee = index
+    return knee
+
+
+def kept_up(figure: StageFigures) -> bool:
+    """Returns whether answers came as fast as requests were sent, for a stage with a rate."""
+    if figure.num_ok < _KEPT_UP * figure.num_requests:
+        return False
+    if figure.steady is None:
+        return True  # nothing was answered while requests were sent: there is no telling
+    seconds = figure.steady.ended_s - figure.steady.started_s
+    # One answer more or less is no sign of anything.
+    return figure.steady.requests_per_s * seconds + 1 >= _KEPT_UP * figure.steady.num_requests
+
+
+Statistic = Literal["mean", "median", "p99"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A difference with its uncertainty.
+
+    Attributes:
+        estimate: from the samples themselves.
+        low: lower end of the interval.
+        high: upper end.
+    """
+
+    estimate: float
+    low: float
+    high: float
+
+
+def bootstrap_change(
+    before: Sequence[float],
+    after: Sequence[float],
+    statistic: Statistic = "median",
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Returns the relative change of a statistic (0.1: a tenth more) with its percentile bootstrap interval.
+
+    Args:
+        before: at least one sample.
+        after: at least one sample.
+        statistic: what is compared.
+        confidence: share of the resampled changes inside the interval.
+        resamples: how many.
+        seed: of the resampling.
+    """
+    import numpy as np  # noqa: PLC0415 - only comparisons need it
+
+    functions: dict[str, Callable[..., object]] = {
+        "mean": np.mean,
+        "median": np.median,
+        "p99": lambda values, axis: np.percentile(values, 99, axis=axis),
+    }
+    function, generator = functions[statistic], np.random.default_rng(seed)
+
+    def resampled(values: Sequence[float]) -> object:
+        array = np.asarray(values, dtype=float)
+        # In pieces: a resample of every gap of a long run would need gigabytes at once.
+        return np.array([function(generator.choice(array, len(array)), axis=0) for _ in range(resamples)])
+
+    first, second = np.asarray(resampled(before)), np.asarray(resampled(after))
+    base = np.asarray(function(np.asarray(before, dtype=float), axis=0))
+    changed = np.asarray(function(np.asarray(after, dtype=float), axis=0))
+    tail = (1 - confidence) / 2 * 100
+    low, high = np.percentile(second / first - 1, [tail, 100 - tail])
+    return Interval(float(changed / base - 1), float(low), float(high))
+
+
+def _summary(values: Iterable[float | None]) -> Summary | None:
+    known = [value for value in values if value is not None]
+    return summarize(known) if known else None
+
+
+def _per_second(amount: float, seconds: float) -> float:
+    return amount / seconds if seconds > 0 else 0.0
+
+
+def _goodput(records: Sequence[RequestRecord], slo: Slo, duration: float, compat: str) -> Goodput:
+    num_good = sum(is_good(record, slo, compat) for record in records)
+    share = num_good / len(records) if records else 0.0
+    return Goodput(slo, num_good, share, _per_second(num_good, duration), share * 100 >= slo.percentile)
+
+
+def _overlap_s(records: Iterable[RequestRecord], begin: float, end: float) -> float:
+    return sum(max(min(record.ended_s, end) - max(record.sent_s, begin), 0.0) for record in records)
+
+
+def _peak(records: Iterable[RequestRecord]) -> int:
+    # An end at the time of a beginning comes first: the connection was free.
+    changes = sorted([(record.sent_s, 1) for record in records] + [(record.ended_s, -1) for record in records])
+    current = peak = 0
+    for _, change in changes:
+        current += change
+        peak = max(peak, current)
+    return peak
+
+
+def _steady(stage: Stage, everyone: Sequence[RequestRecord], compat: str) -> SteadyFigures | None:
+    if not everyone:
+        return None
+    sent = sorted(record.sent_s for record in everyone)
+    if stage.concurrency is not None:
+        full = sent[min(stage.concurrency, len(sent)) - 1]
+    else:
+        full = min(record.ended_s for record in everyone)
+    begin, end = max(stage.measured_s, full), sent[-1]
+    inside = [record for record in everyone if record.is_ok and begin <= record.sent_s < end]
+    if end <= begin or len(inside) < _MIN_STEADY:
+        return None
+    arrivals = (arrival for record in everyone if record.is_ok for arrival in definitions.token_arrivals(record))
+    tokens = sum(count for at, count in arrivals if begin <= at < end)
+    ended = sum(record.is_ok and begin <= record.ended_s < end for record in everyone)
+    return SteadyFigures(
+        begin,
+        end,
+        len(inside),
+        _per_second(ended, end - begin),
+        _per_second(tokens, end - begin),
+        latencies(inside, compat),
+    )

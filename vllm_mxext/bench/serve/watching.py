@@ -1,0 +1,151 @@
+"""What is watched beside the requests: the client's own lag, and the servers' `/metrics`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from vllm_mxext.bench.metrics import percentile
+from vllm_mxext.bench.serve.result import ClientLag, MetricsSample
+from vllm_mxext.bench.serve.wire import Wire, WireError
+
+_TICK_S = 0.01
+_SCRAPE_S = 1.0
+_MAX_SAMPLES = 600
+_FREE_LAG_S = 0.005
+_SHARE = 0.1
+_MAX_CPU = 0.9
+
+
+class LagWatch:
+    """Measures how late the event loop wakes up, and the processor time of this process."""
+
+    def __init__(self) -> None:
+        self._delays: list[float] = []
+        self._started_s = self._cpu_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins."""
+        self._started_s, self._cpu_s = time.monotonic(), time.process_time()
+        self._task = asyncio.create_task(self._watch())
+
+    async def stop(self, send_lags_s: Sequence[float], num_chunks: int) -> ClientLag:
+        """Ends and returns what was seen.
+
+        Args:
+            send_lags_s: of requests with a schedule.
+            num_chunks: events read meanwhile.
+        """
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        seconds = max(time.monotonic() - self._started_s, 1e-9)
+        delays, lags = sorted(self._delays) or [0.0], sorted(send_lags_s)
+        return ClientLag(
+            loop_delay_p50_s=percentile(delays, 50),
+            loop_delay_p99_s=percentile(delays, 99),
+            loop_delay_max_s=delays[-1],
+            send_lag_p99_s=percentile(lags, 99) if lags else None,
+            send_lag_max_s=lags[-1] if lags else None,
+            cpu_share=(time.process_time() - self._cpu_s) / seconds,
+            chunks_per_s=num_chunks / seconds,
+        )
+
+    async def _watch(self) -> None:
+        while True:
+            due = time.monotonic() + _TICK_S
+            await asyncio.sleep(_TICK_S)
+            self._delays.append(max(time.monotonic() - due, 0.0))
+
+
+def lag_reasons(stage: str, lag: ClientLag, typical_s: float | None) -> list[str]:
+    """Returns why the client was the bottleneck of a stage; empty if it was not.
+
+    Args:
+        stage: its name.
+        lag: what was seen.
+        typical_s: median of the shortest latency that was measured; None without answers.
+    """
+    limit = max(_FREE_LAG_S, _SHARE * (typical_s or 0.0))
+    advice = "run the tester on another machine, or with less load on this one"
+    reasons = []
+    if lag.loop_delay_p99_s > limit:
+        reasons.append(
+            f"Stage '{stage}': the client woke up {lag.loop_delay_p99_s * 1000:.1f} ms late (99th percentile; up "
+            f"to {limit * 1000:.1f} ms would not matter); {advice}."
+        )
+    if lag.send_lag_p99_s is not None and lag.send_lag_p99_s > limit:
+        reasons.append(
+            f"Stage '{stage}': the client sent requests {lag.send_lag_p99_s * 1000:.1f} ms late (99th percentile; up "
+            f"to {limit * 1000:.1f} ms would not matter); {advice}."
+        )
+    if lag.cpu_share > _MAX_CPU:
+        reasons.append(f"Stage '{stage}': the client used {lag.cpu_share:.0%} of its processor core; {advice}.")
+    return reasons
+
+
+class Scraper:
+    """Reads a server's `/metrics` now and then; a server without them is left alone.
+
+    Args:
+        wire: connections to the server.
+        server: its label.
+        origin_s: monotonic seconds when the run began.
+    """
+
+    def __init__(self, wire: Wire, server: str, origin_s: float) -> None:
+        self._wire = wire
+        self._server = server
+        self._origin_s = origin_s
+        self._pages: list[tuple[float, bytes]] = []
+        self._interval_s = _SCRAPE_S
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Reads them once and goes on beside the run."""
+        if await self._scrape():
+            self._task = asyncio.create_task(self._go_on())
+
+    async def stop(self) -> tuple[MetricsSample, ...]:
+        """Reads them a last time and returns all samples."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            await self._scrape()
+        # Only now: reading a page takes milliseconds, in which no event would be stamped.
+        return tuple(MetricsSample(at, self._server, parse_metrics(page)) for at, page in self._pages)
+
+    async def _go_on(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self._scrape()
+            if len(self._pages) > _MAX_SAMPLES:
+                self._pages = self._pages[::2]
+                self._interval_s *= 2
+
+    async def _scrape(self) -> bool:
+        try:
+            exchange = await self._wire.send("GET", "/metrics", timeout_s=5.0)
+        except WireError:
+            return False
+        if exchange.status != 200:
+            return False
+        self._pages.append((exchange.ended_s - self._origin_s, bytes(exchange.body)))
+        return True
+
+
+def parse_metrics(page: bytes) -> dict[str, float]:
+    """Returns the series of a page in Prometheus' text format, buckets of histograms and times of creation left out."""
+    values = {}
+    for line in page.decode("utf-8", "replace").splitlines():
+        series, _, number = line.rpartition(" ")
+        name = series.partition("{")[0]
+        if not series or line.startswith("#") or name.endswith(("_bucket", "_created")):
+            continue
+        try:
+            values[series] = float(number)
+        except ValueError:
+            continue
+    return values
