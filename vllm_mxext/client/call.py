@@ -49,7 +49,7 @@ class Call:
     """
 
     path: str
-    body: Mapping[str, Any] | None = None
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
     method: str = "POST"
     is_stream: bool = False
     priority: int = NORMAL
@@ -57,7 +57,7 @@ class Call:
     affinity: str = ""
     num_tokens: int = 0
     is_idempotent: bool = True
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeouts: Timeouts | None = None
     endpoint_id: str | None = None
     may_be_text: bool = False

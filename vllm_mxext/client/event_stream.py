@@ -21,7 +21,7 @@ from vllm_mxext.client.outcome import (
     raise_inner_error,
     request_id,
 )
-from vllm_mxext.client.sse import EventReader, MalformedEventError
+from vllm_mxext.client.sse import Event, EventReader, MalformedEventError
 
 DONE = "[DONE]"
 DRAIN_S = 0.05
@@ -57,6 +57,7 @@ class EventStream:
         self.usage: Mapping[str, Any] = {}
         self.last_token_s = 0.0
         self._is_empty = True
+        self._failure: AttemptFailedError | None = None
         self._texts: list[str] = []
         self._url = url
         self._exchange = exchange
@@ -78,13 +79,15 @@ class EventStream:
         Raises:
             AttemptFailedError: the stream broke, stalled or cannot be understood.
         """
-        while not self._ready and not self._is_done:
+        while not self._ready and not self._is_done and self._failure is None:
             chunk = await self._exchange.next_chunk(self._chunks, self._idle_ends_s)
             if chunk is None:
                 self._end()
                 break
             self._take(chunk)
         if not self._ready:
+            if self._failure is not None:
+                raise self._failure
             if self._is_empty:
                 raise self._unclear("it has no event")
             await self._drain()
@@ -99,27 +102,32 @@ class EventStream:
         await self._exchange.close()
 
     def _take(self, chunk: bytes) -> None:
+        """Reads events; what is wrong with one is raised when those before it have been given out."""
+        num_ready = len(self._ready)
         try:
-            events = self._reader.feed(chunk)
+            for event in self._reader.feed(chunk):
+                if event.data.strip() == DONE:
+                    self._is_done = True
+                    break
+                if event.data:
+                    self._ready.append(self._parsed(event))
         except MalformedEventError as error:
-            raise self._unclear(str(error)) from error
-        for event in events:
-            if event.data.strip() == DONE:
-                self._is_done = True
-                return
-            if not event.data:
-                continue
-            try:
-                document = orjson.loads(event.data)
-            except ValueError as error:
-                raise self._unclear("an event is not JSON") from error
-            if event.name == "error" and error_object(document) is None:
-                document = {"error": document}
-            if not isinstance(document, dict):
-                raise self._unclear("an event is no object")
-            self._ready.append(document)
-        if self._ready and self._idle_ends_s is not None:
+            self._failure = self._unclear(str(error))
+        except AttemptFailedError as failure:
+            self._failure = failure
+        if len(self._ready) > num_ready and self._idle_ends_s is not None:
             self._idle_ends_s = self._exchange.idle_ends_s()
+
+    def _parsed(self, event: Event) -> dict[str, Any]:
+        try:
+            document = orjson.loads(event.data)
+        except ValueError as error:
+            raise self._unclear("an event is not JSON") from error
+        if event.name == "error" and error_object(document) is None:
+            document = {"error": document}
+        if not isinstance(document, dict):
+            raise self._unclear("an event is no object")
+        return document
 
     def _note(self, document: dict[str, Any]) -> None:
         self._is_empty = False

@@ -70,9 +70,7 @@ class Wire:
         clock: Clock,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        base = url.rstrip("/").removesuffix("/v1")
-        if not base.startswith(("http://", "https://")):
-            raise ConfigError(f"The server's address must be one such as http://127.0.0.1:8000, got '{shown(url)}'.")
+        base, auth = _base_of(url)
         if not (api_key.isascii() and api_key.isprintable()):
             raise ConfigError("The API key has characters that no key has, such as an end of line; copy it again.")
         self._base = base
@@ -82,6 +80,7 @@ class Wire:
         self._client = httpx.AsyncClient(
             headers={"User-Agent": "vllm_mxext", **authorization, **headers},
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S),
+            auth=None if api_key else auth,
             transport=transport,
             verify=_needs_certificates(base),
         )
@@ -136,6 +135,18 @@ class Wire:
             status=response.status_code,
             request_id=request_id(response.headers),
         )
+
+
+def _base_of(url: str) -> tuple[str, tuple[str, str] | None]:
+    """Returns an address without `/v1`, and the name and password in it, which httpx would write into its log."""
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL:
+        address = httpx.URL("")
+    if address.scheme not in ("http", "https") or not address.host or address.query:
+        raise ConfigError(f"The server's address must be one such as http://127.0.0.1:8000, got '{shown(url)}'.")
+    auth = (address.username, address.password) if address.userinfo else None
+    return shown(url).removesuffix("/v1"), auth
 
 
 def _needs_certificates(url: str) -> bool:

@@ -103,6 +103,7 @@ class Lease:
         self._began_at_s = clock.now()
         self._generation = endpoint.generation
         self._is_finished = False
+        self._has_answered = False
 
     def __enter__(self) -> Lease:
         return self
@@ -111,6 +112,17 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.finish(None)
+
+    def answers(self, ttft_s: float) -> None:
+        """Takes that the first token has come: a probe is judged by it, not at the end of a long stream.
+
+        Args:
+            ttft_s: seconds until it came.
+        """
+        if self._permit.is_probe and not self._is_abandoned:
+            self._has_answered = True
+            self.endpoint.breaker.record(self._permit, True, ttft_s=ttft_s)
+            self._on_change()
 
     def finish(self, success: bool | None, *, ttft_s: float | None = None, was_throttled: bool = False) -> None:
         """Gives everything back with the attempt's result; only the first call counts.
@@ -121,15 +133,20 @@ class Lease:
             was_throttled: the endpoint refused it because it has too much to do.
         """
         endpoint = self.endpoint
-        if self._is_finished or endpoint.generation != self._generation:
+        if self._is_finished or self._is_abandoned:
             return
         self._is_finished = True
         endpoint.outstanding_tokens -= self._num_tokens
-        endpoint.breaker.record(self._permit, success, ttft_s=ttft_s)
+        if success is False or not self._has_answered:
+            endpoint.breaker.record(self._permit, success, ttft_s=ttft_s)
         endpoint.limiter.release(
             duration_s=self._clock.now() - self._began_at_s, was_throttled=was_throttled, failed=success is not True
         )
         self._on_change()
+
+    @property
+    def _is_abandoned(self) -> bool:
+        return self.endpoint.generation != self._generation
 
 
 class Router:

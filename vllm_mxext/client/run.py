@@ -156,7 +156,9 @@ class Run:
         failed.endpoint_id = lease.endpoint.id
         self._last = failed
         judgement = failed.judgement
-        lease.finish(False if judgement.is_endpoints_fault else None, was_throttled=judgement.is_throttled)
+        # A server that has too much to do is not broken: it gets less at once. Only if it refuses even one call is it.
+        is_fault = judgement.is_endpoints_fault and not (judgement.is_throttled and lease.endpoint.limiter.limit > 1)
+        lease.finish(False if is_fault else None, was_throttled=judgement.is_throttled)
 
     async def _tried(self, once: Callable[[], Awaitable[T]], discard: Callable[[T], Awaitable[None]]) -> T:
         logging.getLogger("stamina").addFilter(_is_of_others)
@@ -226,7 +228,10 @@ class Run:
             raise
         finally:
             self._asking.remove(lease.endpoint.id)
-        ttft_s = self.policies.clock.now() - began_s if stream.has_token else None
+        ttft_s = None
+        if stream.has_token:
+            ttft_s = self.policies.clock.now() - began_s
+            lease.answers(ttft_s)
         return Begun(lease, stream, held, began_s, ttft_s)
 
     def _may_hedge(self) -> bool:

@@ -5,6 +5,7 @@ What the standard has for reconnecting (`id`, `retry`) is read past: an answer o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_EVENT_BYTES = 16 * 2**20
@@ -46,13 +47,12 @@ class EventReader:
         self._skips_lf = False
         self._is_at_start = True
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        """Returns the events that `chunk` completes.
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """Yields the events that `chunk` completes.
 
         Raises:
             MalformedEventError: an event is too large.
         """
-        events: list[Event] = []
         if self._skips_lf and chunk:
             self._skips_lf = False
             if chunk.startswith(b"\n"):
@@ -63,10 +63,9 @@ class EventReader:
             self._line += end
             event = self._end_line()
             if event is not None:
-                events.append(event)
+                yield event
         self._line += rest
         self._check(len(self._line))
-        return events
 
     def _end_line(self) -> Event | None:
         line = bytes(self._line)

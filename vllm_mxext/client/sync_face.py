@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import threading
 import weakref
@@ -57,13 +58,14 @@ class SyncFace:
         except BaseException:
             coroutine.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        try:
-            return future.result()
+        call = _Call()
+        try:  # from here on: an interrupt may come before there is a future to cancel
+            return asyncio.run_coroutine_threadsafe(_tracked(call, coroutine), loop).result()
         except concurrent.futures.CancelledError:
             raise ClosedError("The client was closed while this request was under way.") from None
         except BaseException:
-            future.cancel()
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(call.cancel)
             raise
 
     def iterate(self, items: AsyncIterator[T]) -> Generator[T, None, None]:
@@ -116,6 +118,27 @@ class SyncFace:
             elif threading.current_thread() is self._thread:
                 raise RuntimeError("The client's own thread cannot wait for itself; use AsyncVllmClient there.")
             return self._loop
+
+
+class _Call:
+    """A coroutine on its way to the loop, which can be cancelled before and after it has begun there."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[Any] | None = None
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        if self.task is not None:
+            self.task.cancel()
+
+
+async def _tracked(call: _Call, coroutine: Coroutine[Any, Any, T]) -> T:
+    if call.is_cancelled:
+        coroutine.close()
+        raise asyncio.CancelledError
+    call.task = asyncio.current_task()
+    return await coroutine
 
 
 async def _next(items: AsyncIterator[T]) -> T:

@@ -41,7 +41,7 @@ from vllm_mxext.client.errors import (
 )
 from vllm_mxext.client.hedging import HedgePolicy
 from vllm_mxext.client.pipeline import Pipeline
-from vllm_mxext.client.retry import BudgetConfig
+from vllm_mxext.client.retry import BudgetConfig, RetryPolicy
 
 TEXT = "".join(WORDS)
 BEGUN = (delta(role="assistant"), delta("The"), delta(" answer"))
@@ -176,6 +176,10 @@ async def test_a_stream_that_fails_before_its_first_token_is_begun_anew_elsewher
         (stream(*BEGUN), ProtocolError),
         (stream(*BEGUN, end="cut"), ConnectionFailedError),
         (stream(*BEGUN, b"data: {]\n\n"), ProtocolError),
+        (
+            stream(b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in BEGUN) + b"data: ]\n\n"),
+            ProtocolError,
+        ),
         (stream(*BEGUN, {"error": {"message": "dead", "code": 500}}, end="done"), ServerError),
         (stream(*BEGUN, end="stall"), TimeoutExceededError),
         (stream(*BEGUN, end="keep-alive"), TimeoutExceededError),
@@ -277,6 +281,50 @@ async def test_an_open_circuit_refuses_at_once_and_says_until_when() -> None:
         await client.call(chat())
     assert caught.value.retry_after_s > 0
     await client.close()
+
+
+async def test_a_server_with_too_much_to_do_gets_less_at_once_and_is_not_given_up() -> None:
+    async with FaultServer([status(429)] * 8 + [healthy]) as server:
+        client = pipeline(server.url, retry=RetryPolicy(max_retries=0))
+        results = await asyncio.gather(*(client.call(chat()) for _ in range(8)), return_exceptions=True)
+        assert all(isinstance(result, RateLimitedError) for result in results)
+        assert client.endpoints[0].limiter.limit == 5
+        assert client.endpoints[0].breaker.state == "CLOSED"
+        await client.close()
+
+
+async def test_a_server_that_refuses_even_one_call_at_a_time_is_given_up() -> None:
+    async with FaultServer([status(429)]) as server:
+        client = pipeline(server.url, retry=RetryPolicy(max_retries=0))
+        for _ in range(10):
+            with pytest.raises((RateLimitedError, CircuitOpenError)):
+                await client.call(chat())
+        assert client.endpoints[0].breaker.state == "OPEN"
+        await client.close()
+
+
+async def test_a_probe_is_judged_by_its_first_token() -> None:
+    async with FaultServer([stream(*BEGUN, end="stall"), healthy]) as server:
+        client = Pipeline([endpoint(server.url, breaker=BreakerConfig(successes_to_close=1))], pipeline().config)
+        client.endpoints[0].breaker.state = "HALF-OPEN"
+        events = client.stream(chat(stream=True))
+        await anext(events)
+        assert client.endpoints[0].breaker.state == "CLOSED"
+        assert (await client.call(chat())).status == 200
+        await events.aclose()
+        assert_idle(client)
+        await client.close()
+
+
+async def test_a_password_in_an_address_is_sent_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    async with FaultServer([status(404)]) as server:
+        client = pipeline(server.url.replace("//", "//me:hidden@") + "/v1")
+        with pytest.raises(NotFoundError) as caught:
+            await client.call(chat())
+        assert server.requests[0].headers["authorization"].startswith("Basic ")
+        assert "hidden" not in str(caught.value) + caplog.text
+        await client.close()
 
 
 async def test_retries_of_all_calls_together_are_limited() -> None:

@@ -63,7 +63,7 @@ def test_an_event_has_a_largest_size(stream: bytes) -> None:
 
     def feed() -> None:
         for place in range(0, len(stream), 10):
-            reader.feed(stream[place : place + 10])
+            list(reader.feed(stream[place : place + 10]))
 
     with pytest.raises(MalformedEventError, match="larger than 100 bytes"):
         feed()
@@ -71,4 +71,11 @@ def test_an_event_has_a_largest_size(stream: bytes) -> None:
 
 def test_many_small_events_are_no_large_one() -> None:
     reader = EventReader(max_bytes=100)
-    assert sum(len(reader.feed(b"data: xxxxxxxx\n\n")) for _ in range(100)) == 100
+    assert sum(len(list(reader.feed(b"data: xxxxxxxx\n\n"))) for _ in range(100)) == 100
+
+
+def test_events_before_one_that_is_too_large_are_not_lost() -> None:
+    events = EventReader(max_bytes=10).feed(b"data: a\n\ndata: " + b"x" * 20)
+    assert next(events) == Event("a")
+    with pytest.raises(MalformedEventError):
+        next(events)

@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.client.endpoints import chat, endpoint, pipeline
+from tests.client.fault_server import FaultServer, delta, healthy, stream
 from vllm_mxext.client.errors import ClosedError
 from vllm_mxext.client.sync_face import SyncFace
 
@@ -153,6 +155,30 @@ def test_a_child_makes_a_thread_of_its_own() -> None:
                 os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert face.run(double(2)) == 4
+
+
+def test_a_pipeline_goes_on_in_a_child_of_a_busy_parent() -> None:
+    server, client = FaultServer([healthy, stream(delta("a"), end="stall"), healthy]), pipeline("http://127.0.0.1:1")
+    with SyncFace() as servers, SyncFace(client.close) as face:
+        servers.run(server.__aenter__())
+        client.endpoints[:] = [endpoint(server.url)]
+        assert face.run(client.call(chat())).status == 200
+        events = face.iterate(client.stream(chat(stream=True)))
+        next(events)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            try:
+                is_well = face.run(client.call(chat())).status == 200 and client.num_running == 0
+                os._exit(0 if is_well else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert client.num_running == 1
+        events.close()
+        assert face.run(client.call(chat())).status == 200
+        servers.run(server.__aexit__())
 
 
 def test_a_program_that_forgets_to_close_ends_quietly() -> None:
