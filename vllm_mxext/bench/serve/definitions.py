@@ -14,6 +14,7 @@ from vllm_mxext.bench.serve.result import RequestRecord
 FORMULAS: tuple[tuple[str, str], ...] = (
     ("TTFT", "arrival of the first event with text - origin; absent without streaming"),
     ("origin", "scheduled time where requests have a schedule (no coordinated omission), else the time of sending"),
+    ("time of sending", "when a request is ready for a connection; opening a new connection counts"),
     ("E2E", "end of the answer - origin"),
     ("TPOT", "(E2E - TTFT) / (output tokens - 1); absent for a single token and without streaming"),
     ("chunk gap", "arrival of an event with text - arrival of the one before; one value per event but the first"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm_mxext.bench.serve.plan import Plan
@@ -17,6 +18,9 @@ from vllm_mxext.bench.serve.wire import Wire
 
 _SPIN_S = 0.0012
 """Event loops sleep in whole milliseconds; the rest until a request is due is spent looking at the clock."""
+
+_RECENT = 101
+"""Requests whose median is shown while a stage runs."""
 
 _PAUSE_S = 0.05
 _MAX_PAUSE_S = 1.0
@@ -78,7 +82,7 @@ class Progress:
         elapsed_s: since the stage began.
         num_chunks: events with text so far.
         chunks_per_s: over the whole stage so far.
-        ttft_s: median so far; None before the first.
+        ttft_s: median of the last requests, from sending; None before the first.
         is_warmup: measuring has not begun.
     """
 
@@ -102,8 +106,6 @@ class _Sent:
     scheduled_s: float | None
     conversation: int | None
     turn: int
-    is_done: bool = False
-    messages: list[dict[str, str]] = field(default_factory=list)
 
 
 class StageRun:
@@ -137,6 +139,9 @@ class StageRun:
         self._origin_s = origin_s
         self._first_id = first_id
         self._sent: list[_Sent] = []
+        self._open: set[int] = set()
+        self._recent_ttft: deque[float] = deque(maxlen=_RECENT)
+        self._num_failed = self._num_chunks = 0
         self._next = 0
         self._started_s = self._measured_s = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -171,22 +176,20 @@ class StageRun:
 
     def progress(self) -> Progress:
         """Returns how far it is."""
-        done = [sent for sent in self._sent if sent.is_done]
         elapsed = time.monotonic() - self._started_s if self._started_s else 0.0
-        chunks = sum(len(sent.reply.chunk_times_s) for sent in self._sent)
-        first = sorted(sent.reply.chunk_times_s[0] - sent.reply.sent_s for sent in done if sent.reply.chunk_times_s)
-        spec = self._spec
+        chunks = self._num_chunks + sum(len(self._sent[number].reply.chunk_times_s) for number in self._open)
+        recent, spec = sorted(self._recent_ttft), self._spec
         return Progress(
             stage=spec.name,
             server=self._target.label,
             num_planned=None if spec.duration_s else (spec.count + spec.warmup) * self._plan.workload.turns,
-            num_done=len(done),
-            num_failed=sum(bool(sent.reply.failure) for sent in done),
-            num_in_flight=len(self._sent) - len(done),
+            num_done=len(self._sent) - len(self._open),
+            num_failed=self._num_failed,
+            num_in_flight=len(self._open),
             elapsed_s=elapsed,
             num_chunks=chunks,
             chunks_per_s=chunks / elapsed if elapsed > 0 else 0.0,
-            ttft_s=first[len(first) // 2] if first else None,
+            ttft_s=recent[len(recent) // 2] if recent else None,
             is_warmup=self._measured_s == 0.0,
         )
 
@@ -243,7 +246,7 @@ class StageRun:
         slots = asyncio.Semaphore(self._spec.max_in_flight) if self._spec.max_in_flight else None
 
         async def one(number: int, due: float) -> None:
-            await self._request(number, due)
+            await self._request(number, due, self._prompt(number, 0))
             if slots is not None:
                 slots.release()
 
@@ -259,41 +262,50 @@ class StageRun:
             self._start_task(one(number, due))
 
     async def _conversation(self, number: int) -> bool:
-        turns = self._plan.workload.turns
-        if turns == 1:
-            return not (await self._request(number, None)).reply.failure
+        """Sends the turns of one conversation, usually a single one; returns whether all were answered."""
         messages: list[dict[str, str]] = []
-        for turn in range(turns):
-            sent = await self._request(number, None, turn, messages)
-            if sent.reply.failure:
+        for turn in range(self._plan.workload.turns):
+            prompt = self._prompt(number, turn)
+            messages.append({"role": "user", "content": prompt.text})
+            reply = await self._request(number, None, prompt, turn, messages)
+            if reply.failure:
                 return False
-            messages = [*sent.messages, {"role": "assistant", "content": sent.reply.text}]
+            messages.append({"role": "assistant", "content": reply.text})
         return True
 
+    def _prompt(self, number: int, turn: int) -> Prompt:
+        place = self._spec.first_prompt + number * self._plan.workload.turns + turn
+        return self._prompts[place % len(self._prompts)]
+
     async def _request(
-        self, number: int, due: float | None, turn: int = 0, messages: Sequence[dict[str, str]] = ()
-    ) -> _Sent:
-        plan, turns = self._plan, self._plan.workload.turns
-        is_warmup = number < self._spec.warmup
-        prompt = self._prompts[(self._spec.first_prompt + number * turns + turn) % len(self._prompts)]
-        sent = _Sent(Reply(), is_warmup, due, number if turns > 1 else None, turn)
-        sent.messages = [*messages, {"role": "user", "content": prompt.text}]
-        content = sent.messages if turns > 1 else prompt.text
-        body = request_body(plan.test_params, self._target.model, content, prompt.max_tokens)
-        self._sent.append(sent)
-        sent.reply.sent_s = time.monotonic()
+        self, number: int, due: float | None, prompt: Prompt, turn: int = 0, messages: Sequence[dict[str, str]] = ()
+    ) -> Reply:
+        params, is_warmup = self._plan.test_params, number < self._spec.warmup
+        has_turns = self._plan.workload.turns > 1
+        body = request_body(params, self._target.model, messages if has_turns else prompt.text, prompt.max_tokens)
+        reply, place = Reply(), len(self._sent)
+        self._sent.append(_Sent(reply, is_warmup, due, number if has_turns else None, turn))
+        self._open.add(place)
+        reply.sent_s = time.monotonic()
         if not is_warmup and not self._measured_s:
-            self._measured_s = sent.reply.sent_s if due is None else due
+            self._measured_s = reply.sent_s if due is None else due
         try:
-            await ask(self._target.wire, plan.test_params, body, sent.reply)
+            await ask(self._target.wire, params, body, reply)
         except asyncio.CancelledError:
-            sent.reply.failure, sent.reply.failure_detail = "cancelled", "the run was interrupted"
+            reply.failure, reply.failure_detail = "cancelled", "the run was interrupted"
             raise
         finally:
-            sent.is_done = True
-            if sent.reply.failure or not sent.reply.ended_s:
-                sent.reply.ended_s = time.monotonic()
-        return sent
+            if reply.failure or not reply.ended_s:
+                reply.ended_s = time.monotonic()
+            self._ended(place, reply)
+        return reply
+
+    def _ended(self, place: int, reply: Reply) -> None:
+        self._open.discard(place)
+        self._num_chunks += len(reply.chunk_times_s)
+        self._num_failed += bool(reply.failure)
+        if reply.chunk_times_s:
+            self._recent_ttft.append(reply.chunk_times_s[0] - reply.sent_s)
 
     def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.add(asyncio.create_task(work))

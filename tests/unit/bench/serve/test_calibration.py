@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.bench_servers.calibration import SCENARIOS, calibrate, mock_process
+from tests.bench_servers.calibration import SCENARIOS, Scenario, calibrate, mock_process
 from tests.bench_servers.mock_server import Behaviour
 from vllm_mxext.bench.serve.plan_reading import plan_from_mapping
 from vllm_mxext.bench.serve.runner import run_plan
@@ -23,6 +23,15 @@ def test_figures_are_those_of_the_server_s_own_records() -> None:
     for name in ("TPOT (ms)", "chunk gap (ms)", "output tokens/s"):
         true, median = (float(str(value)) for value in rows[name])
         assert abs(median) < 0.1 * true
+
+
+@pytest.mark.skipif(not os.environ.get("VLLM_MXEXT_TEST_LONG"), reason="VLLM_MXEXT_TEST_LONG=1 runs it: half a minute")
+@pytest.mark.promise("PERF-12")
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_every_load_of_the_calibration_is_measured_well(scenario: Scenario) -> None:
+    for _, name, true, median, *_ in calibrate(scenario):
+        allowed = 0.3 if name in ("TTFT (ms)", "E2E (ms)") else 0.1
+        assert abs(float(str(median))) < allowed * float(str(true)), name
 
 
 @pytest.mark.promise("PERF-13")
