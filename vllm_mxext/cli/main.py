@@ -1,7 +1,8 @@
 """The console script `mxext`: finds the command and imports only its module.
 
 Exit codes: 0 = done; 1 = it was started and failed; 2 = wrong arguments, file, variable or checkpoint;
-130 = interrupted with Ctrl-C. `mxext lora` exits with 3 if no server answers; `mxext hub` has a code per cause.
+130 = interrupted with Ctrl-C. `mxext lora` exits with 3 if no server answers; `mxext hub` and `mxext server` have
+a code per cause.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("vllm_mxext.cli.serve", "serve a model through an OpenAI-compatible API"),
     "hub": Command("vllm_mxext.cli.hub", "choose, explain, download, verify and move models"),
+    "server": Command("vllm_mxext.cli.server", "register servers under names; start, watch and stop them"),
     "chat": Command("vllm_mxext.cli.chat", "talk to a running server"),
     "complete": Command("vllm_mxext.cli.complete", "send one prompt to a running server"),
     "lora": Command("vllm_mxext.cli.lora", "load, list, try and unload adapters of a running server"),
@@ -36,6 +38,7 @@ COMMANDS = {
     "bench": Command("vllm_mxext.cli.bench", "measure the engine, a running server, start-up or kernels"),
     "fit": Command("vllm_mxext.cli.fit", "print a model's memory plan and kernels without loading it"),
     "collect-env": Command("vllm_mxext.cli.collect_env", "print versions, CPU, kernels and memory"),
+    "completion": Command("vllm_mxext.cli.completion", "print what completes commands in bash, zsh or fish"),
 }
 
 

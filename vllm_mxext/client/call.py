@@ -45,10 +45,11 @@ class Call:
         headers: in addition to the client's.
         timeouts: None = the client's.
         endpoint_id: the only endpoint to ask; None = any.
+        may_be_text: plain text is a good answer too, as of `/health`, `/metrics` and the adapters' routes.
     """
 
     path: str
-    body: Mapping[str, Any] | None = None
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
     method: str = "POST"
     is_stream: bool = False
     priority: int = NORMAL
@@ -56,9 +57,10 @@ class Call:
     affinity: str = ""
     num_tokens: int = 0
     is_idempotent: bool = True
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeouts: Timeouts | None = None
     endpoint_id: str | None = None
+    may_be_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)

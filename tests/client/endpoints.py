@@ -1,0 +1,53 @@
+"""Endpoints and pipelines as the tests of the client want them: fast, and with every limit in sight."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from typing import Any
+
+from vllm_mxext.client.breaker import BreakerConfig, CircuitBreaker
+from vllm_mxext.client.call import Call, Timeouts
+from vllm_mxext.client.clock import Clock, SystemClock
+from vllm_mxext.client.limiter import AdaptiveLimiter, LimiterConfig
+from vllm_mxext.client.pipeline import Pipeline, PipelineConfig
+from vllm_mxext.client.retry import RetryPolicy
+from vllm_mxext.client.router import Endpoint
+
+QUICK = PipelineConfig(
+    timeouts=Timeouts(connect=2.0, first_token=5.0, idle=5.0, total=20.0),
+    retry=RetryPolicy(max_retries=2, first_delay_s=0.001, max_delay_s=0.002),
+)
+
+
+def endpoint(url: str, name: str = "", *, breaker: BreakerConfig | None = None, **fields: Any) -> Endpoint:
+    """Returns an endpoint."""
+    clock: Clock = SystemClock()
+    return Endpoint(
+        id=name or url,
+        url=url,
+        breaker=CircuitBreaker(breaker or BreakerConfig(), clock),
+        limiter=AdaptiveLimiter(LimiterConfig(), clock),
+        **fields,
+    )
+
+
+def pipeline(*urls: str, timeouts: Timeouts | None = None, **changes: Any) -> Pipeline:
+    """Returns a pipeline that waits for nothing long."""
+    config = replace(QUICK, timeouts=timeouts or QUICK.timeouts, **changes)
+    return Pipeline([endpoint(url, f"e{number}") for number, url in enumerate(urls)], config)
+
+
+def chat(*, stream: bool = False, **fields: Any) -> Call:
+    """Returns a call for a chat completion."""
+    body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "What is it?"}]}
+    if stream:
+        body["stream"] = True
+    return Call("/v1/chat/completions", body, model="m", is_stream=stream, **fields)
+
+
+def closed_port() -> str:
+    """Returns an address at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"

@@ -1,0 +1,153 @@
+"""`AsyncVllmClient`: namespaces, options, several servers."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+
+from tests.client.endpoints import closed_port
+from tests.client.fault_server import WORDS, FaultServer, body, completion, healthy, never_answer, status
+from vllm_mxext.client.async_client import AsyncVllmClient
+from vllm_mxext.client.call import LOW, Timeouts
+from vllm_mxext.client.document import Document
+from vllm_mxext.client.errors import ClientError, NotFoundError, ProtocolError, ServerError, TimeoutExceededError
+from vllm_mxext.client.namespaces import Stream, timeouts_of
+from vllm_mxext.client.pipeline import PipelineConfig
+from vllm_mxext.client.retry import RetryPolicy
+from vllm_mxext.errors import ConfigError
+
+pytestmark = pytest.mark.promise("CLIENT-8")
+
+ASKED: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "?"}]}
+
+
+async def test_an_answer_is_read_by_attributes_and_says_how_it_came() -> None:
+    async with FaultServer([healthy]) as server, AsyncVllmClient(server.url, "key") as client:
+        answer = await client.chat.completions.create(**ASKED, temperature=0)
+        assert isinstance(answer, Document)
+        assert answer.choices[0].message.content == "".join(WORDS)
+        assert answer == completion()
+        assert answer.answer is not None
+        assert (answer.answer.request_id, answer.answer.endpoint_id) == ("req-1", "endpoint-1")
+        request = server.requests[0]
+        assert (request.path, request.body) == ("/v1/chat/completions", {**ASKED, "temperature": 0})
+        assert request.headers["authorization"] == "Bearer key"
+
+
+async def test_chunks_come_one_by_one() -> None:
+    async with FaultServer([healthy]) as server, AsyncVllmClient(server.url + "/v1/") as client:
+        stream = await client.chat.completions.create(**ASKED, stream=True)
+        assert isinstance(stream, Stream)
+        assert [chunk.choices[0].delta.get("content") for chunk in [chunk async for chunk in stream]][1:-1] == [*WORDS]
+        assert stream.text == "".join(WORDS)
+        assert stream.ttft_s is not None
+        assert len(stream.attempts) == 1
+        assert server.requests[0].body["stream"] is True
+
+
+async def test_what_goes_wrong_before_the_first_token_is_raised_by_create() -> None:
+    async with FaultServer([status(404)]) as server, AsyncVllmClient(server.url) as client:
+        with pytest.raises(NotFoundError):
+            await client.chat.completions.create(**ASKED, stream=True)
+
+
+async def test_every_namespace_has_its_path() -> None:
+    async with FaultServer([body('{"data": [{"embedding": [1.0]}]}')]) as server, AsyncVllmClient(server.url) as client:
+        await client.completions.create(model="m", prompt="a")
+        assert (await client.embeddings.create(model="m", input="a")).data[0].embedding == [1.0]
+        await client.models.list()
+        await client.models.retrieve("org/base:adapter é")
+        assert [(request.method, request.path) for request in server.requests] == [
+            ("POST", "/v1/completions"),
+            ("POST", "/v1/embeddings"),
+            ("GET", "/v1/models"),
+            ("GET", "/v1/models/org/base:adapter%20%C3%A9"),
+        ]
+
+
+async def test_options_of_a_call_are_no_fields_of_its_request() -> None:
+    async with FaultServer([healthy]) as server, AsyncVllmClient(server.url) as client:
+        low = client.with_options(extra_headers={"x-a": "1"}, priority=LOW)
+        await low.chat.completions.create(
+            **ASKED,
+            extra_body={"top_k": 3},
+            extra_headers={"x-b": "2"},
+            timeout=9,
+            affinity="session",
+            endpoint_id="endpoint-1",
+        )
+        request = server.requests[0]
+        assert request.body == {**ASKED, "top_k": 3}
+        assert (request.headers["x-a"], request.headers["x-b"]) == ("1", "2")
+        assert client.pipeline.metrics.recent[-1].priority == LOW
+
+
+async def test_a_timeout_can_be_set_for_one_call() -> None:
+    async with FaultServer([never_answer]) as server, AsyncVllmClient(server.url) as client:
+        with pytest.raises(TimeoutExceededError, match=r"0\.02 s"):
+            await client.chat.completions.create(**ASKED, timeout=0.02)
+
+
+async def test_retries_can_be_switched_off() -> None:
+    async with FaultServer([status(500)]) as server, AsyncVllmClient(server.url) as client:
+        with pytest.raises(ServerError) as caught:
+            await client.with_options(max_retries=0).chat.completions.create(**ASKED)
+        assert len(caught.value.attempts) == 1
+
+
+async def test_fallbacks_are_asked_when_the_others_are_gone() -> None:
+    config = PipelineConfig(retry=RetryPolicy(max_retries=8, first_delay_s=0.001))
+    async with FaultServer([healthy]) as server:
+        client = AsyncVllmClient([closed_port(), closed_port()], fallbacks=[server.url], config=config)
+        answer = await client.chat.completions.create(**ASKED)
+        assert isinstance(answer, Document)
+        assert answer.answer is not None
+        assert answer.answer.endpoint_id == "endpoint-3"
+        await client.close()
+
+
+async def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with FaultServer([healthy]) as server:
+        monkeypatch.setenv("VLLM_API_URL", server.url)
+        monkeypatch.setenv("VLLM_API_KEY", "secret")
+        async with AsyncVllmClient() as client:
+            await client.chat.completions.create(**ASKED)
+            assert server.requests[0].headers["authorization"] == "Bearer secret"
+            assert "secret" not in repr(client.pipeline.endpoints)
+
+
+@pytest.mark.parametrize(("url", "key"), [("127.0.0.1:8000", ""), ("http://127.0.0.1", "a\nb")])
+async def test_an_address_or_key_that_cannot_be_is_refused(url: str, key: str) -> None:
+    async with AsyncVllmClient(url, key) as client:
+        with pytest.raises(ConfigError):
+            await client.models.list()
+
+
+async def test_an_answer_that_is_no_object_is_refused() -> None:
+    async with FaultServer([body("[1]")]) as server, AsyncVllmClient(server.url) as client:
+        with pytest.raises(ProtocolError, match="no JSON object"):
+            await client.models.list()
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(ClientError, match="no option 'timeuot'"):
+        AsyncVllmClient("http://127.0.0.1:1").with_options(timeuot=3)
+
+
+def test_a_number_of_seconds_limits_the_whole_call() -> None:
+    assert timeouts_of(3) == Timeouts(connect=3, first_token=3, idle=3, total=3)
+    assert timeouts_of(300.0) == Timeouts(connect=5.0, first_token=300.0, idle=60.0, total=300.0)
+    assert timeouts_of(None) is None
+
+
+def test_a_document_stays_a_dictionary() -> None:
+    document = Document({"a": [{"b": 1}], "items": 2, "long": [0.5]})
+    assert document.a[0].b == 1
+    assert document["items"] == 2
+    assert json.loads(json.dumps(document)) == {"a": [{"b": 1}], "items": 2, "long": [0.5]}
+    assert pickle.loads(pickle.dumps(document)) == document
+    with pytest.raises(AttributeError, match="no field 'c'; it has a, items, long"):
+        _ = document.c

@@ -1,0 +1,197 @@
+"""The synchronous face: threads, running loops, forks, interrupts, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.client.endpoints import chat, endpoint, pipeline
+from tests.client.fault_server import FaultServer, delta, healthy, stream
+from vllm_mxext.client.errors import ClosedError
+from vllm_mxext.client.sync_face import SyncFace
+
+pytestmark = pytest.mark.promise("CLIENT-7")
+
+
+async def double(number: int) -> int:
+    await asyncio.sleep(0)
+    return 2 * number
+
+
+async def numbers(ended: list[bool]) -> AsyncGenerator[int, None]:
+    try:
+        for number in range(3):
+            yield number
+    finally:
+        ended.append(True)
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "vllm_mxext-client"]
+
+
+def test_results_and_errors_come_through() -> None:
+    async def fail() -> None:
+        raise ValueError("no")
+
+    with SyncFace() as face:
+        assert face.run(double(2)) == 4
+        with pytest.raises(ValueError, match="no"):
+            face.run(fail())
+
+
+def test_it_makes_no_thread_before_it_is_needed() -> None:
+    before = threads()
+    with SyncFace():
+        assert threads() == before
+
+
+async def test_it_works_where_a_loop_runs_already() -> None:
+    with SyncFace() as face:
+        assert face.run(double(2)) == 4
+
+
+def test_several_threads_share_it() -> None:
+    with SyncFace() as face, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda number: face.run(double(number)), range(50))) == [2 * n for n in range(50)]
+        assert len(threads()) == 1
+
+
+def test_an_iteration_ends_its_source_when_it_is_left() -> None:
+    with SyncFace() as face:
+        ended: list[bool] = []
+        assert list(face.iterate(numbers(ended))) == [0, 1, 2]
+        for number in face.iterate(numbers(ended)):
+            if number == 1:
+                break
+        gc.collect()
+        assert ended == [True, True]
+
+
+def test_closing_cancels_what_is_under_way_and_joins_the_thread() -> None:
+    closed: list[bool] = []
+
+    async def on_close() -> None:
+        closed.append(True)
+
+    face = SyncFace(on_close)
+    begun = threading.Event()
+
+    async def wait() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(lambda: face.run(wait()))
+        begun.wait()
+        face.close()
+        with pytest.raises(ClosedError, match="while this request was under way"):
+            call.result()
+    face.close()
+    assert closed == [True]
+    assert threads() == []
+    with pytest.raises(ClosedError, match="make a new one"):
+        face.run(double(1))
+
+
+def test_the_last_reference_ends_the_thread_without_warnings() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        face = SyncFace()
+        face.run(double(1))
+        del face
+        gc.collect()
+        assert threads() == []
+
+
+def test_its_own_thread_is_told_not_to_wait_for_itself() -> None:
+    with SyncFace() as face:
+
+        async def inner() -> None:
+            face.run(double(1))
+
+        with pytest.raises(RuntimeError, match="cannot wait for itself"):
+            face.run(inner())
+
+
+def test_an_interrupt_cancels_the_call() -> None:
+    cancelled = threading.Event()
+    main = threading.get_ident()
+
+    async def wait() -> None:
+        signal.pthread_kill(main, signal.SIGINT)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    with SyncFace() as face:
+        with pytest.raises(KeyboardInterrupt):
+            face.run(wait())
+        assert cancelled.wait(5.0)
+
+
+def test_a_child_makes_a_thread_of_its_own() -> None:
+    with SyncFace() as face:
+        face.run(double(1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, which is what this is about
+            child = os.fork()
+        if child == 0:
+            try:
+                os._exit(0 if face.run(double(3)) == 6 and len(threads()) == 1 else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert face.run(double(2)) == 4
+
+
+def test_a_pipeline_goes_on_in_a_child_of_a_busy_parent() -> None:
+    server, client = FaultServer([healthy, stream(delta("a"), end="stall"), healthy]), pipeline("http://127.0.0.1:1")
+    with SyncFace() as servers, SyncFace(client.close) as face:
+        servers.run(server.__aenter__())
+        client.endpoints[:] = [endpoint(server.url)]
+        assert face.run(client.call(chat())).status == 200
+        events = face.iterate(client.stream(chat(stream=True)))
+        next(events)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            try:
+                is_well = face.run(client.call(chat())).status == 200 and client.num_running == 0
+                os._exit(0 if is_well else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert client.num_running == 1
+        events.close()
+        assert face.run(client.call(chat())).status == 200
+        servers.run(server.__aexit__())
+
+
+def test_a_program_that_forgets_to_close_ends_quietly() -> None:
+    program = (
+        "import asyncio\nfrom vllm_mxext.client.sync_face import SyncFace\nface = SyncFace()\n"
+        "async def one():\n    yield 1\n    await asyncio.Event().wait()\n"
+        "items = face.iterate(one())\nprint(next(items))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-X", "dev", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")

@@ -1,0 +1,1 @@
+"""The commands of `mxext server`; each module has a function per command."""

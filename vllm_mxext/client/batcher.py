@@ -1,0 +1,196 @@
+"""`Batcher`: several small requests with equal parameters as one, where the wire has it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from vllm_mxext.client.clock import Clock
+from vllm_mxext.client.errors import BadRequestError, ClosedError, ProtocolError
+from vllm_mxext.errors import ConfigError
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+Send = Callable[[KeyT, Sequence[ItemT]], Awaitable[Sequence["ResultT | Exception"]]]
+"""Sends items with equal parameters; returns a result or an error for each, in their order."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry(Generic[ItemT, ResultT]):
+    item: ItemT
+    result: asyncio.Future[ResultT]
+    batch: _Batch[ItemT, ResultT]
+
+
+@dataclass(slots=True, eq=False)
+class _Batch(Generic[ItemT, ResultT]):
+    """`task` is its timer while it collects, and what sends it afterwards."""
+
+    entries: list[_Entry[ItemT, ResultT]] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+
+
+class Batcher(Generic[KeyT, ItemT, ResultT]):
+    """Collects items by key until there are `max_size` of them or the first has waited for `timeout_s`. For one loop.
+
+    A cancelled item leaves its batch; a batch that nobody waits for any more is cancelled. A batch that the server
+    calls wrong (400) is halved and sent again until the wrong items are alone with their error; any other error is
+    everybody's.
+
+    Args:
+        send: sends a batch.
+        clock: time.
+        max_size: items of a batch at most; can be changed.
+        timeout_s: how long the first item waits for others; can be changed.
+        on_batch: told the size of every batch that is sent.
+    """
+
+    def __init__(
+        self,
+        send: Send[KeyT, ItemT, ResultT],
+        clock: Clock,
+        *,
+        max_size: int = 8,
+        timeout_s: float = 0.1,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> None:
+        if max_size < 1 or not 0 <= timeout_s < float("inf"):
+            raise ConfigError("max_batch_size must be at least 1, and batch_timeout a finite number of seconds from 0.")
+        self.max_size = max_size
+        self.timeout_s = timeout_s
+        self._send = send
+        self._clock = clock
+        self._on_batch = on_batch
+        self._open: dict[KeyT, _Batch[ItemT, ResultT]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    @property
+    def num_waiting(self) -> int:
+        """Items that have not been sent."""
+        return sum(len(batch.entries) for batch in self._open.values())
+
+    async def add(self, key: KeyT, item: ItemT) -> ResultT:
+        """Returns an item's result, or raises its error.
+
+        Args:
+            key: the parameters; only items with equal ones go together.
+            item: what is asked.
+
+        Raises:
+            ClosedError: the batcher has been closed.
+        """
+        if self._is_closed:
+            raise ClosedError("The client has been closed; make a new one.")
+        batch = self._open.setdefault(key, _Batch())
+        result: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        entry = _Entry(item, result, batch)
+        batch.entries.append(entry)
+        if len(batch.entries) >= self.max_size:
+            self._flush(key, batch)
+        elif batch.task is None:
+            batch.task = self._start(self._flush_later(key, batch))
+        try:
+            return await result
+        finally:
+            self._leave(key, entry)
+
+    async def close(self, *, flushes: bool = True) -> None:
+        """Takes no more items, and returns when nothing is under way.
+
+        Args:
+            flushes: items that wait are sent and answered; otherwise they get a `ClosedError`, and what is under way is
+                cancelled.
+        """
+        self._is_closed = True
+        for key, batch in list(self._open.items()):
+            if flushes:
+                self._flush(key, batch)
+            else:
+                self._detach(key, batch)
+                _fail(batch.entries, ClosedError("The client was closed before this request was sent."))
+        if not flushes:
+            for task in self._tasks:
+                task.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _flush_later(self, key: KeyT, batch: _Batch[ItemT, ResultT]) -> None:
+        await self._clock.sleep(self.timeout_s)
+        batch.task = None
+        self._flush(key, batch)
+
+    def _flush(self, key: KeyT, batch: _Batch[ItemT, ResultT]) -> None:
+        self._detach(key, batch)
+        batch.task = self._start(self._deliver(key, batch))
+
+    def _detach(self, key: KeyT, batch: _Batch[ItemT, ResultT]) -> None:
+        """Takes a batch out of those that still collect."""
+        if self._open.get(key) is batch:
+            del self._open[key]
+        if batch.task is not None:
+            batch.task.cancel()
+            batch.task = None
+
+    def _leave(self, key: KeyT, entry: _Entry[ItemT, ResultT]) -> None:
+        batch = entry.batch
+        if self._open.get(key) is batch:
+            batch.entries.remove(entry)
+            if not batch.entries:
+                self._detach(key, batch)
+        elif batch.task is not None and all(other.result.done() for other in batch.entries):
+            batch.task.cancel()
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _deliver(self, key: KeyT, batch: _Batch[ItemT, ResultT]) -> None:
+        entries = [entry for entry in batch.entries if not entry.result.done()]
+        if not entries:
+            return
+        if self._on_batch is not None:
+            self._on_batch(len(entries))
+        try:
+            results = await self._send(key, [entry.item for entry in entries])
+        except asyncio.CancelledError:
+            _fail(entries, ClosedError("The client was closed while this request was under way."))
+            raise
+        except BadRequestError as error:
+            if len(entries) == 1:
+                _fail(entries, error)
+                return
+            middle = len(entries) // 2
+            for half in (entries[:middle], entries[middle:]):
+                part = _Batch(half)
+                for entry in half:
+                    entry.batch = part
+                part.task = self._start(self._deliver(key, part))
+        except Exception as error:  # whatever it is, it is the callers', who must not wait for ever
+            _fail(entries, error)
+        else:
+            _hand_out(entries, results)
+
+
+def _hand_out(entries: Sequence[_Entry[ItemT, ResultT]], results: Sequence[ResultT | Exception]) -> None:
+    if len(results) != len(entries):
+        problem = f"The server gave {len(results)} answers to a batch of {len(entries)}; switch batching off for it."
+        _fail(entries, ProtocolError(problem))
+        return
+    for entry, result in zip(entries, results, strict=True):
+        if isinstance(result, Exception):
+            _fail([entry], result)
+        elif not entry.result.done():
+            entry.result.set_result(result)
+
+
+def _fail(entries: Sequence[_Entry[ItemT, ResultT]], error: Exception) -> None:
+    for entry in entries:
+        if not entry.result.done():
+            entry.result.set_exception(error)

@@ -1,0 +1,247 @@
+"""`Exchange`: one request over `httpx` and its answer, within the limits of time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+import httpx
+import orjson
+
+from vllm_mxext.client.call import Call, Timeouts
+from vllm_mxext.client.clock import Clock
+from vllm_mxext.client.errors import BadRequestError
+from vllm_mxext.client.outcome import (
+    AttemptFailedError,
+    Judgement,
+    Retry,
+    connection_failed,
+    protocol_failed,
+    request_id,
+    status_failed,
+    timed_out,
+)
+
+T = TypeVar("T")
+
+MAX_ERROR_BYTES = 2**16
+"""Of an error's answer; the rest is not read."""
+
+_NOT_SENDABLE = Judgement(Retry.NEVER, is_endpoints_fault=False, was_received=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When one attempt must give up.
+
+    Attributes:
+        timeouts: of the call.
+        ends_s: time of the clock at which the whole call ends.
+    """
+
+    timeouts: Timeouts
+    ends_s: float = math.inf
+
+
+class Exchange:
+    """One request and its answer, with the limits of time.
+
+    Args:
+        client: sends it.
+        url: of the endpoint.
+        call: what is asked.
+        limits: when to give up.
+        clock: time.
+
+    Attributes:
+        was_sent: the request may have reached the server.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, url: str, call: Call, limits: Limits, clock: Clock) -> None:
+        self.was_sent = False
+        self._client = client
+        self._base = url
+        self._url = shown(url)
+        self._call = call
+        self._limits = limits
+        self._clock = clock
+        self._began_s = clock.now()
+        self._first_ends_s = math.inf
+        self._scope: anyio.CancelScope | None = None
+        self._response: httpx.Response | None = None
+
+    async def begin(self) -> httpx.Response:
+        """Sends the request and returns the answer when its headers have come."""
+        connect_s = _least(self._limits.timeouts.connect, self._limits.ends_s - self._clock.now())
+        content = None if self._call.body is None else self._content(self._call.body)
+        accepted = "text/event-stream" if self._call.is_stream else "application/json, text/plain;q=0.9, */*;q=0.1"
+        request = self._client.build_request(
+            self._call.method,
+            self._base + self._call.path,
+            content=content,
+            headers={"Content-Type": "application/json", "Accept": accepted, **self._call.headers},
+            timeout=httpx.Timeout(None, connect=connect_s),
+            extensions={"trace": self._trace},
+        )
+        self._response = await self._within(self._client.send(request, stream=True))
+        return self._response
+
+    async def check_status(self, response: httpx.Response) -> None:
+        """Raises for an answer that is not a good one.
+
+        Raises:
+            AttemptFailedError: with the server's words.
+        """
+        if response.is_success:
+            return
+        if response.is_redirect:
+            place = shown(response.headers.get("location", ""))
+            name = request_id(response.headers)
+            raise protocol_failed(self._url, f"sends on to '{place}'", status=response.status_code, request_id=name)
+        try:
+            body = json_or_text(await self.read(response, MAX_ERROR_BYTES, cut=True))
+        except AttemptFailedError:  # the status says enough
+            body = ""
+        raise status_failed(self._url, response.status_code, body, response.headers)
+
+    async def read(self, response: httpx.Response, max_bytes: int, *, cut: bool = False) -> bytes:
+        """Returns the body.
+
+        Args:
+            response: the answer.
+            max_bytes: of it.
+            cut: take the beginning of a longer one, in the place of an error.
+
+        Raises:
+            AttemptFailedError: it breaks off, takes too long or is too large.
+        """
+        data = bytearray()
+        chunks = response.aiter_bytes()
+        while (chunk := await self.next_chunk(chunks)) is not None:
+            data += chunk
+            if len(data) > max_bytes:
+                if cut:
+                    break
+                raise protocol_failed(self._url, f"sends more than {max_bytes} bytes", status=response.status_code)
+        return bytes(data[:max_bytes])
+
+    async def next_chunk(self, chunks: AsyncIterator[bytes], idle_ends_s: float | None = None) -> bytes | None:
+        """Returns the next bytes, None at the end.
+
+        Args:
+            chunks: of the answer.
+            idle_ends_s: when the stream counts as stalled; None = the limit of the first token holds.
+
+        Raises:
+            AttemptFailedError: the connection broke, or a limit was reached.
+        """
+        return await self._within(anext(chunks, None), idle_ends_s)
+
+    def now(self) -> float:
+        """Returns the clock's time."""
+        return self._clock.now()
+
+    def idle_ends_s(self) -> float:
+        """Returns when a stream that has just brought something counts as stalled."""
+        return self._clock.now() + _or_inf(self._limits.timeouts.idle)
+
+    async def close(self) -> None:
+        """Ends it; an answer that is not read to its end takes its connection along."""
+        if self._response is not None:
+            with anyio.CancelScope(shield=True):
+                await self._response.aclose()
+
+    def _content(self, body: Mapping[str, Any]) -> bytes:
+        try:
+            return orjson.dumps(dict(body), default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+        except TypeError as error:
+            problem = BadRequestError(f"The request cannot be written as JSON ({error}); give it plain values.")
+            raise AttemptFailedError(problem, _NOT_SENDABLE) from error
+
+    async def _trace(self, name: str, _: object) -> None:
+        if name.endswith("send_request_headers.started"):  # the connection stands
+            self.was_sent = True
+            self._first_ends_s = self._clock.now() + _or_inf(self._limits.timeouts.first_token)
+            if self._scope is not None:
+                self._scope.deadline = min(self._scope.deadline, self._deadline(self._first_ends_s))
+
+    def _deadline(self, ends_s: float) -> float:
+        return anyio.current_time() + min(ends_s, self._limits.ends_s) - self._clock.now()
+
+    async def _within(self, work: Awaitable[T], idle_ends_s: float | None = None) -> T:
+        ends_s = self._first_ends_s if idle_ends_s is None else idle_ends_s
+        with anyio.CancelScope(deadline=self._deadline(ends_s)) as scope:
+            self._scope = scope
+            try:
+                return await work
+            except httpx.ConnectTimeout as error:
+                limit_s = _or_inf(self._limits.timeouts.connect)
+                if self._limits.ends_s - self._clock.now() < 0.001:
+                    raise self._late_in_all() from error
+                raise timed_out(self._url, "connect", limit_s, was_received=False) from error
+            except httpx.LocalProtocolError as error:
+                problem = BadRequestError(f"The request cannot be sent ({error}); look at its headers.")
+                raise AttemptFailedError(problem, _NOT_SENDABLE) from error
+            except httpx.HTTPError as error:
+                raise connection_failed(self._url, _words(error), was_received=self.was_sent) from error
+            finally:
+                self._scope = None
+        raise self._late(idle_ends_s is not None)
+
+    def _late_in_all(self) -> AttemptFailedError:
+        total_s = _or_inf(self._limits.timeouts.total)
+        failure = timed_out(self._url, "total", total_s, was_received=self.was_sent)
+        # Of a call whose time went by in the queue, or before retries, the last endpoint is not guilty.
+        had_time = self._clock.now() - self._began_s >= total_s / 2
+        failure.judgement = Judgement(Retry.NEVER, is_endpoints_fault=had_time)
+        return failure
+
+    def _late(self, is_idle: bool) -> AttemptFailedError:
+        timeouts = self._limits.timeouts
+        if self._clock.now() >= self._limits.ends_s:
+            return self._late_in_all()
+        if is_idle:
+            return timed_out(self._url, "idle", _or_inf(timeouts.idle), was_received=True)
+        return timed_out(self._url, "first token", _or_inf(timeouts.first_token), was_received=True)
+
+
+def json_or_text(data: bytes) -> Any:
+    """Returns what an error's answer says: parsed, where it is JSON."""
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        return data.decode("utf-8", "replace")
+
+
+def shown(url: str) -> str:
+    """Returns an address without what may be secret in it."""
+    try:
+        return str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None)).rstrip("/")
+    except httpx.InvalidURL:
+        return "an address that is none"
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Iterable):
+        return list(value)
+    raise TypeError(f"of a {type(value).__name__}")
+
+
+def _least(seconds: float | None, remaining_s: float) -> float | None:
+    least = max(0.001, min(_or_inf(seconds), remaining_s))
+    return None if math.isinf(least) else least
+
+
+def _or_inf(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, httpx.ConnectError):
+        return f"no connection ({str(error).rstrip('.') or 'refused'})"
+    return f"the connection broke ({str(error).rstrip('.') or type(error).__name__})"

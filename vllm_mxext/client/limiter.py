@@ -1,0 +1,104 @@
+"""`AdaptiveLimiter`: how many calls one endpoint gets at once, found out from its refusals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from vllm_mxext.client.clock import Clock
+from vllm_mxext.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class LimiterConfig:
+    """Bounds of a limit and how it moves between them.
+
+    Attributes:
+        max_limit: calls at once at most, and at the beginning (`max_concurrent_requests`).
+        min_limit: calls at once at least.
+        backoff: what is left of the limit after a refusal (429 or 503).
+    """
+
+    max_limit: int = 10
+    min_limit: int = 1
+    backoff: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_limit <= self.max_limit:
+            raise ConfigError(
+                f"max_concurrent_requests must be at least {max(1, self.min_limit)}, not {self.max_limit}; nothing "
+                "could be sent otherwise."
+            )
+        if not 0 < self.backoff < 1:
+            raise ConfigError(f"backoff of a limiter must be between 0 and 1, not {self.backoff}.")
+
+
+class AdaptiveLimiter:
+    """Grows by addition, shrinks by multiplication: TCP Reno (RFC 5681), `AIMDLimit` of Netflix's concurrency-limits.
+
+    From Netflix: no growth unless at least half of the limit is in use, and at least one less after a refusal. From
+    TCP: one more per limit's worth of successes rather than per success, and one decrease per round trip: a refusal of
+    a call that was sent before the last decrease is no news.
+
+    There is no gradient of latencies as in Netflix's `Gradient2Limit` or Envoy's controller: an answer of a model takes
+    as long as it has tokens, and a server that batches is meant to be slower per call when it does more of them.
+
+    For one thread.
+
+    Args:
+        config: its bounds.
+        clock: time.
+    """
+
+    def __init__(self, config: LimiterConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._limit = float(config.max_limit)
+        self._in_flight = 0
+        self._decreased_at_s = -math.inf
+
+    @property
+    def limit(self) -> int:
+        """Calls at once, now."""
+        return int(self._limit)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        return self._in_flight
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a call would have to wait."""
+        return self._in_flight >= self.limit
+
+    def try_acquire(self) -> bool:
+        """Takes a place if there is one; `release()` gives it back."""
+        if self.is_full:
+            return False
+        self._in_flight += 1
+        return True
+
+    def release(self, *, duration_s: float, was_throttled: bool, failed: bool) -> None:
+        """Gives a place back and learns from the call.
+
+        Args:
+            duration_s: how long the call took.
+            was_throttled: the endpoint refused it because it has too much to do.
+            failed: it did not succeed, or nothing is known; that alone moves no limit, as it is the breaker's business.
+        """
+        assert self._in_flight > 0, "No place is taken."
+        num_in_flight = self._in_flight
+        self._in_flight -= 1
+        now_s = self._clock.now()
+        if was_throttled:
+            if now_s - duration_s >= self._decreased_at_s:
+                lower = min(self._limit * self._config.backoff, self._limit - 1)
+                self._limit = float(max(self._config.min_limit, math.floor(lower)))
+                self._decreased_at_s = now_s
+        elif not failed and num_in_flight * 2 >= self._limit:
+            self._limit = min(self._limit + 1 / self._limit, float(self._config.max_limit))
+
+    def abandon(self) -> None:
+        """Forgets the calls under way: nobody gives their places back any more."""
+        self._in_flight = 0

@@ -1,0 +1,379 @@
+"""`Pipeline`: what a call goes through, in order: queue, route, limit, attempt, judgement, retry or hedge.
+
+It belongs to the event loop of its first call, until that loop is closed or the process forks; then it begins anew,
+with the same endpoints and what their breakers know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vllm_mxext.client.call import Answer, Attempt, Call, Timeouts
+from vllm_mxext.client.clock import Clock, SystemClock
+from vllm_mxext.client.errors import ClientError, ClosedError, StreamInterruptedError
+from vllm_mxext.client.hedging import HedgePolicy
+from vllm_mxext.client.http import Wire
+from vllm_mxext.client.metrics import SUCCESS, CallRecord, ClientMetrics
+from vllm_mxext.client.outcome import AttemptFailedError
+from vllm_mxext.client.queue import PriorityQueue
+from vllm_mxext.client.retry import BudgetConfig, RetryBudget, RetryPolicy
+from vllm_mxext.client.router import Endpoint, Lease, Router, RouterConfig
+from vllm_mxext.client.run import Begun, Policies, Run
+
+if TYPE_CHECKING:
+    import httpx
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineConfig:
+    """The policies' settings.
+
+    Attributes:
+        timeouts: of calls that bring none.
+        retry: when to try again.
+        budget: how often at most.
+        hedge: when to send a second attempt; None = never.
+        router: how endpoints are chosen.
+        max_queue: calls that may wait.
+        ageing_s: seconds of waiting that are worth one level of priority.
+        headers: sent with every request.
+    """
+
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    hedge: HedgePolicy | None = None
+    router: RouterConfig = field(default_factory=RouterConfig)
+    max_queue: int = 1000
+    ageing_s: float = 10.0
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Pipeline:
+    """Sends calls to endpoints.
+
+    Args:
+        endpoints: to begin with; more may be appended to the attribute later.
+        config: settings.
+        clock: time and chance.
+        transport: in the place of the network, for tests.
+
+    Attributes:
+        metrics: what the calls came to.
+        endpoints: all there are.
+        config: settings; replaced as a whole to change them for later calls.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        config: PipelineConfig | None = None,
+        clock: Clock | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.endpoints = list(endpoints)
+        self.config = config or PipelineConfig()
+        self.metrics = ClientMetrics()
+        self._clock = clock or SystemClock()
+        self._transport = transport
+        self._budget = RetryBudget(self.config.budget, self._clock)
+        self._is_closed = False
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._abandoned: list[object] = []
+        self._wires: dict[Endpoint, Wire] = {}
+        self._begin_anew()
+
+    @property
+    def num_queued(self) -> int:
+        """Calls that wait for a place."""
+        return len(self._queue)
+
+    @property
+    def num_running(self) -> int:
+        """Attempts under way."""
+        return sum(one.limiter.in_flight for one in self.endpoints)
+
+    async def call(self, call: Call, retry: RetryPolicy | None = None) -> Answer:
+        """Returns the whole answer to a call.
+
+        Args:
+            call: what is asked.
+            retry: in the place of the client's.
+
+        Raises:
+            ClientError: there is none; its class says why.
+        """
+        run = self.prepare(call, retry)
+        with self.recording(run) as outcome:
+            reply = await run.fetch()
+            if isinstance(reply.body, Mapping):
+                outcome.usage = reply.body.get("usage")
+            outcome.request_id = reply.request_id
+        return Answer(
+            reply.status,
+            reply.body,
+            dict(reply.headers),
+            reply.request_id,
+            run.attempts[-1].endpoint_id,
+            tuple(run.attempts),
+            run.queue_s,
+            self._clock.now() - run.began_s,
+        )
+
+    def stream(self, call: Call, retry: RetryPolicy | None = None) -> CallStream:
+        """Returns the events of a streamed answer; nothing is sent before the first is asked for.
+
+        Args:
+            call: what is asked.
+            retry: in the place of the client's.
+        """
+        return CallStream(self, call, retry)
+
+    async def close(self) -> None:
+        """Closes the connections; what waits or is under way ends with `ClosedError`."""
+        self._is_closed = True
+        self._queue.close()
+        wires, self._wires = self._wires, {}
+        for wire in wires.values():
+            await wire.close()
+
+    @contextlib.contextmanager
+    def recording(self, run: Run) -> Generator[Outcome, None, None]:
+        """Puts how a call went into the metrics, at the end of the context."""
+        outcome = Outcome()
+        try:
+            yield outcome
+        except ClientError as error:
+            outcome.name = type(error).__name__
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            outcome.name = "cancelled"
+            raise
+        finally:
+            self.metrics.record(outcome.record(run, self._clock.now()))
+
+    def prepare(self, call: Call, retry: RetryPolicy | None) -> Run:
+        """Returns a call that is about to be sent.
+
+        Raises:
+            ClientError: the client has been closed, or belongs to another event loop.
+        """
+        if self._is_closed:
+            raise ClosedError("The client has been closed; make a new one.")
+        self._check_loop()
+        policies = Policies(
+            self.endpoints,
+            self._wire,
+            self._router,
+            self._queue,
+            retry or self.config.retry,
+            self._budget,
+            self.config.hedge,
+            self._clock,
+            lambda: self._is_closed,
+        )
+        return Run(call, call.timeouts or self.config.timeouts, policies)
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if os.getpid() != self._pid or (self._loop is not None and self._loop.is_closed()):
+            # Sockets and their selector are shared with the parent of a fork: they are kept, and not touched.
+            self._abandoned += [self._wires, self._loop]
+            self._pid = os.getpid()
+            self._begin_anew()
+            for endpoint in self.endpoints:
+                endpoint.abandon()
+            self._loop = None
+        if self._loop is None:
+            self._loop = loop
+        if self._loop is not loop:
+            raise ClientError(
+                "This client is in use by another event loop; make one AsyncVllmClient for each, or use VllmClient."
+            )
+
+    def _begin_anew(self) -> None:
+        self._wires = {}
+        self._queue: PriorityQueue[Lease] = PriorityQueue(self.config.max_queue, self._clock, self.config.ageing_s)
+        self._router = Router(self.config.router, self._clock, self._queue.wake)
+
+    def _wire(self, endpoint: Endpoint) -> Wire:
+        wire = self._wires.get(endpoint)
+        if wire is None:
+            if self._is_closed:
+                raise ClosedError("The client has been closed; make a new one.")
+            wire = Wire(endpoint.url, endpoint.api_key, self.config.headers, self._clock, self._transport)
+            self._wires[endpoint] = wire
+        return wire
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a call went.
+
+    Attributes:
+        name: `success`, `cancelled`, or the class of the error.
+        usage: what the server says of tokens.
+        request_id: of the server.
+        ttft_s: seconds from sending the last attempt to its first token.
+        decode_s: from the first token to the last.
+    """
+
+    name: str = SUCCESS
+    usage: object = None
+    request_id: str = ""
+    ttft_s: float | None = None
+    decode_s: float | None = None
+
+    def record(self, run: Run, now_s: float) -> CallRecord:
+        """Returns it for the metrics."""
+        return CallRecord(
+            model=run.call.model,
+            endpoint_id=run.attempts[-1].endpoint_id if run.attempts else "",
+            priority=run.call.priority,
+            outcome=self.name,
+            duration_s=now_s - run.began_s,
+            queue_s=run.queue_s,
+            ttft_s=self.ttft_s,
+            decode_s=self.decode_s,
+            num_prompt_tokens=_count(self.usage, "prompt_tokens"),
+            num_output_tokens=_count(self.usage, "completion_tokens"),
+            num_attempts=max(1, 1 + run.num_retries + run.num_hedges),
+            request_id=self.request_id,
+            ended_at_s=time.time(),
+        )
+
+
+@dataclass(slots=True)
+class StreamState:
+    """What is known of a stream.
+
+    Attributes:
+        run: the call; None before it was sent.
+        begun: the stream; None before its first token.
+        ttft_s: seconds from the call to the first token, queue and retries included; None if none has come.
+    """
+
+    run: Run | None = None
+    begun: Begun | None = None
+    ttft_s: float | None = None
+
+
+class CallStream(AsyncIterator[dict[str, Any]]):
+    """The events of one streamed answer. It ends itself when it is dropped; `async with` or `aclose()` end it at once.
+
+    Args:
+        pipeline: sends the call.
+        call: what is asked.
+        retry: in the place of the client's.
+    """
+
+    def __init__(self, pipeline: Pipeline, call: Call, retry: RetryPolicy | None = None) -> None:
+        self._state = StreamState()
+        self._events = _events(pipeline, call, retry, self._state)
+        self._first: deque[dict[str, Any]] = deque()
+
+    @property
+    def text(self) -> str:
+        """What has come of the first choice."""
+        return "" if self._state.begun is None else self._state.begun.stream.text
+
+    @property
+    def request_id(self) -> str:
+        """The server's name for it; empty before the first token."""
+        return "" if self._state.begun is None else self._state.begun.stream.request_id
+
+    @property
+    def endpoint_id(self) -> str:
+        """Who answers; empty before the first token."""
+        return "" if self._state.begun is None else self._state.begun.lease.endpoint.id
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """What has been tried and has ended; the one that streams comes last, at its end."""
+        return () if self._state.run is None else tuple(self._state.run.attempts)
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds from the call to the first token, queue and retries included; None if none has come."""
+        return self._state.ttft_s
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds in the queue."""
+        return 0.0 if self._state.run is None else self._state.run.queue_s
+
+    def __aiter__(self) -> CallStream:
+        return self
+
+    async def start(self) -> None:
+        """Waits for the first token, so that what goes wrong before is raised here.
+
+        Raises:
+            ClientError: it does not come; its class says why.
+        """
+        self._first.append(await anext(self._events))
+
+    async def __anext__(self) -> dict[str, Any]:
+        return self._first.popleft() if self._first else await anext(self._events)
+
+    async def __aenter__(self) -> CallStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Ends it; the server is told by the closed connection."""
+        await self._events.aclose()
+
+
+async def _events(
+    pipeline: Pipeline, call: Call, retry: RetryPolicy | None, state: StreamState
+) -> AsyncGenerator[dict[str, Any], None]:
+    state.run = run = pipeline.prepare(call, retry)
+    clock = run.policies.clock
+    with pipeline.recording(run) as outcome:
+        state.begun = begun = await run.begin()
+        if begun.ttft_s is not None:
+            state.ttft_s = clock.now() - run.began_s
+        try:
+            for document in begun.held:
+                yield document
+            while (next_document := await _next(run, begun)) is not None:
+                yield next_document
+            run.note(begun.lease, begun.began_s, None, begun.ttft_s)
+        finally:
+            stream = begun.stream
+            outcome.usage, outcome.request_id, outcome.ttft_s = stream.usage, stream.request_id, begun.ttft_s
+            if begun.ttft_s is not None:
+                outcome.decode_s = stream.last_token_s - begun.began_s - begun.ttft_s
+            await begun.discard()
+
+
+async def _next(run: Run, begun: Begun) -> dict[str, Any] | None:
+    stream = begun.stream
+    try:
+        return await stream.next()
+    except AttemptFailedError as failure:
+        run.note(begun.lease, begun.began_s, failure, begun.ttft_s)
+        error = run.failed(failure)
+        raise StreamInterruptedError(
+            f"The answer broke off after {len(stream.text)} characters, which the attribute `text` keeps: {error}",
+            text=stream.text,
+            attempts=error.attempts,
+            endpoint_id=error.endpoint_id,
+            request_id=stream.request_id,
+        ) from error
+
+
+def _count(usage: object, name: str) -> int:
+    value = usage.get(name) if isinstance(usage, Mapping) else None
+    return value if isinstance(value, int) and value >= 0 else 0

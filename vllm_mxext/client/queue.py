@@ -1,0 +1,191 @@
+"""`PriorityQueue`: who goes next when there is not room for everybody, and who has waited too long."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, insort
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from vllm_mxext.client.call import HIGH, LOW, NORMAL
+from vllm_mxext.client.clock import Clock
+from vllm_mxext.client.errors import ClosedError, QueueFullError, TimeoutExceededError
+from vllm_mxext.errors import ConfigError
+
+T = TypeVar("T")
+
+_PATROL_S = 1.0
+"""How often those who wait are looked at although nobody has called `wake()`: breakers let calls through in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn(Generic[T]):
+    """How a place is taken.
+
+    Attributes:
+        take: returns a place, or None if there is none now; what it raises, the one who waits gets.
+        give_back: for a place whose owner has gone before it could be handed over.
+        lane: those who need the same places, so that one who waits for a place that only he wants holds up no others.
+    """
+
+    take: Callable[[], T | None]
+    give_back: Callable[[T], None]
+    lane: str = ""
+
+
+@dataclass(slots=True, order=True)
+class _Waiter(Generic[T]):
+    """One who waits; `due_s` and `number` are the order."""
+
+    due_s: float
+    number: int
+    turn: Turn[T] = field(compare=False)
+    place: asyncio.Future[T] = field(compare=False)
+
+
+class PriorityQueue(Generic[T]):
+    """Bounded: one more than `max_size` is refused at once. For one event loop.
+
+    Who waits is ordered by `arrival + priority * ageing_s`: first come first served within a priority, and nobody is
+    overtaken by calls that came more than `ageing_s` per level of priority after him, so that nobody starves.
+
+    `wake()` is called whenever there may be room again; room that comes by itself is found within a second.
+
+    Args:
+        max_size: how many may wait.
+        clock: time.
+        ageing_s: seconds of waiting that are worth one level of priority.
+    """
+
+    def __init__(self, max_size: int, clock: Clock, ageing_s: float = 10.0) -> None:
+        if max_size < 0 or not 0 <= ageing_s < float("inf"):
+            raise ConfigError("A queue's size and its seconds of ageing must be finite and at least 0.")
+        self.max_size = max_size
+        self._clock = clock
+        self._ageing_s = ageing_s
+        self._lanes: dict[str, list[_Waiter[T]]] = {}
+        self._num_arrivals = 0
+        self._patrol: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lanes.values()))
+
+    async def wait_turn(self, turn: Turn[T], *, priority: int = NORMAL, deadline_s: float | None = None) -> T:
+        """Returns a place as soon as there is one for it; a cancelled waiter holds none.
+
+        Args:
+            turn: how a place is taken.
+            priority: 0 high, 1 normal, 2 low.
+            deadline_s: clock time until which it waits; None = any time.
+
+        Raises:
+            QueueFullError: too many wait.
+            TimeoutExceededError: the deadline has come.
+            ClosedError: the queue has been closed.
+            ConfigError: no such priority.
+        """
+        if not HIGH <= priority <= LOW:
+            raise ConfigError(f"A priority is 0 (high), 1 (normal) or 2 (low), not {priority}.")
+        if self._is_closed:
+            raise ClosedError("The client has been closed; make a new one.")
+        arrived_s = self._clock.now()
+        if deadline_s is not None and arrived_s >= deadline_s:
+            raise _too_late(0.0)
+        waiter = _Waiter(
+            arrived_s + priority * self._ageing_s, self._num_arrivals, turn, asyncio.get_running_loop().create_future()
+        )
+        self._num_arrivals += 1
+        self.wake()  # who waits goes first if room has come by itself
+        lane = self._lanes.get(turn.lane)
+        if not lane or waiter < lane[0]:
+            place = turn.take()
+            if place is not None:
+                return place
+        if len(self) >= self.max_size:
+            raise QueueFullError(
+                f"{len(self)} requests wait in the client already; send fewer at once, or raise the queue's size or "
+                "max_concurrent_requests."
+            )
+        insort(self._lanes.setdefault(turn.lane, []), waiter)
+        if self._patrol is None:
+            self._patrol = asyncio.ensure_future(self._keep_looking())
+        return await self._wait(waiter, arrived_s, deadline_s)
+
+    def wake(self) -> None:
+        """Gives places to those who are next, as far as there are any."""
+        heads = {name: lane[0] for name, lane in self._lanes.items()}
+        while heads:
+            name = min(heads, key=heads.__getitem__)
+            waiter = heads.pop(name)
+            if not waiter.place.done() and not _serve(waiter):
+                continue
+            self._remove(waiter)
+            if name in self._lanes:
+                heads[name] = self._lanes[name][0]
+
+    def close(self) -> None:
+        """Refuses everybody who waits, and everybody who comes."""
+        self._is_closed = True
+        for waiter in [waiter for lane in self._lanes.values() for waiter in lane]:
+            if not waiter.place.done():
+                waiter.place.set_exception(ClosedError("The client was closed while this request waited in its queue."))
+            self._remove(waiter)
+
+    async def _wait(self, waiter: _Waiter[T], arrived_s: float, deadline_s: float | None) -> T:
+        timer = None if deadline_s is None else asyncio.ensure_future(self._expire(waiter, arrived_s, deadline_s))
+        try:
+            return await waiter.place
+        except asyncio.CancelledError:
+            # It may have been given a place and been cancelled before it ran again.
+            place = waiter.place
+            if place.done() and not place.cancelled() and place.exception() is None:
+                waiter.turn.give_back(place.result())
+            raise
+        finally:
+            self._remove(waiter)
+            if timer is not None:
+                timer.cancel()
+
+    async def _expire(self, waiter: _Waiter[T], arrived_s: float, deadline_s: float) -> None:
+        await self._clock.sleep(deadline_s - arrived_s)
+        if not waiter.place.done():
+            waiter.place.set_exception(_too_late(self._clock.now() - arrived_s))
+            self._remove(waiter)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self._clock.sleep(_PATROL_S)
+            self.wake()
+
+    def _remove(self, waiter: _Waiter[T]) -> None:
+        lane = self._lanes.get(waiter.turn.lane, [])
+        index = bisect_left(lane, waiter)
+        if index < len(lane) and lane[index] is waiter:
+            del lane[index]
+            if not lane:
+                del self._lanes[waiter.turn.lane]
+        if self._patrol is not None and not self._lanes:
+            self._patrol.cancel()
+            self._patrol = None
+
+
+def _serve(waiter: _Waiter[T]) -> bool:
+    """Gives a place or an error to one who waits; returns whether there was either."""
+    try:
+        place = waiter.turn.take()
+    except Exception as error:  # the waiter's, not ours
+        waiter.place.set_exception(error)
+        return True
+    if place is None:
+        return False
+    waiter.place.set_result(place)
+    return True
+
+
+def _too_late(waited_s: float) -> TimeoutExceededError:
+    return TimeoutExceededError(
+        f"The request waited {waited_s:.1f} s in the client's queue and its time was up; raise the timeout or "
+        "max_concurrent_requests, or add an endpoint."
+    )

@@ -1,0 +1,224 @@
+"""Backends: the program of each, whether it is there, what is missing and how to install it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vllm_mxext.builtin import BUILTIN_MODEL_NAME
+from vllm_mxext.errors import ConfigError
+from vllm_mxext.registry.errors import BackendMissingError
+from vllm_mxext.registry.record import NATIVE, ServerRecord
+
+OUR_SERVER = (sys.executable, "-m", "vllm_mxext.entrypoints.openai.api_server")
+
+_EXAMPLE_PORT = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One kind of server.
+
+    Attributes:
+        name: for `--backend`.
+        command: program and flags that serve a record on a port.
+        modules: Python packages of which one must be there; none if it is not a package.
+        programs: programs of which one may be there instead.
+        install: how to install it.
+        needs: machine that it wants, for people; empty if any will do.
+        runs_here: whether this machine is such a one, as far as can be told without asking a driver.
+        key_variable: variable from which the program reads the key that clients must present; None if it reads none.
+    """
+
+    name: str
+    command: Callable[[ServerRecord, int], list[str]]
+    modules: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    install: str = ""
+    needs: str = ""
+    runs_here: Callable[[], bool] = lambda: True
+    key_variable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Whether a backend is there.
+
+    Attributes:
+        is_installed: it is.
+        version: its version, as far as it can be told without starting it.
+        where: package or program that was found; empty if none was.
+        text: the same for people, with what is missing and how to install it.
+    """
+
+    is_installed: bool
+    version: str | None
+    where: str
+    text: str
+
+
+def look(backend: Backend) -> Finding:
+    """Looks whether a backend is installed, without importing or starting it."""
+    if backend.name == NATIVE:
+        return Finding(True, _version("vllm_mxext"), "vllm_mxext", "is part of vllm_mxext")
+    wants = f" It needs {backend.needs}." if backend.needs else ""
+    for module in backend.modules:
+        if importlib.util.find_spec(module) is not None:
+            version = _version(module)
+            return Finding(
+                True, version, module, f"package {module}{f' {version}' if version else ''} is installed.{wants}"
+            )
+    for program in backend.programs:
+        path = shutil.which(program)
+        if path is not None:
+            return Finding(True, None, path, f"program {path} is installed.{wants}")
+    machine = "" if backend.runs_here() else " (this machine is none)"
+    needs = f" It needs {backend.needs}{machine}." if backend.needs else ""
+    return Finding(False, None, "", f"is not installed here; install it with: {backend.install}.{needs}")
+
+
+def check_settings(record: ServerRecord) -> None:
+    """Refuses settings that the backend of a record will never take.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if record.kind == NATIVE and (record.tensor_parallel or 1) > 1:
+        raise ConfigError(
+            f"The native backend runs on one device in this version, not on {record.tensor_parallel}; leave "
+            "--tensor-parallel out, or choose --backend vllm."
+        )
+
+
+def startable(record: ServerRecord) -> Backend:
+    """Returns the backend of a record, if this version starts it.
+
+    Raises:
+        BackendMissingError: it does not; the text says what to do instead.
+        ConfigError: a setting does not suit it.
+    """
+    check_settings(record)
+    backend = BACKENDS[record.kind]
+    if backend.name == NATIVE:
+        return backend
+    found = look(backend)
+    command = shlex.join(backend.command(record, record.known_port or _EXAMPLE_PORT))
+    address = f"http://127.0.0.1:{record.known_port or _EXAMPLE_PORT}"
+    if not found.is_installed:
+        raise BackendMissingError(
+            f"'{record.name}' cannot be started, because {backend.name} {found.text} Or serve a model without it: "
+            f"'mxext server edit {record.name} --backend native'."
+        )
+    raise BackendMissingError(
+        f"'{record.name}' is not started, because this version starts only the native backend, although {found.text} "
+        f"Start it yourself with '{command}', then register it: 'mxext server add NAME --endpoint-url {address}'."
+    )
+
+
+def _version(module: str) -> str | None:
+    try:
+        return importlib.metadata.version(module)  # takes dashes and underscores for the same
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _native(record: ServerRecord, port: int) -> list[str]:
+    names = [record.name, record.model_path or BUILTIN_MODEL_NAME]
+    return [
+        *OUR_SERVER,
+        *("--model", record.model_path or BUILTIN_MODEL_NAME, "--host", record.host, "--port", str(port)),
+        *_served_names(record, list(dict.fromkeys(names))),
+        *_flags(record, tensor_parallel="--tensor-parallel-size", max_model_len="--max-model-len",
+                gpu_memory_utilization="--gpu-memory-utilization", dtype="--dtype"),
+        *record.extra_args,
+    ]  # fmt: skip
+
+
+def _vllm(record: ServerRecord, port: int) -> list[str]:
+    return [
+        *("python", "-m", "vllm.entrypoints.openai.api_server", "--model", record.model_path or ""),
+        *("--host", record.host, "--port", str(port), *_served_names(record, [record.name, record.model_path or ""])),
+        *_flags(record, tensor_parallel="--tensor-parallel-size", max_model_len="--max-model-len",
+                gpu_memory_utilization="--gpu-memory-utilization", dtype="--dtype"),
+        *record.extra_args,
+    ]  # fmt: skip
+
+
+def _llama_cpp(record: ServerRecord, port: int) -> list[str]:
+    return [
+        *("llama-server", "--model", record.model_path or "", "--alias", record.name),
+        *("--host", record.host, "--port", str(port), *_flags(record, max_model_len="--ctx-size"), *record.extra_args),
+    ]
+
+
+def _mlx(record: ServerRecord, port: int) -> list[str]:
+    model = record.model_path or ""
+    return ["mlx_lm.server", "--model", model, "--host", record.host, "--port", str(port), *record.extra_args]
+
+
+def _transformers(record: ServerRecord, port: int) -> list[str]:
+    return ["transformers", "serve", "--host", record.host, "--port", str(port), *record.extra_args]
+
+
+def _tensorrt_llm(record: ServerRecord, port: int) -> list[str]:
+    return [
+        *("trtllm-serve", record.model_path or "", "--host", record.host, "--port", str(port)),
+        *_flags(record, tensor_parallel="--tp_size", max_model_len="--max_seq_len",
+                gpu_memory_utilization="--kv_cache_free_gpu_memory_fraction"),
+        *record.extra_args,
+    ]  # fmt: skip
+
+
+def _served_names(record: ServerRecord, names: list[str]) -> list[str]:
+    """Requests may name the model or the server, unless the user has other wishes."""
+    wished = {"--served-model-name", "--served_model_name"}
+    if any(one.partition("=")[0] in wished for one in record.extra_args):
+        return []
+    return ["--served-model-name", *names]
+
+
+def _flags(record: ServerRecord, **flags: str) -> list[str]:
+    found: list[str] = []
+    for setting, flag in flags.items():
+        value = getattr(record, setting)
+        if value is not None:
+            found += [flag, str(value)]
+    return found
+
+
+def _is_apple_silicon() -> bool:
+    return sys.platform == "darwin" and platform.machine() == "arm64"
+
+
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        Backend(NATIVE, _native, key_variable="VLLM_API_KEY"),
+        Backend(
+            "vllm", _vllm, modules=("vllm",), install="pip install vllm", needs="a supported GPU or its CPU build",
+            key_variable="VLLM_API_KEY",
+        ),
+        Backend(
+            "llama.cpp", _llama_cpp, programs=("llama-server",), install="brew install llama.cpp", needs="a GGUF file",
+            key_variable="LLAMA_API_KEY",
+        ),
+        Backend(
+            "mlx", _mlx, modules=("mlx_lm",), install="pip install mlx-lm", needs="a Mac with Apple silicon",
+            runs_here=_is_apple_silicon,
+        ),
+        Backend(
+            "transformers", _transformers, modules=("transformers",), install="pip install 'transformers[serving]'"
+        ),
+        Backend(
+            "tensorrt_llm", _tensorrt_llm, modules=("tensorrt_llm",), programs=("trtllm-serve",),
+            install="pip install tensorrt_llm --extra-index-url https://pypi.nvidia.com", needs="an NVIDIA GPU",
+        ),
+    )
+}  # fmt: skip
+"""By name."""

@@ -1,0 +1,168 @@
+"""What is wrong with registered servers and the registry's files, each with its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from vllm_mxext.registry import logs, ports
+from vllm_mxext.registry.backends import BACKENDS, look
+from vllm_mxext.registry.errors import BookError
+from vllm_mxext.registry.folders import Folders
+from vllm_mxext.registry.record import NATIVE
+from vllm_mxext.registry.servers import Servers, Status
+
+_SCARCE_BYTES = 2**30
+_LARGE_LOGS_BYTES = 200 * 2**20
+
+
+class Level(str, Enum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        level: how bad it is.
+        subject: what was looked at.
+        text: what was found, a sentence.
+        remedy: what to do; empty if there is nothing to do.
+    """
+
+    level: Level
+    subject: str
+    text: str
+    remedy: str = ""
+
+
+def examine(servers: Servers) -> list[Finding]:
+    """Looks at files, disk, and every registered server; changes nothing."""
+    try:
+        found = servers.all()
+    except BookError as error:
+        return [
+            Finding(Level.PROBLEM, "registry", str(error), f"mv '{servers.book.path}' elsewhere, or repair it."),
+            *_folders(servers.folders),
+        ]
+    findings = [Finding(Level.OK, "registry", f"{len(found)} registered in '{servers.book.path}'.")]
+    findings += _folders(servers.folders)
+    findings += _shared_ports(found)
+    for status in found:
+        about = list(_server(status, servers.folders))
+        findings += about or [Finding(Level.OK, status.record.name, f"is {status.word}.")]
+    findings += _left_behind(servers.folders, {status.record.name for status in found})
+    return findings
+
+
+def _folders(folders: Folders) -> Iterator[Finding]:
+    for folder in (folders.config, folders.state):
+        nearest = next(one for one in (folder, *folder.parents) if one.exists())
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            yield Finding(Level.PROBLEM, "folder", f"'{nearest}' cannot be written.", f"chmod u+rwx '{nearest}'")
+    for path in (folders.book, *folders.servers.glob("*/run.json")):
+        if path.exists() and not os.access(path, os.R_OK):
+            yield Finding(Level.PROBLEM, "file", f"'{path}' cannot be read.", f"chmod u+rw '{path}'")
+    nearest = next(one for one in (folders.state, *folders.state.parents) if one.exists())
+    free = shutil.disk_usage(nearest).free
+    if free < _SCARCE_BYTES:
+        text = f"only {free / 2**20:.0f} MiB are free for logs in '{nearest}'."
+        yield Finding(Level.WARNING, "disk", text, "Make room; what a full disk cannot take is missing in the logs.")
+
+
+def _shared_ports(found: list[Status]) -> Iterator[Finding]:
+    names: dict[tuple[str, int], list[str]] = {}
+    for status in found:
+        if status.record.port is not None:
+            names.setdefault((status.record.host, status.record.port), []).append(status.record.name)
+    for (_, port), sharing in names.items():
+        if len(sharing) > 1:
+            yield Finding(
+                Level.WARNING,
+                ", ".join(sharing),
+                f"all want port {port}, so that only one of them can run.",
+                f"mxext server edit {sharing[-1]} --unset port",
+            )
+
+
+def _server(status: Status, folders: Folders) -> Iterator[Finding]:
+    """Finds what is wrong with one server."""
+    name, record = status.record.name, status.record
+    if status.trouble:
+        yield Finding(Level.PROBLEM, name, status.trouble, f"rm '{folders.run_file(name)}'")
+    elif record.is_remote and not status.is_ready:
+        problem = status.probe.problem if status.probe is not None else "it was not asked"
+        yield Finding(
+            Level.PROBLEM, name, f"{problem}.", "Ask whoever runs it, or correct it with 'mxext server edit'."
+        )
+    elif status.run is not None and not status.is_alive:
+        yield Finding(
+            Level.PROBLEM, name, f"it {status.run.how_it_ended()}; its process {status.run.server.pid} is gone.",
+            f"See 'mxext server logs {name}', then 'mxext server start {name}'; 'mxext server stop {name}' forgets it.",
+        )  # fmt: skip
+    elif status.is_alive and status.word == "not answering":
+        yield Finding(
+            Level.PROBLEM, name, "its process runs, but does not answer.",
+            f"See 'mxext server logs {name}', then 'mxext server restart {name}'.",
+        )  # fmt: skip
+    if status.run is not None and status.is_alive and not status.run.keeper.is_alive():
+        yield Finding(
+            Level.WARNING, name, "the process that writes its log was ended, so that nothing is logged.",
+            f"mxext server restart {name}",
+        )  # fmt: skip
+    if not record.is_remote:
+        yield from _start_of(status)
+        yield from _logs_of(name, folders)
+
+
+def _start_of(status: Status) -> Iterator[Finding]:
+    """Finds what would keep a server from being started."""
+    record = status.record
+    found = look(BACKENDS[record.kind])
+    edit = f"mxext server edit {record.name}"
+    if not found.is_installed:
+        yield Finding(
+            Level.PROBLEM, record.name, f"{record.kind} {found.text}", f"Install it, or {edit} --backend native"
+        )
+    elif record.kind != NATIVE:
+        yield Finding(
+            Level.WARNING, record.name, f"this version does not start {record.kind} itself ({found.text})",
+            f"mxext server start {record.name} prints the command line to type instead.",
+        )  # fmt: skip
+    if record.model_path is not None and record.model_path.startswith("/") and not Path(record.model_path).exists():
+        yield Finding(
+            Level.PROBLEM, record.name, f"there is no model at '{record.model_path}'.", f"{edit} --model-path MODEL"
+        )
+    if record.port is not None and not status.is_alive and not ports.is_free(record.host, record.port):
+        yield Finding(
+            Level.PROBLEM, record.name, f"its port {record.port} is taken by {ports.owner(record.port)}.",
+            f"End that one, or {edit} --port N",
+        )  # fmt: skip
+
+
+def _logs_of(name: str, folders: Folders) -> Iterator[Finding]:
+    files = logs.log_files(folders.log(name))
+    size = sum(file.stat().st_size for file in files)
+    if size > _LARGE_LOGS_BYTES:
+        remedy = f"rm '{folders.log(name)}'.*"
+        yield Finding(Level.WARNING, name, f"its logs take {size / 2**20:.0f} MiB.", remedy)
+
+
+def _left_behind(folders: Folders, names: set[str]) -> Iterator[Finding]:
+    if not folders.servers.is_dir():
+        return
+    for folder in sorted(folders.servers.iterdir()):
+        if folder.name not in names:
+            yield Finding(
+                Level.WARNING, folder.name, f"'{folder}' belongs to no registered server.",
+                f"See that nothing in it is needed and that its server does not run, then rm -r '{folder}'",
+            )  # fmt: skip

@@ -1,0 +1,81 @@
+"""Files that several commands read and write at the same time: replaced as a whole, and locked while they change."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vllm_mxext.registry.errors import RegistryError
+from vllm_mxext.registry.folders import make_private
+
+_POLL_S = 0.05
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces a file as a whole: whoever reads it, and a power cut, finds the old content or the new one.
+
+    Raises:
+        RegistryError: it cannot be written; the old one is left.
+    """
+    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    target = path.resolve()  # a link stays a link
+    try:
+        make_private(target.parent)
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise RegistryError(
+            f"'{path}' cannot be written ({error.strerror}); nothing was changed. Make room or give yourself the right."
+        ) from None
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, timeout_s: float = 60.0) -> Iterator[None]:
+    """Holds a lock that other processes see; the system takes it back if this process dies.
+
+    Raises:
+        RegistryError: another command has it for longer than `timeout_s`, or the file cannot be made.
+    """
+    try:
+        make_private(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RegistryError(f"The lock '{path}' cannot be made: {error.strerror}; give yourself the right.") from None
+    try:
+        _acquire(descriptor, path, time.monotonic() + timeout_s)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path, deadline: float) -> None:
+    while not _try(descriptor):
+        if time.monotonic() >= deadline:
+            raise RegistryError(
+                f"Another command has been working here for a while (lock '{path}'); try again when it has ended."
+            )
+        time.sleep(_POLL_S)
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,122 @@
+"""The program that keeps a server: starts it, writes its log with rotation, and notes how it ended.
+
+`start` hands it a job as JSON on standard input and reads one line of JSON back. It has a session of its own, so that
+no terminal ends it; a signal that would end it is handed on to the server. If it is killed, the server goes on, without
+a log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from vllm_mxext.registry.errors import RegistryError
+from vllm_mxext.registry.logs import KEPT, MAX_BYTES, RotatingLog
+from vllm_mxext.registry.processes import Identity, boot_id, identify
+from vllm_mxext.registry.runs import Run, describe_exit
+
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to keep.
+
+    Attributes:
+        command: program and flags.
+        port: on which it is told to listen.
+        run_file: where its process is written down.
+        log: its log.
+        max_bytes: of the log, after which it is put aside.
+        kept: logs put aside that are kept.
+    """
+
+    command: list[str]
+    port: int
+    run_file: str
+    log: str
+    max_bytes: int = MAX_BYTES
+    kept: int = KEPT
+
+
+def main() -> int:
+    """Keeps the server of the job on standard input until it ends; returns 0, or 1 if it could not be started."""
+    job = Job(**json.load(sys.stdin))
+    log = RotatingLog(Path(job.log), max_bytes=job.max_bytes, kept=job.kept)
+    log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} starting on port {job.port}\n".encode())
+    try:
+        # Without `restore_signals`, a broken pipe is an error that a server can overlook, not its death.
+        child = subprocess.Popen(
+            job.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            restore_signals=False,
+        )
+    except OSError as error:
+        _answer({"error": f"'{job.command[0]}' cannot be started: {error.strerror}."})
+        return 1
+    _hand_on_signals(child)
+    keeper = identify(os.getpid())
+    assert keeper is not None
+    # It may have ended already, and is then still there to be buried by us: its number cannot have been given away.
+    server = identify(child.pid) or Identity(child.pid, 0.0, boot_id())
+    run = Run(server, keeper, job.port, tuple(job.command), time.time())
+    try:
+        run.write(Path(job.run_file))
+    except RegistryError as error:
+        child.kill()
+        _answer({"error": str(error)})
+        return 1
+    _answer({"pid": child.pid})
+    assert child.stdout is not None
+    _copy(child, child.stdout, log)
+    code = child.wait()
+    log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} the server {describe_exit(code)}\n".encode())
+    log.close()
+    with contextlib.suppress(RegistryError):
+        run.ended(time.time(), code).write(Path(job.run_file))
+    return 0
+
+
+def _answer(content: dict[str, Any]) -> None:
+    """Tells whoever started us, and lets go of the terminal."""
+    sys.stdout.write(json.dumps(content) + "\n")
+    sys.stdout.flush()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+
+
+def _hand_on_signals(child: subprocess.Popen[bytes]) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda got, _frame: child.send_signal(got))
+
+
+def _copy(child: subprocess.Popen[bytes], output: IO[bytes], log: RotatingLog) -> None:
+    """Copies what the server writes until it has ended, even if a child of its own holds the pipe open."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        while True:
+            has_ended = child.poll() is not None
+            if selector.select(_POLL_S if not has_ended else 0.1):
+                data = os.read(output.fileno(), 65536)
+                if not data:
+                    return
+                log.write(data)
+            elif has_ended:
+                return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

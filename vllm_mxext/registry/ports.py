@@ -1,0 +1,78 @@
+"""Ports: whether one is free, who has it, and which one to take."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Collection
+
+import psutil
+
+from vllm_mxext.errors import ConfigError
+from vllm_mxext.registry.errors import PortTakenError
+
+FIRST = 8000
+"""Port that is tried first; the one that the documentation uses."""
+
+_TRIED = 1000
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server may listen there.
+
+    Raises:
+        ConfigError: nobody may listen there: the address is not of this machine, or the port is reserved.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise ConfigError(f"The address '{host}' of --host cannot be resolved: {error.strerror}.") from None
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: old connections do not count
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            if error.errno == errno.EACCES:
+                raise ConfigError(
+                    f"This user may not listen on port {port}; choose one above 1023 with --port."
+                ) from None
+            raise ConfigError(f"The address '{host}' of --host cannot be used: {error.strerror}.") from None
+        return True
+
+
+def owner(port: int) -> str:
+    """Returns who listens on a port, for people; flags are left out, because they may hold keys."""
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except psutil.Error:  # some systems tell only root
+        return "another process"
+    listening = [
+        one for one in connections if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port
+    ]
+    pid = next((one.pid for one in listening if one.pid), None)
+    if pid is None:
+        return "a process of another user" if listening else "another process"
+    try:
+        process = psutil.Process(pid)
+        return f"process {pid} ({process.name()}) of {process.username()}"
+    except psutil.Error:
+        return f"process {pid}"
+
+
+def choose(host: str, preferred: int | None, avoid: Collection[int]) -> int:
+    """Returns a free port: the preferred one, or the first from 8000 on that no other server was given.
+
+    Raises:
+        ConfigError: the address is not of this machine.
+        PortTakenError: there is none.
+    """
+    if preferred is not None and is_free(host, preferred):
+        return preferred
+    for port in range(FIRST, FIRST + _TRIED):
+        if port not in avoid and is_free(host, port):
+            return port
+    raise PortTakenError(f"No port from {FIRST} to {FIRST + _TRIED - 1} is free; choose one with --port.")

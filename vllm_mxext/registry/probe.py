@@ -1,0 +1,126 @@
+"""What a server says of itself: whether it is ready, which models it serves, how many requests it works on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT_S = 3.0
+
+_GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? ([0-9.eE+]+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Answers of a server.
+
+    Attributes:
+        is_reachable: something answers HTTP at the address.
+        is_ready: it serves requests.
+        phase: what it does while it is not ready, in its own words; empty if it does not say.
+        problem: why it is not ready, for people; empty if it is.
+        models: names that it serves.
+        owner: who serves them, as it says.
+        version: of its program; None if it does not say.
+        running: requests that it works on; None if it does not say.
+        waiting: requests in its queue; None if it does not say.
+    """
+
+    is_reachable: bool = False
+    is_ready: bool = False
+    phase: str = ""
+    problem: str = ""
+    models: tuple[str, ...] = ()
+    owner: str = ""
+    version: str | None = None
+    running: int | None = None
+    waiting: int | None = None
+
+
+def probe(url: str, api_key: str | None = None, *, timeout_s: float = TIMEOUT_S) -> Probe:
+    """Asks a server for everything that it tells.
+
+    Args:
+        url: address without `/v1`.
+        api_key: key to present.
+        timeout_s: how long each answer may take.
+    """
+    import httpx  # noqa: PLC0415 - slow to import, and not every command asks
+
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    is_local = re.match(r"https?://(127\.|localhost|\[::1\])", url) is not None
+    try:
+        with httpx.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=not is_local) as client:
+            return _ask(client)
+    except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
+        return Probe(problem=f"nothing answers at {url} ({str(error) or type(error).__name__})")
+
+
+def _ask(client: httpx.Client) -> Probe:
+    health = client.get("/health")
+    if health.status_code == 503:
+        phase = _field(health, "phase")
+        return Probe(is_reachable=True, phase=phase, problem=f"not ready: {phase}" if phase else "not ready yet")
+    listing = client.get("/v1/models")
+    if listing.status_code in (401, 403):
+        return Probe(
+            is_reachable=True, problem="the server wants another key; name the variable with it by --api-key-env"
+        )
+    try:
+        entries = listing.json()["data"] if listing.is_success else None
+        models = tuple(str(entry["id"]) for entry in entries) if entries is not None else ()
+    except (ValueError, LookupError, TypeError):
+        entries = None
+    if entries is None:
+        return Probe(
+            is_reachable=True,
+            problem=f"/v1/models answers {listing.status_code} and not like an OpenAI-compatible server",
+        )
+    gauges = _gauges(client)
+    return Probe(
+        is_reachable=True,
+        is_ready=True,
+        models=models,
+        owner=str(entries[0].get("owned_by", "")) if entries else "",
+        version=_field(client.get("/version"), "version") or None,
+        running=gauges.get("running"),
+        waiting=gauges.get("waiting"),
+    )
+
+
+def is_ready(url: str, *, timeout_s: float = TIMEOUT_S) -> tuple[bool, str]:
+    """Returns whether a server of this machine is ready, and otherwise what it does, as far as it says.
+
+    Args:
+        url: address without `/v1`.
+        timeout_s: how long the answer may take.
+    """
+    import httpx  # noqa: PLC0415
+
+    try:
+        answer = httpx.get(f"{url}/health", timeout=timeout_s, trust_env=False)
+    except httpx.TransportError:
+        return False, ""
+    return answer.is_success, _field(answer, "phase")
+
+
+def _gauges(client: httpx.Client) -> dict[str, int]:
+    answer = client.get("/metrics")
+    if not answer.is_success:
+        return {}
+    found: dict[str, int] = {}
+    for name, value in _GAUGE.findall(answer.text):
+        found[name] = found.get(name, 0) + int(float(value))
+    return found
+
+
+def _field(answer: httpx.Response, name: str) -> str:
+    try:
+        content = answer.json()
+    except ValueError:
+        return ""
+    return str(content.get(name, "")) if isinstance(content, dict) and answer.status_code in (200, 503) else ""

@@ -1,0 +1,146 @@
+"""Processes that outlive the command that started them: who they are, whether they live, and how they are ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_STAT_OF_US = Path("/proc/self/stat")
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process among all that ever have its number.
+
+    Attributes:
+        pid: its number, which the system gives to another one later.
+        start: when it began: clock ticks since the boot on Linux, which no change of the clock moves; else seconds.
+        boot: which boot of the machine it belongs to.
+    """
+
+    pid: int
+    start: float
+    boot: str
+
+    def is_alive(self) -> bool:
+        """Whether it still runs; one that nobody has buried yet does not."""
+        return identify(self.pid) == self
+
+
+def identify(pid: int) -> Identity | None:
+    """Returns who has a number now; None if nobody has, or it has ended."""
+    start = _start(pid)
+    return None if start is None else Identity(pid, start, boot_id())
+
+
+def boot_id() -> str:
+    """Returns a text that is another one after every boot."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return str(int(psutil.boot_time()))
+
+
+def _start(pid: int) -> float | None:
+    if _STAT_OF_US.exists():
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        facts = stat.rpartition(")")[2].split()  # the name in parentheses may hold anything
+        return None if facts[0] in "ZX" else float(facts[19])
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.Error:
+        return None
+
+
+def send(identity: Identity, number: signal.Signals) -> bool:
+    """Sends a signal to this very process; false if it has ended, so that no later owner of its number gets it."""
+    if not hasattr(os, "pidfd_open"):
+        with contextlib.suppress(ProcessLookupError):
+            if identity.is_alive():
+                os.kill(identity.pid, number)
+                return True
+        return False
+    try:
+        descriptor = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not identity.is_alive():  # asked while the descriptor holds the process
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def end(identity: Identity, *, timeout_s: float) -> bool:
+    """Asks a process to end, and kills it with its children when it does not.
+
+    Args:
+        identity: the process.
+        timeout_s: how long it may take to finish what it does.
+
+    Returns:
+        Whether it ended by itself.
+    """
+    children = _children(identity)
+    send(identity, signal.SIGTERM)
+    is_gentle = wait_for_end(identity, timeout_s)
+    if not is_gentle:
+        children += _children(identity)
+        send(identity, signal.SIGKILL)
+        wait_for_end(identity, 10.0)
+    for child in children:  # a killed one cannot end its own, and psutil knows reused numbers
+        with contextlib.suppress(psutil.Error):
+            if child.is_running() and not is_gentle:
+                child.kill()
+    return is_gentle
+
+
+def wait_for_end(identity: Identity, timeout_s: float) -> bool:
+    """Returns whether a process ended in time."""
+    deadline = time.monotonic() + timeout_s
+    while identity.is_alive():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def memory_bytes(identity: Identity) -> int | None:
+    """Returns the memory of a process and its children, shared pages divided among their users; None if it is gone."""
+    if not identity.is_alive():
+        return None
+    total = 0
+    for process in [psutil.Process(identity.pid), *_children(identity)]:
+        with contextlib.suppress(psutil.Error):
+            total += _memory_of(process)
+    return total
+
+
+def _memory_of(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.AccessDenied):
+        info = process.memory_full_info()
+        return int(getattr(info, "pss", info.rss))
+    return int(process.memory_info().rss)
+
+
+def _children(identity: Identity) -> list[psutil.Process]:
+    try:
+        return psutil.Process(identity.pid).children(recursive=True) if identity.is_alive() else []
+    except psutil.Error:
+        return []

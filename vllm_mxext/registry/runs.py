@@ -1,0 +1,94 @@
+"""`Run`: which process a server is, or was, as its keeper wrote it down."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vllm_mxext.registry.errors import RegistryError
+from vllm_mxext.registry.files import write_json
+from vllm_mxext.registry.processes import Identity
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a server.
+
+    Attributes:
+        server: its process.
+        keeper: the process that writes its log.
+        port: on which it was told to listen.
+        command: its program and flags.
+        started_at: when, in seconds of the calendar (Unix time).
+        ended_at: when it ended; None as far as is known.
+        exit_code: how it ended; negative is the number of a signal.
+    """
+
+    server: Identity
+    keeper: Identity
+    port: int
+    command: tuple[str, ...]
+    started_at: float
+    ended_at: float | None = None
+    exit_code: int | None = None
+
+    def write(self, path: Path) -> None:
+        """Writes it down.
+
+        Raises:
+            RegistryError: the file cannot be written.
+        """
+        write_json(path, {"schema_version": SCHEMA_VERSION, **asdict(self)})
+
+    def ended(self, at: float, exit_code: int) -> Run:
+        """Returns the run with its end."""
+        return replace(self, ended_at=at, exit_code=exit_code)
+
+    def how_it_ended(self) -> str:
+        """Returns how, for people."""
+        if self.exit_code is None:
+            return "was lost (it was killed together with its keeper, or the machine was restarted)"
+        return describe_exit(self.exit_code)
+
+
+def read_run(path: Path) -> Run | None:
+    """Reads a run; None if there was none.
+
+    Raises:
+        RegistryError: the file is broken.
+    """
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        return Run(
+            server=Identity(**content["server"]),
+            keeper=Identity(**content["keeper"]),
+            port=int(content["port"]),
+            command=tuple(content["command"]),
+            started_at=float(content["started_at"]),
+            ended_at=content["ended_at"],
+            exit_code=content["exit_code"],
+        )
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RegistryError(f"'{path}' cannot be read: {error.strerror}.") from None
+    except (ValueError, LookupError, TypeError):
+        raise RegistryError(
+            f"'{path}', which says which process the server is, is damaged; see that no server runs there with 'mxext "
+            "server doctor', then remove the file."
+        ) from None
+
+
+def describe_exit(code: int) -> str:
+    """Returns how a process ended, for people."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

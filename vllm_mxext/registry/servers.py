@@ -1,0 +1,251 @@
+"""`Servers`: registered servers and their processes together; what the commands of `mxext server` do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from vllm_mxext.registry.backends import startable
+from vllm_mxext.registry.book import Book, find
+from vllm_mxext.registry.errors import NotRunningError, RegistryError
+from vllm_mxext.registry.files import locked
+from vllm_mxext.registry.folders import Folders
+from vllm_mxext.registry.probe import Probe, probe
+from vllm_mxext.registry.processes import end, memory_bytes, wait_for_end
+from vllm_mxext.registry.record import ServerRecord
+from vllm_mxext.registry.runs import Run, read_run
+from vllm_mxext.registry.starting import Progress, launch, pick_port, wait_until_ready
+
+STOP_TIMEOUT_S = 40.0
+"""How long a server may finish its requests: our own takes up to 30 s for them, and a little to end."""
+
+_KEEPER_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is known of a server now.
+
+    Attributes:
+        record: as registered.
+        run: its last run; None if it was never started here, or was stopped.
+        is_alive: its process runs.
+        probe: what it says; None if there was nobody to ask.
+        memory: bytes that it holds; None if it does not run here.
+        trouble: why it is not known whether it runs; empty if it is.
+    """
+
+    record: ServerRecord
+    run: Run | None
+    is_alive: bool
+    probe: Probe | None
+    memory: int | None = None
+    trouble: str = ""
+
+    @property
+    def word(self) -> str:
+        """`running`, `starting`, `not answering`, `stopped`, `died`, `unknown`, `reachable` or `unreachable`."""
+        if self.trouble:
+            return "unknown"
+        if self.record.is_remote:
+            return "reachable" if self.is_ready else "unreachable"
+        if not self.is_alive:
+            return "died" if self.run is not None else "stopped"
+        if self.is_ready:
+            return "running"
+        return "starting" if self.probe is not None and self.probe.phase else "not answering"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it serves requests."""
+        return self.probe is not None and self.probe.is_ready
+
+    @property
+    def url(self) -> str | None:
+        """Its address for clients on this machine; None if it has none yet."""
+        return self.record.url(self.run.port if self.run is not None else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a start has done.
+
+    Attributes:
+        record: as registered now.
+        run: the process.
+        was_running: nothing was started.
+        seconds: until it was ready; None if nobody waited.
+    """
+
+    record: ServerRecord
+    run: Run
+    was_running: bool
+    seconds: float | None
+
+
+class Servers:
+    """Registered servers and their processes.
+
+    Args:
+        folders: of the user.
+        environ: variables of whoever commands.
+
+    Attributes:
+        folders: of the user.
+        book: the registry's file.
+    """
+
+    def __init__(self, folders: Folders, environ: Mapping[str, str]) -> None:
+        self.folders = folders
+        self.book = Book(folders)
+        self._environ = environ
+
+    def start(
+        self, name: str, *, timeout_s: float | None, report: Callable[[Progress], None] = lambda _progress: None
+    ) -> Started:
+        """Starts a server; one that runs is left alone.
+
+        Args:
+            name: of it.
+            timeout_s: how long to wait until it is ready; None does not wait.
+            report: told how far it is.
+
+        Raises:
+            ConfigError: it cannot be started as it is registered.
+            RegistryError: it could not be started, or was not ready in time.
+        """
+        with self._alone_with(name):
+            record = self._own(name)
+            run = read_run(self.folders.run_file(name))
+            was_running = run is not None and run.server.is_alive()
+            if run is None or not was_running:
+                backend = startable(record)
+                record = self._with_port(name)
+                run = launch(record, backend, record.known_port or 0, self.folders, self._environ)
+        seconds = None
+        if timeout_s is not None:
+            seconds = wait_until_ready(record, run, self.folders, timeout_s, report)
+        return Started(record, run, was_running, seconds)
+
+    def _own(self, name: str) -> ServerRecord:
+        record = self.book.get(name)
+        if record.is_remote:
+            raise RegistryError(
+                f"'{name}' is {record.endpoint_url}, which somebody else runs; only they start and stop it."
+            )
+        return record
+
+    def _with_port(self, name: str) -> ServerRecord:
+        """Chooses the port under the registry's lock, so that two starts never choose the same one."""
+        with self.book.change() as records:
+            record = find(records, name)
+            taken = {one.known_port for one in records.values() if one.name != name}
+            port = pick_port(record, {one for one in taken if one is not None})
+            if record.port is None and record.chosen_port != port:
+                records[name] = record = replace(record, chosen_port=port)
+        return record
+
+    def stop(self, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> bool | None:
+        """Lets a server finish its requests and end, and kills it when it does not.
+
+        Args:
+            name: of it.
+            timeout_s: how long it may take.
+
+        Returns:
+            Whether it ended by itself; None if it did not run.
+
+        Raises:
+            RegistryError: it is not registered, or not ours.
+        """
+        with self._alone_with(name):
+            self._own(name)
+            return self._end(name, timeout_s)
+
+    def _end(self, name: str, timeout_s: float) -> bool | None:
+        path = self.folders.run_file(name)
+        run = read_run(path)
+        if run is None:
+            return None
+        is_gentle = end(run.server, timeout_s=timeout_s) if run.server.is_alive() else None
+        if not wait_for_end(run.keeper, _KEEPER_S):  # it is to write down nothing after us
+            end(run.keeper, timeout_s=0)
+        path.unlink(missing_ok=True)
+        return is_gentle
+
+    def remove(self, name: str, *, force: bool, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Takes a server off the registry, with its logs.
+
+        Args:
+            name: of it.
+            force: stop it first if it runs.
+            timeout_s: how long it may take to end.
+
+        Raises:
+            RegistryError: it is not registered, or runs and is not to be stopped.
+        """
+        self.book.get(name)
+        with self._alone_with(name):
+            run = read_run(self.folders.run_file(name))
+            if run is not None and run.server.is_alive() and not force:
+                raise RegistryError(
+                    f"'{name}' is running; stop it first with 'mxext server stop {name}', or remove it with --force."
+                )
+            self._end(name, timeout_s)
+            with self.book.change() as records:
+                find(records, name)
+                del records[name]
+            shutil.rmtree(self.folders.of(name), ignore_errors=True)
+
+    def status(self, name: str) -> Status:
+        """Returns what is known of a server, asking it.
+
+        Raises:
+            RegistryError: it is not registered, or the registry cannot be read.
+        """
+        return self._status_of(self.book.get(name))
+
+    def all(self) -> list[Status]:
+        """Returns what is known of all servers, asking them at the same time.
+
+        Raises:
+            RegistryError: the registry cannot be read.
+        """
+        records = list(self.book.read().values())
+        with ThreadPoolExecutor(max_workers=max(1, min(16, len(records)))) as pool:
+            return list(pool.map(self._status_of, records))
+
+    def _status_of(self, record: ServerRecord) -> Status:
+        try:
+            run = None if record.is_remote else read_run(self.folders.run_file(record.name))
+        except RegistryError as error:
+            return Status(record, None, False, None, trouble=str(error))
+        is_alive = run is not None and run.server.is_alive()
+        status = Status(record, run, is_alive, None)
+        if not (is_alive or record.is_remote) or status.url is None:
+            return status
+        key = self._environ.get(record.api_key_env) if record.api_key_env is not None else None
+        memory = memory_bytes(run.server) if run is not None else None
+        return replace(status, probe=probe(status.url, key), memory=memory)
+
+    def last_run(self, name: str) -> Run:
+        """Returns the run of a server that is or was.
+
+        Raises:
+            NotRunningError: there is none.
+            RegistryError: what is written down is damaged.
+        """
+        run = read_run(self.folders.run_file(name))
+        if run is None:
+            raise NotRunningError(f"'{name}' does not run; start it with 'mxext server start {name}'.")
+        return run
+
+    @contextmanager
+    def _alone_with(self, name: str) -> Iterator[None]:
+        """Holds off other commands that start, stop or remove the same server."""
+        self.book.get(name)
+        with locked(self.folders.state / "locks" / f"{name}.lock"):
+            yield
