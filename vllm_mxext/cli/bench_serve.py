@@ -20,6 +20,7 @@ from vllm_mxext.bench.serve.result import RunResult
 from vllm_mxext.bench.serve.saving import save_outputs
 from vllm_mxext.cli.bench_progress import measure
 from vllm_mxext.cli.connection import Connection
+from vllm_mxext.config.sources import did_you_mean
 from vllm_mxext.errors import ConfigError
 
 EXIT_FAILED = 1
@@ -63,17 +64,24 @@ def run(argv: Sequence[str], prog: str = "mxext bench serve", *, asks_for_model:
     Raises:
         ConfigError: a wrong option, file or value.
     """
-    arguments = _parser(prog, asks_for_model=asks_for_model).parse_args(argv)
+    parser = _parser(prog, asks_for_model=asks_for_model)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = parser._option_string_actions
+        raise ConfigError(f"Unknown option '{unknown[0]}'{did_you_mean(unknown[0], known)}")
     base = read_plan(Path(arguments.config)) if arguments.config else Plan()
     language = _language(getattr(arguments, "output.language") or base.output.language)
     if arguments.show_history:
         print(format_history(History().runs(), language))
         return 0
     given = arguments.compare or []
+    are_urls = [text.startswith(("http://", "https://")) for text in given]
+    if len(given) > 2 or (len(given) == 2 and any(are_urls)):
+        raise ConfigError("--compare takes one address, one JSON file, or two JSON files.")
     if len(given) == 2:
         return _compare_files(Path(given[0]), Path(given[1]), language)
     other = None
-    if given and given[0].startswith(("http://", "https://")):
+    if given and are_urls[0]:
         setattr(arguments, "server.compare_url", given[0])
     elif given:
         other = RunResult.read(Path(given[0]))

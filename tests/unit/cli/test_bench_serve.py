@@ -194,11 +194,23 @@ def test_a_file_without_a_place_is_refused_before_measuring(
 
 
 @pytest.mark.parametrize(
-    "flags", [["--goodput", "speed:3"], ["--slo", "ttft=fast"], ["--slo", "mlperf"], ["--compat", "x"]]
+    "flags",
+    [
+        ["--goodput", "speed:3"],
+        ["--slo", "ttft=fast"],
+        ["--slo", "mlperf"],
+        ["--compat", "x"],
+        ["--compare", "a", "b", "c"],
+    ],
 )
 def test_a_wrong_objective_is_wrong_usage(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "serve", "--model", "m", *flags]) == 2
     assert capsys.readouterr().err.startswith("mxext: error: ")
+
+
+def test_an_unknown_option_is_refused_with_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "serve", "--model", "m", "--max-token-count", "3"]) == 2
+    assert capsys.readouterr().err == "mxext: error: Unknown option '--max-token-count'; did you mean --max-tokens?\n"
 
 
 def progress(seconds: float) -> Progress:
