@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vllm_mxext.bench.metrics import summarize
 from vllm_mxext.bench.report import format_table, json_line
 from vllm_mxext.bench.workload import Workload
-from vllm_mxext.cli.connection import API_KEY_VARIABLE, DEFAULT_URL, Connection
 from vllm_mxext.config.machine import usable_cores
 from vllm_mxext.errors import ConfigError
 
@@ -31,30 +27,25 @@ and the share of what memory and instructions of this machine allow; with --adap
 adapters (LoRA) on them, for some numbers of adapters, rows and ranks.
 """
 
-_SAMPLE_TEXT = "the quick brown fox jumps over 13 lazy dogs and 27 + 5 = 32; sort b a c d, copy it twice. "
-
 
 def run(argv: Sequence[str]) -> int:
     """Runs one benchmark; returns the exit code."""
+    if argv and argv[0] == "serve":
+        from vllm_mxext.cli import bench_serve  # noqa: PLC0415 - other benchmarks do not need it
+
+        return bench_serve.run(argv[1:])
     parser = argparse.ArgumentParser(prog="mxext bench", description="Measure; the last line of output is JSON.")
     commands = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     latency = commands.add_parser("latency", help="one request at a time in this process")
     _add_offline_arguments(latency, Workload(1, 32, 64))
     throughput = commands.add_parser("throughput", help="many requests at once in this process")
     _add_offline_arguments(throughput, Workload(32, 256, 64))
-    serve = commands.add_parser("serve", help="concurrent streams against a running server")
-    serve.add_argument("--url", default=DEFAULT_URL, help=f"address of the server (default: {DEFAULT_URL})")
-    serve.add_argument("--api-key", help=f"key to present (default: ${API_KEY_VARIABLE})")
-    serve.add_argument("--model", help="served model (default: the server's first)")
-    serve.add_argument("--concurrency", type=int, default=32, help="open streams at most (default: 32)")
-    _add_workload_arguments(serve, Workload(64, 256, 64))
+    commands.add_parser("serve", help="a running server: latency, throughput, objectives, comparisons", add_help=False)
     startup = commands.add_parser("startup", help="from the start of a server to its first answer")
     startup.add_argument("--repeats", type=int, default=5, help="starts (default: 5)")
     startup.add_argument("flags", nargs=argparse.REMAINDER, help="after --: flags of 'mxext serve'")
     _add_kernel_arguments(commands)
     arguments = parser.parse_args(argv)
-    if arguments.benchmark == "serve":
-        return _bench_server(arguments)
     if arguments.benchmark == "startup":
         return _bench_startup(arguments)
     if arguments.benchmark == "kernels":
@@ -135,37 +126,6 @@ def _bench_engine(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _bench_server(arguments: argparse.Namespace) -> int:
-    workload = Workload.parse(arguments.workload)
-    if arguments.concurrency < 1:
-        raise ConfigError("--concurrency must be at least 1.")
-    with Connection(arguments.url, arguments.api_key) as connection:
-        model = arguments.model or connection.first_model()
-        alphabet = connection.tokenize(model, _SAMPLE_TEXT)
-        headers = connection.headers
-    prompts = workload.prompts(alphabet, arguments.seed)
-    bodies = [
-        {"model": model, "prompt": ids, "max_tokens": workload.output_len, "temperature": 0, "ignore_eos": True}
-        for ids in prompts
-    ]
-    figures = asyncio.run(_measure(arguments.url, headers, bodies, arguments.concurrency))
-    rows = [
-        (name, *(figures[name][key] * 1000 for key in ("median", "p95", "p99")))
-        for name in ("ttft_s", "tpot_s", "e2e_s")
-        if figures[name]
-    ]
-    print(f"{figures['output_tokens_per_s']} output tokens/s, {figures['requests_per_s']} requests/s")
-    print(format_table(("milliseconds", "median", "P95", "P99"), [(row[0][:-2], *row[1:]) for row in rows]))
-    config = {
-        "model": model,
-        "workload": str(workload),
-        "concurrency": arguments.concurrency,
-        "seed": arguments.seed,
-    }
-    print(json_line("serve", config, figures))
-    return 0
-
-
 def _bench_startup(arguments: argparse.Namespace) -> int:
     if arguments.repeats < 1:
         raise ConfigError("--repeats must be at least 1.")
@@ -180,18 +140,3 @@ def _bench_startup(arguments: argparse.Namespace) -> int:
     config = {"flags": flags, "repeats": arguments.repeats}
     print(json_line("startup", config, {name: figure.as_dict() for name, figure in figures.items()}))
     return 0
-
-
-async def _measure(url: str, headers: dict[str, str], bodies: list[dict[str, Any]], concurrency: int) -> dict[str, Any]:
-    import httpx  # noqa: PLC0415 - offline benchmarks do not need it
-
-    from vllm_mxext.bench.serving import measure_server  # noqa: PLC0415 - the same
-
-    limits = httpx.Limits(max_connections=None)
-    base = url.rstrip("/").removesuffix("/v1")
-    async with httpx.AsyncClient(
-        base_url=base, headers=headers, timeout=None, limits=limits, trust_env=False
-    ) as client:
-        print(f"warming up {base}", file=sys.stderr)
-        await measure_server(client, bodies[:1], 1)
-        return (await measure_server(client, bodies, concurrency)).figures()

@@ -2,7 +2,7 @@
 
 Exit codes: 0 = done; 1 = it was started and failed; 2 = wrong arguments, file, variable or checkpoint;
 130 = interrupted with Ctrl-C. `mxext lora` exits with 3 if no server answers; `mxext hub` and `mxext server` have
-a code per cause.
+a code per cause; `mxext bench serve` has 3 for missed objectives and 4 for a measurement that is not valid.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vllm_mxext.errors import ConfigError, MxError
@@ -48,13 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments after the program's name; those of the process by default.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    return with_exit_code(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def with_exit_code(action: Callable[[], int]) -> int:
+    """Returns the exit code of a command; errors are printed and become theirs."""
     try:
-        if arguments and arguments[0] in COMMANDS:
-            module = importlib.import_module(COMMANDS[arguments[0]].module)
-            code: int = module.run(arguments[1:])
-            return code
-        return _without_command(arguments)
+        return action()
     except ConfigError as error:
         print(f"mxext: error: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -67,6 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone, as in `mxext ... | head`; Python must not flush into the pipe again.
         sys.stdout = None
         return EXIT_FAILED
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments and arguments[0] in COMMANDS:
+        module = importlib.import_module(COMMANDS[arguments[0]].module)
+        code: int = module.run(arguments[1:])
+        return code
+    return _without_command(arguments)
 
 
 def _without_command(arguments: Sequence[str]) -> int:

@@ -59,9 +59,17 @@ def usable_memory(root: Path = _SYSTEM_ROOT) -> Memory:
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
     """Returns the folder for files that only save time (XDG base directory specification); None without a home."""
-    base = environ.get("XDG_CACHE_HOME", "")
+    return _user_folder(environ.get("XDG_CACHE_HOME", ""), ".cache")
+
+
+def state_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Returns the folder for what runs leave behind, such as logs and histories; None without a home."""
+    return _user_folder(environ.get("XDG_STATE_HOME", ""), ".local/state")
+
+
+def _user_folder(base: str, otherwise: str) -> Path | None:
     if not os.path.isabs(base):  # the specification says to ignore these
-        base = os.path.join(os.path.expanduser("~"), ".cache")
+        base = os.path.join(os.path.expanduser("~"), otherwise)
     return Path(base) / "vllm_mxext" if os.path.isabs(base) else None
 
 

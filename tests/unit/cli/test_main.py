@@ -81,7 +81,7 @@ def test_an_address_without_scheme_is_wrong_usage(url: str, capsys: pytest.Captu
     [
         ["latency", "--workload", "8x128"],
         ["throughput", "--repeats", "0"],
-        ["serve", "--concurrency", "0"],
+        ["serve", "--model", "m", "--concurrent-requests", "0"],
         ["startup", "--repeats", "0"],
         ["kernels", "--isa", "z80"],
         ["kernels", "--context", "0"],

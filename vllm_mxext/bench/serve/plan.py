@@ -65,7 +65,7 @@ class ServerPlan:
     model: str = _option("", "text", "Model name to test", "--model", metavar="MODEL")
     name: str = _option("A", "text", "Label of the server in reports", "--server-name", metavar="NAME")
     api_key_env: str = _option(
-        "OPENAI_API_KEY", "text", "Environment variable that holds the API key", "--api-key-env", metavar="NAME"
+        "VLLM_API_KEY", "text", "Environment variable that holds the API key", "--api-key-env", metavar="NAME"
     )
     compare_url: str = _option(
         "", "text", "A second server, measured in turns with the first", "--compare-url", metavar="URL"
@@ -266,8 +266,19 @@ class OutputPlan:
     csv: str = _option("", "text", "Write one line per request as CSV", "--csv", metavar="FILE")
     prometheus: str = _option("", "text", "Write the figures as Prometheus text", "--prometheus", metavar="FILE")
     html: str = _option("", "text", "Write a report with charts, one file", "--html", metavar="FILE")
-    history: str = _option("", "text", "Add the figures to this file of earlier runs", "--history", metavar="FILE")
-    baseline: str = _option("", "text", "JSON of an earlier run to compare with", "--baseline", metavar="FILE")
+    history: bool = _option(True, "switch", "Add the figures to the history of earlier runs", "--keep-history")
+    run_name: str = _option("", "text", "Keep the result under this name, for --baseline", "--run-name", metavar="NAME")
+    baseline: str = _option(
+        "", "text", "Earlier run to compare with: its name, or its JSON", "--baseline", metavar="NAME|FILE"
+    )
+    max_regression: float = _option(
+        5.0,
+        "float",
+        "A figure that is worse than the baseline's by more percent, beyond doubt, is a regression",
+        "--max-regression",
+        minimum=0,
+        metavar="PERCENT",
+    )
 
 
 @dataclass(frozen=True, slots=True)

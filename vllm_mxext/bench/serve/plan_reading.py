@@ -136,7 +136,7 @@ def _add_flag(group: argparse._ArgumentGroup, dest: str, option: Option, default
         return
     shown = (
         ""
-        if default in (None, "", ()) or "default" in option.help or "off" in option.help
+        if default in (None, "", ()) or "default:" in option.help or "off" in option.help
         else f" (default: {default})"
     )
     choices = f": {', '.join(option.choices)}" if option.choices else ""

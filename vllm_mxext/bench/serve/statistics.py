@@ -17,6 +17,9 @@ from vllm_mxext.bench.serve.slo import Slo
 _KEPT_UP = 0.95
 """Share of the best, or of the rate asked for, from which a level is not saturated."""
 
+_DRAWN_AT_ONCE = 1_000_000
+"""Numbers of a resampling in memory: one of every gap of a long run would need gigabytes at once."""
+
 _MIN_STEADY = 3
 """Requests that a steady window needs."""
 
@@ -268,8 +271,10 @@ def bootstrap_change(
 
     def resampled(values: Sequence[float]) -> object:
         array = np.asarray(values, dtype=float)
-        # In pieces: a resample of every gap of a long run would need gigabytes at once.
-        return np.array([function(generator.choice(array, len(array)), axis=0) for _ in range(resamples)])
+        rows = max(1, min(resamples, _DRAWN_AT_ONCE // len(array)))
+        pieces = (min(rows, resamples - start) for start in range(0, resamples, rows))
+        drawn = (array[generator.integers(0, len(array), (piece, len(array)))] for piece in pieces)
+        return np.concatenate([np.asarray(function(piece, axis=1)) for piece in drawn])
 
     first, second = np.asarray(resampled(before)), np.asarray(resampled(after))
     base = np.asarray(function(np.asarray(before, dtype=float), axis=0))

@@ -1,0 +1,233 @@
+"""`Report`: a run with the figures of its load levels under the names of the log, as every output shows them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vllm_mxext.bench.metrics import Summary
+from vllm_mxext.bench.serve import definitions
+from vllm_mxext.bench.serve.compare import Comparison, joined_turns
+from vllm_mxext.bench.serve.labels import Language
+from vllm_mxext.bench.serve.plan_reading import limits, plan_from_mapping
+from vllm_mxext.bench.serve.result import ClientLag, RequestRecord, RunResult
+from vllm_mxext.bench.serve.slo import Slo
+from vllm_mxext.bench.serve.statistics import StageFigures, find_knee, run_figures
+
+DISTRIBUTIONS = ("ttft", "tpot", "e2e", "throughput")
+"""Figures with mean, median, P95, P99, minimum and maximum, in the documented order."""
+
+POINTS = ("mean", "median", "p95", "p99", "min", "max")
+
+_SUMMARY_FIELDS = {"min": "minimum", "max": "maximum"}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that is shown.
+
+    Attributes:
+        result: what was measured.
+        sides: the same, with the turns of each server in a comparison as one stage.
+        stages: figures of the stages of `sides`.
+        slo: objectives.
+        compat: whose definitions they follow.
+        comparisons: of two servers or runs; empty without.
+        baseline: comparisons with an earlier run; empty without.
+        language: of labels.
+    """
+
+    result: RunResult
+    sides: RunResult
+    stages: tuple[StageFigures, ...]
+    slo: Slo
+    compat: str = "own"
+    comparisons: tuple[Comparison, ...] = ()
+    baseline: tuple[Comparison, ...] = ()
+    language: Language = "en"
+
+    @classmethod
+    def of(
+        cls,
+        result: RunResult,
+        *,
+        comparisons: tuple[Comparison, ...] = (),
+        baseline: tuple[Comparison, ...] = (),
+        language: Language = "en",
+    ) -> Report:
+        """Returns the report of a run, by the objectives and definitions of its plan."""
+        plan = plan_from_mapping({name: part for name, part in result.plan.items() if name != "prompts"})
+        sides, compat = joined_turns(result), plan.test_params.compat
+        return cls(result, sides, run_figures(sides), limits(plan), compat, comparisons, baseline, language)
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the stages are load levels of one server."""
+        return len({one.stage.level for one in self.stages}) > 1
+
+    @property
+    def knee(self) -> int | None:
+        """Index of the level from which more load brings no more; None if this is no sweep."""
+        return find_knee(self.stages) if self.is_sweep else None
+
+    @property
+    def main(self) -> int:
+        """Index of the level in the documented block: the only one, or the knee of a sweep."""
+        return self.knee or 0
+
+    @property
+    def best_good(self) -> StageFigures | None:
+        """The highest load at which the objectives are met; None if there is none, or there are no objectives."""
+        good = [one for one in self.stages if one.goodput is not None and one.goodput.is_met]
+        return max(good, key=lambda one: one.stage.level) if good else None
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether there are objectives and they are not met; in a sweep: at no level."""
+        return self.figures.goodput is not None and (
+            self.best_good is None if self.is_sweep else not self.figures.goodput.is_met
+        )
+
+    @property
+    def figures(self) -> StageFigures:
+        """Figures of the main level."""
+        return self.stages[self.main]
+
+    @property
+    def values(self) -> dict[str, float | None]:
+        """Figures of the main level by their names in the log."""
+        return named_values(self.figures)
+
+    @property
+    def lag(self) -> ClientLag | None:
+        """Whether the client kept up at the main level; None if unknown."""
+        return self.sides.lag[self.main] if self.main < len(self.sides.lag) else None
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        """How every figure is computed."""
+        return {**dict(definitions.FORMULAS), **dict(definitions.COMPAT_DIFFERENCES[self.compat])}
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Kinds of failure with their numbers, of all levels."""
+        return sum((Counter(one.failures) for one in self.stages), Counter[str]())
+
+    def samples(self, server: str | None = None) -> dict[str, list[float]]:
+        """Returns every measured value of the four distributions, of the main level or of all of one server."""
+        records = [
+            record
+            for index, one in enumerate(self.stages)
+            if (index == self.main if server is None else one.stage.server == server)
+            for record in self.sides.of_stage(index)
+        ]
+        return samples(records, self.compat)
+
+
+def samples(records: Sequence[RequestRecord], compat: str = "own") -> dict[str, list[float]]:
+    """Returns the values of the four distributions over the answered requests."""
+    answered = [record for record in records if record.is_ok]
+    found: dict[str, list[float | None]] = {
+        "ttft": [definitions.ttft_s(record, compat) for record in answered],
+        "tpot": [definitions.tpot_s(record, compat) for record in answered],
+        "e2e": [definitions.e2e_s(record, compat) for record in answered],
+        "throughput": [definitions.throughput(record) for record in answered],
+    }
+    return {name: [value for value in values if value is not None] for name, values in found.items()}
+
+
+def named_values(figures: StageFigures) -> dict[str, float | None]:
+    """Returns figures by their names in the log; None where there is none."""
+    is_counted = any(source != "none" for source in figures.token_sources)
+    is_complete = "none" not in figures.token_sources
+    tokens = figures.prompt_tokens + figures.output_tokens
+
+    def counted(value: float) -> float | None:
+        return value if is_counted and is_complete else None
+
+    latencies = figures.latencies
+    values: dict[str, float | None] = {
+        "total_requests": figures.num_requests,
+        "total_tokens": counted(tokens),
+        "prompt_tokens": counted(figures.prompt_tokens),
+        "completion_tokens": counted(figures.output_tokens),
+        "test_duration": figures.duration_s,
+        "overall_throughput": counted(figures.total_tokens_per_s),
+        **_points("ttft", latencies.ttft),
+        **_points("tpot", latencies.tpot),
+        **_points("e2e", latencies.e2e),
+        **_points("throughput", figures.throughput),
+        "successful_requests": figures.num_ok,
+        "failed_requests": figures.num_requests - figures.num_ok,
+        "request_throughput": figures.requests_per_s,
+        "output_throughput": counted(figures.output_tokens_per_s),
+        "cached_prompt_tokens": figures.cached_tokens,
+        "mean_in_flight": figures.mean_in_flight,
+        "peak_in_flight": figures.peak_in_flight,
+        **_points("chunk_gap", latencies.chunk_gap),
+        **_points("token_gap", latencies.token_gap),
+        **_points("send_lag", figures.send_lag),
+    }
+    steady = figures.steady
+    values["steady_request_throughput"] = steady.requests_per_s if steady else None
+    values["steady_output_throughput"] = counted(steady.output_tokens_per_s) if steady else None
+    goodput = figures.goodput
+    values["goodput"] = goodput.requests_per_s if goodput else None
+    values["good_share"] = goodput.share if goodput else None
+    return values
+
+
+def request_values(record: RequestRecord, compat: str = "own") -> dict[str, float | int | str | bool | None]:
+    """Returns one request's figures by their names in the log."""
+    is_ok = record.is_ok
+    return {
+        "request_id": record.request_id,
+        "ttft": definitions.ttft_s(record, compat) if is_ok else None,
+        "tpot": definitions.tpot_s(record, compat) if is_ok else None,
+        "e2e_latency": definitions.e2e_s(record, compat) if is_ok else None,
+        "throughput": definitions.throughput(record) if is_ok else None,
+        "prompt_tokens": record.prompt_tokens,
+        "completion_tokens": record.output_tokens,
+        "token_source": record.token_source,
+        "stage": record.stage,
+        "is_warmup": record.is_warmup,
+        "scheduled": record.scheduled_s,
+        "sent": record.sent_s,
+        "ended": record.ended_s,
+        "finish_reason": record.finish_reason,
+        "status": record.status,
+        "failure": record.failure,
+        "failure_detail": record.failure_detail,
+    }
+
+
+def seconds(value: float | None) -> str:
+    """Returns seconds with three decimals, or three digits if that is more; `n/a` without a value."""
+    if value is None:
+        return "n/a"
+    decimals = 3
+    while 0 < abs(value) < 10.0 ** (2 - decimals) and decimals < 6:
+        decimals += 1
+    return f"{value:.{decimals}f}s"
+
+
+def number(value: float | None) -> str:
+    """Returns a figure with two decimals; `n/a` without a value."""
+    return "n/a" if value is None else f"{value:,.2f}"
+
+
+def count(value: float | None) -> str:
+    """Returns a whole number with separators; `n/a` without a value."""
+    return "n/a" if value is None else f"{value:,.0f}"
+
+
+def share(value: float | None) -> str:
+    """Returns a share as percent; `n/a` without a value."""
+    return "n/a" if value is None else f"{value * 100:.1f} %"
+
+
+def _points(name: str, summary: Summary | None) -> Mapping[str, float | None]:
+    return {
+        f"{name}_{point}": getattr(summary, _SUMMARY_FIELDS.get(point, point)) if summary else None for point in POINTS
+    }

@@ -1,0 +1,81 @@
+"""Saves a report wherever its plan says: log, history, JSON, CSV, Prometheus text, HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vllm_mxext.bench.serve.exports import to_csv, to_json, to_prometheus
+from vllm_mxext.bench.serve.history import History, Run
+from vllm_mxext.bench.serve.html_report import to_html
+from vllm_mxext.bench.serve.logfile import log_text, write_log
+from vllm_mxext.bench.serve.plan import OutputPlan
+from vllm_mxext.bench.serve.report_data import Report, request_values
+from vllm_mxext.errors import ConfigError
+
+
+def save_outputs(report: Report, output: OutputPlan) -> tuple[list[Path], list[str]]:
+    """Writes everything that is asked for; one that fails does not keep the others from being written.
+
+    Returns:
+        The files, the log first, and sentences about what went wrong or elsewhere.
+    """
+    paths: list[Path] = []
+    problems: list[str] = []
+    formats: tuple[tuple[str, Callable[[Report], str]], ...] = (
+        (output.json, to_json),
+        (output.csv, to_csv),
+        (output.prometheus, to_prometheus),
+        (output.html, to_html),
+    )
+    if output.save:
+        try:
+            path, message = write_log(Path(output.log_dir), report.result.started_at, _log(report, output))
+            paths.append(path)
+            problems += [message] if message else []
+        except ConfigError as error:
+            problems.append(str(error))
+    for name, written in formats:
+        if name:
+            try:
+                Path(name).write_text(written(report), encoding="utf-8")
+                paths.append(Path(name))
+            except OSError as error:
+                problems.append(f"'{name}' cannot be written: {error.strerror or error}.")
+    if output.save and output.history:
+        try:
+            History().add(_run(report, output.run_name), report.result)
+        except (OSError, ConfigError) as error:
+            problems.append(f"The history was not kept: {error}")
+    return paths, problems
+
+
+def _log(report: Report, output: OutputPlan) -> str:
+    result = report.result
+    aggregated = {
+        **report.values,
+        "stage": report.figures.stage.name,
+        "is_valid": result.is_valid,
+        "invalid_reasons": list(result.invalid_reasons),
+        "is_interrupted": result.is_interrupted,
+        "failures": dict(report.failures),
+        "token_sources": dict(report.figures.token_sources),
+        "configuration": {name: part for name, part in result.plan.items() if name != "prompts"},
+    }
+    individual = []
+    if output.save_individual_metrics:
+        individual = [request_values(record, report.compat) for record in result.records]
+    return log_text(result.started_at, aggregated, individual, report.language)
+
+
+def _run(report: Report, name: str) -> Run:
+    plan = report.result.plan
+    return Run(
+        at=report.result.started_at,
+        name=name,
+        model=str(plan["server"]["model"]),
+        server=str(plan["server"]["url"]),
+        load=report.figures.stage.name,
+        is_valid=report.result.is_valid and not report.result.is_interrupted,
+        figures=report.values,
+    )

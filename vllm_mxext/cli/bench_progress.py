@@ -1,0 +1,80 @@
+"""Runs a plan and shows meanwhile how far it is: one line that changes on a terminal, a line every 10 s elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from vllm_mxext.bench.serve.plan import Plan
+from vllm_mxext.bench.serve.result import RunResult
+from vllm_mxext.bench.serve.stage_run import Progress
+
+_ERASE_LINE = "\r\x1b[2K"
+_EVERY_S = 10.0
+
+
+def measure(plan: Plan) -> RunResult:
+    """Runs a plan; Ctrl-C ends it with what has come.
+
+    Raises:
+        ConfigError: prompts, addresses or a tokenizer are wrong.
+    """
+    from vllm_mxext.bench.serve.runner import run_plan  # noqa: PLC0415 - not needed for help and comparisons
+
+    line = ProgressLine(sys.stderr)
+    try:
+        return run_plan(plan, line.show)
+    finally:
+        line.close()
+
+
+class ProgressLine:
+    """Writes progress to a stream.
+
+    Args:
+        stream: for people; whether it is a terminal decides how.
+        now: monotonic seconds.
+    """
+
+    def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._is_terminal = stream.isatty()
+        self._now = now
+        self._last_s = now()
+
+    def show(self, progress: Progress) -> None:
+        """Shows where a stage is."""
+        if self._is_terminal:
+            self._stream.write(_ERASE_LINE + progress_text(progress))
+        elif self._now() - self._last_s < _EVERY_S:
+            return
+        else:
+            self._last_s = self._now()
+            self._stream.write(progress_text(progress) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Leaves a clean line."""
+        if self._is_terminal:
+            self._stream.write(_ERASE_LINE)
+            self._stream.flush()
+
+
+def progress_text(progress: Progress) -> str:
+    """Returns one line with the current figures."""
+    planned = "" if progress.num_planned is None else f"/{progress.num_planned}"
+    parts = [
+        f"{progress.server}: {progress.stage}",
+        f"{progress.num_done}{planned} done",
+        f"{progress.num_in_flight} in flight",
+        f"{progress.chunks_per_s:.0f} chunks/s",
+        "TTFT n/a" if progress.ttft_s is None else f"TTFT {progress.ttft_s:.3f}s",
+        f"{progress.elapsed_s:.0f} s",
+    ]
+    if progress.num_failed:
+        parts.insert(2, f"{progress.num_failed} failed")
+    if progress.is_warmup:
+        parts.append("warm-up")
+    return ", ".join(parts)

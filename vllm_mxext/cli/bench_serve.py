@@ -1,0 +1,256 @@
+"""`mxext bench serve` and the documented performance tools: flags and files to a plan, one run, every output of it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vllm_mxext.bench.serve.compare import Comparison, check_comparable, compare, differences
+from vllm_mxext.bench.serve.console import documented_block, format_comparison, further_block
+from vllm_mxext.bench.serve.history import History, format_history
+from vllm_mxext.bench.serve.labels import LABELS, Language
+from vllm_mxext.bench.serve.plan import OutputPlan, Plan
+from vllm_mxext.bench.serve.plan_reading import add_plan_arguments, plan_from_arguments, read_plan
+from vllm_mxext.bench.serve.report_data import Report
+from vllm_mxext.bench.serve.result import RunResult
+from vllm_mxext.bench.serve.saving import save_outputs
+from vllm_mxext.cli.bench_progress import measure
+from vllm_mxext.cli.connection import Connection
+from vllm_mxext.config.sources import did_you_mean
+from vllm_mxext.errors import ConfigError
+
+EXIT_FAILED = 1
+EXIT_MISSED = 3
+EXIT_INVALID = 4
+EXIT_INTERRUPTED = 130
+
+EPILOG = """\
+exit codes:
+  0    done
+  1    nothing was answered, a result could not be saved, or another error
+  2    wrong option, file or value
+  3    objectives missed (--slo...), or a regression (--baseline)
+  4    the measurement is not valid or could not be compared, for reasons that are printed
+  130  interrupted with Ctrl-C; what had come was saved
+"""
+"""At the end of `--help`."""
+
+_ALIASES = {
+    "--url": "server.url",
+    "--input-len": "workload.input_tokens",
+    "--output-len": "workload.output_tokens",
+    "--shared-prefix": "workload.shared_prefix_tokens",
+    "--ramp": "load.ramp_to",
+    "--lang": "output.language",
+}
+"""Other names of options, as other commands and tools have them."""
+
+_OBJECTIVES = {"ttft": "slo.ttft_ms", "tpot": "slo.tpot_ms", "e2el": "slo.e2e_ms", "e2e": "slo.e2e_ms"}
+"""Name of an objective, ours and vLLM's -> option."""
+
+
+def run(argv: Sequence[str], prog: str = "mxext bench serve", *, asks_for_model: bool = True) -> int:
+    """Measures a server; returns the exit code.
+
+    Args:
+        argv: flags; `--config FILE` gives a file that they change.
+        prog: name in help.
+        asks_for_model: whether the server is asked for its model where none is named.
+
+    Raises:
+        ConfigError: a wrong option, file or value.
+    """
+    parser = _parser(prog, asks_for_model=asks_for_model)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = parser._option_string_actions
+        raise ConfigError(f"Unknown option '{unknown[0]}'{did_you_mean(unknown[0], known)}")
+    base = read_plan(Path(arguments.config)) if arguments.config else Plan()
+    language = _language(getattr(arguments, "output.language") or base.output.language)
+    if arguments.show_history:
+        print(format_history(History().runs(), language))
+        return 0
+    given = arguments.compare or []
+    are_urls = [text.startswith(("http://", "https://")) for text in given]
+    if len(given) > 2 or (len(given) == 2 and any(are_urls)):
+        raise ConfigError("--compare takes one address, one JSON file, or two JSON files.")
+    if len(given) == 2:
+        return _compare_files(Path(given[0]), Path(given[1]), language)
+    other = None
+    if given and are_urls[0]:
+        setattr(arguments, "server.compare_url", given[0])
+    elif given:
+        other = RunResult.read(Path(given[0]))
+    _set_objectives(arguments)
+    if asks_for_model and not base.server.model and getattr(arguments, "server.model") is None:
+        setattr(arguments, "server.model", _first_model(arguments, base))
+    plan = plan_from_arguments(arguments, base)
+    _check_outputs(plan.output)
+    baseline = History().baseline(plan.output.baseline) if plan.output.baseline else None
+    result = measure(plan)
+    if not result.records:
+        print("mxext: interrupted before the first answer.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return _finish(result, plan, baseline, other)
+
+
+def run_config(argv: Sequence[str], prog: str) -> int:
+    """Measures a server as a YAML file says; returns the exit code.
+
+    Raises:
+        ConfigError: a wrong option, file or value.
+    """
+    if argv and not argv[0].startswith("-"):
+        return run(["--config", *argv], prog, asks_for_model=False)
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Measure a server as a YAML file says; after the file, every flag of performance_tester works.",
+    )
+    parser.add_argument("file", metavar="FILE", help="sections server, test_params, prompts, output and others")
+    parser.parse_args(argv)
+    return 0
+
+
+def _parser(prog: str, *, asks_for_model: bool) -> argparse.ArgumentParser:
+    model = "without --model the server's first model" if asks_for_model else "--model is needed"
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage="%(prog)s --model MODEL [options]",
+        description=f"Measure a running server; {model}.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML with the options, in sections; flags change it")
+    add_plan_arguments(parser)
+    parser.add_argument(
+        "--goodput",
+        nargs="+",
+        metavar="NAME:MS",
+        help="objectives in milliseconds, as in vLLM: ttft:200 tpot:50 e2el:5000",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="URL|FILE",
+        help="compare with a second server, measured in turns, or with an earlier run's JSON; two JSON files are "
+        "compared without measuring",
+    )
+    parser.add_argument(
+        "--history", dest="show_history", action="store_true", help="print the table of earlier runs and leave"
+    )
+    for alias, dest in _ALIASES.items():
+        parser.add_argument(alias, dest=dest, default=None, help=argparse.SUPPRESS)
+    return parser
+
+
+def _language(name: str) -> Language:
+    return "zh" if name == "zh" else "en"
+
+
+def _first_model(arguments: argparse.Namespace, base: Plan) -> str:
+    url = getattr(arguments, "server.url") or base.server.url
+    variable = getattr(arguments, "server.api_key_env") or base.server.api_key_env
+    with Connection(url, os.environ.get(variable)) as connection:
+        return connection.first_model()
+
+
+def _set_objectives(arguments: argparse.Namespace) -> None:
+    """Takes `--goodput ttft:200` and `--slo ttft=200,tpot=50` to the options that mean the same."""
+    given = list(arguments.goodput or ())
+    preset = getattr(arguments, "slo.preset")
+    if preset and "=" in preset:
+        given += preset.split(",")
+        setattr(arguments, "slo.preset", None)
+    for item in given:
+        name, _, milliseconds = item.replace("=", ":").partition(":")
+        if name not in _OBJECTIVES:
+            raise ConfigError(f"An objective is written ttft:200, tpot:50 or e2el:5000 (milliseconds); got '{item}'.")
+        setattr(arguments, _OBJECTIVES[name], milliseconds)
+
+
+def _check_outputs(output: OutputPlan) -> None:
+    """Refuses a file that cannot be written before the measurement, not after it."""
+    for text in (output.json, output.csv, output.prometheus, output.html):
+        folder = Path(text).parent
+        if text and (Path(text).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
+            raise ConfigError(f"'{text}' cannot be written; name a file in a folder that exists and is yours.")
+    if output.run_name:
+        History().result_path(output.run_name)
+
+
+def _finish(result: RunResult, plan: Plan, baseline: RunResult | None, other: RunResult | None) -> int:
+    """Compares, shows and saves; returns the exit code."""
+    output = plan.output
+    language = _language(output.language)
+    report = Report.of(result, language=language)
+    compared = _compared(report, plan, other)
+    against = _against(baseline, report)
+    report = dataclasses.replace(report, comparisons=compared, baseline=against)
+    paths, problems = save_outputs(report, output)
+    if output.console_output:
+        print(documented_block(report))
+        if paths:
+            print("\n" + "\n".join(f"{LABELS[language]['saved']}: {path}" for path in paths))
+        print(f"\n{further_block(report)}")
+    for problem in problems:
+        print(f"mxext: {problem}", file=sys.stderr)
+    return _exit_code(report, plan, is_saved=not problems)
+
+
+def _exit_code(report: Report, plan: Plan, *, is_saved: bool) -> int:
+    words = LABELS[report.language]
+    regressions = [one for one in report.baseline if one.is_regression(plan.output.max_regression / 100)]
+    if report.result.is_interrupted:
+        return EXIT_INTERRUPTED
+    if not any(one.num_ok for one in report.stages) or not is_saved:
+        return EXIT_FAILED
+    is_untold = plan.server.compare_url and not report.comparisons
+    if not report.result.is_valid or is_untold or (plan.output.baseline and not report.baseline):
+        return EXIT_INVALID  # what was asked for could not be told, for a reason that has been printed
+    for one in regressions:
+        print(f"{words['regression']}: {one.sentence('the baseline', 'this run')}", file=sys.stderr)
+    if plan.output.baseline and not regressions:
+        print(f"{words['no_regression']}.", file=sys.stderr)
+    return EXIT_MISSED if regressions or report.is_missed else 0
+
+
+def _compared(report: Report, plan: Plan, other: RunResult | None) -> tuple[Comparison, ...]:
+    """Two servers of one run, or this run (A) and an earlier one (B)."""
+    if other is None and not plan.server.compare_url:
+        return ()
+    try:
+        if other is not None:
+            return _compare_results(report, Report.of(other))
+        check_comparable(report.result, report.result)
+        return compare(report.samples(plan.server.name), report.samples(plan.server.compare_name))
+    except ConfigError as error:
+        print(f"mxext: {error}", file=sys.stderr)
+        return ()
+
+
+def _against(baseline: RunResult | None, report: Report) -> tuple[Comparison, ...]:
+    if baseline is None:
+        return ()
+    try:
+        return _compare_results(Report.of(baseline), report)
+    except ConfigError as error:
+        print(f"mxext: {error}", file=sys.stderr)
+        return ()
+
+
+def _compare_files(first: Path, second: Path, language: Language) -> int:
+    reports = [Report.of(RunResult.read(path)) for path in (first, second)]
+    compared = _compare_results(*reports)
+    print(format_comparison(LABELS[language]["compare"], compared, language))
+    return 0
+
+
+def _compare_results(first: Report, second: Report) -> tuple[Comparison, ...]:
+    check_comparable(first.result, second.result)
+    for sentence in differences(first.result, second.result):
+        print(f"mxext: not the same test: {sentence}", file=sys.stderr)
+    return compare(first.samples(), second.samples())
