@@ -272,7 +272,7 @@ PROMISES = {
     "PERF-13": "An interrupted run returns what had come.",
     # Server registry
     "REGISTRY-1": "The registry's file is replaced as a whole under a lock; a broken one is never overwritten.",
-    "REGISTRY-2": "A server is started, found, drained and killed by its identity; a reused process id is never touched.",
+    "REGISTRY-2": "A server is found, drained and killed by its identity; a reused process id is never touched.",
     "REGISTRY-3": "Keys and tokens are neither kept by the registry nor shown.",
     "REGISTRY-4": "A failed start shows the end of the log and what to do; a taken port names who has it.",
     "REGISTRY-5": "Logs of servers are rotated, so that they stay small, and can be followed.",
