@@ -15,7 +15,7 @@ from pathlib import Path
 PROMISES = {
     # Installation and command line
     "INSTALL-1": "Without a compiled kernel library the engine computes through PyTorch and says so.",
-    "CLI-1": "`mxext` has the commands serve, hub, chat, complete, lora, parse, fit, bench and collect-env.",
+    "CLI-1": "`mxext` has the commands serve, hub, chat, complete, lora, parse, fit, bench, server and collect-env.",
     "CLI-2": "Help is printed and configuration is resolved without importing torch.",
     "CLI-3": "`python -m vllm_mxext.entrypoints.openai.api_server` is the same server as `mxext serve`.",
     "DOCS-1": "Every example of the README runs as printed.",

@@ -125,7 +125,7 @@ if [[ "${{funcstack[1]}}" == _mxext ]]; then _mxext "$@"; else compdef _mxext mx
 
 def _fish(lists: WordLists) -> str:
     cases = "\n".join(
-        f"    case '{place}'\n      string split ' ' '{' '.join(words)}'" for place, words in lists.items()
+        f"    case '{place}'\n      string split -- ' ' '{' '.join(words)}'" for place, words in lists.items()
     )
     return f"""function __mxext_words
   switch "$argv[1]"
