@@ -1,4 +1,4 @@
-"""docs/servers.md and its Chinese twin name every command, setting and exit code of `mxext server`, and say the same."""
+"""docs/servers.md and its Chinese twin name every command, setting and exit code of `mxext server`, and agree."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.docs.readme import ENGLISH, code_blocks
 from tests.unit.registry.conftest import User
 from vllm_mxext.cli.server_commands.waiting import Waiting
 from vllm_mxext.registry.processes import wait_for_end
@@ -45,9 +46,20 @@ def test_a_server_is_started_watched_and_stopped(user: User) -> None:
     assert user.asks("stop", "one")["result"] == "ended"
     assert "not running" in user.types("stop", "one")
     assert not psutil.pid_exists(started["pid"])
+    assert "the server was killed by SIGTERM" in user.types("logs", "one", "--follow")
     user.types("rm", "one")
     assert not user.folders.of("one").exists()
     assert "No server is registered" in user.types("list")
+
+
+@pytest.mark.promise("DOCS-1")
+def test_the_commands_of_the_readme_run_as_printed(user: User) -> None:
+    (block,) = (block.text for block in code_blocks(ENGLISH) if "server add demo" in block.text)
+    for line in block.splitlines():
+        program, command, *words = line.split()
+        assert (program, command) == (".venv/bin/mxext", "server")
+        user.types(*words)
+    assert user.types("list", "--quiet") == "demo\n"
 
 
 @pytest.mark.promise("REGISTRY-4")
@@ -255,3 +267,18 @@ def test_progress_is_a_line_that_changes_on_terminals_and_lines_elsewhere() -> N
     assert shown[Terminal].count("\n") == 0
     assert "one: loading, 1 s  last [31mline" in shown[Terminal]
     assert shown[Terminal].endswith("\r\x1b[K")
+
+
+def test_an_editor_changes_a_registration_or_nothing(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user.types("add", "one", "--model-path", "a/b")
+    assert "What is to change?" in user.types("edit", "one", code=2)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for content, code in (('{"model_path": "c/d", "max_model_len": 512}', 0), ("{", 2), ('{"prot": 1}', 2)):
+        (tmp_path / "wanted.json").write_text(content)
+        monkeypatch.setenv("EDITOR", f"cp {tmp_path / 'wanted.json'}")
+        user.types("edit", "one", code=code)
+        assert user.asks("show", "one")["model_path"] == "c/d"
+    monkeypatch.setenv("EDITOR", "false")
+    assert "nothing was changed" in user.types("edit", "one", code=1)
