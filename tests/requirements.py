@@ -15,14 +15,16 @@ from pathlib import Path
 PROMISES = {
     # Installation and command line
     "INSTALL-1": "Without a compiled kernel library the engine computes through PyTorch and says so.",
-    "CLI-1": "`mxext` has the commands serve, hub, chat, complete, lora, parse, fit, bench and collect-env.",
+    "CLI-1": "`mxext` has the commands serve, hub, chat, complete, lora, parse, fit, bench, server and collect-env.",
     "CLI-2": "Help is printed and configuration is resolved without importing torch.",
     "CLI-3": "`python -m vllm_mxext.entrypoints.openai.api_server` is the same server as `mxext serve`.",
     "DOCS-1": "Every example of the README runs as printed.",
     "DOCS-2": "README.md and README_CH.md stay in step.",
     "DOCS-3": "The figures in the README are those of a benchmark's result in the repository.",
     "DOCS-4": "Every LoRA command of the contract runs as printed.",
+    "DOCS-5": "Every command of the server registry in the contract runs as printed.",
     "CLI-4": "`mxext chat` keeps a history, takes commands, and stops only the answer on Ctrl-C.",
+    "CLI-6": "`mxext completion` completes commands, flags and names of servers in bash, zsh and fish.",
     "CLI-5": "`mxext fit` prints memory plan and kernels without loading weights.",
     # Configuration and logging
     "CONF-1": "Command line beats environment beats file beats default, and every value's origin is shown.",
@@ -277,6 +279,14 @@ PROMISES = {
     "PERF-25": "A difference is claimed only if its interval excludes none, and never of an invalid run.",
     "PERF-26": "A regression, a missed objective and an invalid measurement have exit codes of their own.",
     "PERF-27": "Earlier runs are kept, and shown with sparklines.",
+    # Server registry
+    "REGISTRY-1": "The registry's file is replaced as a whole under a lock; a broken one is never overwritten.",
+    "REGISTRY-2": "A server is found, drained and killed by its identity; a reused process id is never touched.",
+    "REGISTRY-3": "Keys and tokens are neither kept by the registry nor shown.",
+    "REGISTRY-4": "A failed start shows the end of the log and what to do; a taken port names who has it.",
+    "REGISTRY-5": "Logs of servers are rotated, so that they stay small, and can be followed.",
+    "REGISTRY-6": "Addresses of others are asked; backends that are not started here say what to do instead.",
+    "REGISTRY-7": "The example scripts measure real streams, check what they get, and exit with honest codes.",
 }
 """Id -> sentence."""
 

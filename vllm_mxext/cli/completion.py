@@ -19,7 +19,8 @@ NAMED = ("start", "stop", "restart", "rm", "status", "logs", "show", "edit", "ex
 """Commands of `mxext server` that name a registered server."""
 
 _LIST_OF_COMMANDS = re.compile(r"^commands:\n((?:  \S.*\n)+)", re.MULTILINE)
-_CHOICE_OF_COMMANDS = re.compile(r"^\s+\{([a-z][a-z,-]*)\}", re.MULTILINE)
+_POSITIONAL = re.compile(r"^positional arguments:\n(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+_INNER_COMMAND = re.compile(r"^ {4}([a-z][a-z-]*)(?:\s|$)", re.MULTILINE)
 _FLAG = re.compile(r"(?<![\w-])(--?[A-Za-z][A-Za-z0-9-]*)")
 _HOW = {
     "bash": "source <(mxext completion bash)    # in ~/.bashrc",
@@ -50,9 +51,9 @@ def word_lists() -> Iterator[tuple[str, list[str]]]:
     for name, command in COMMANDS.items():
         text = _help(command.module, [])
         listed = _LIST_OF_COMMANDS.search(text)
-        chosen = _CHOICE_OF_COMMANDS.search(text)
+        positional = _POSITIONAL.search(text)
         inner = [line.split()[0] for line in listed[1].splitlines()] if listed else []
-        inner = chosen[1].split(",") if chosen and name != "completion" and not inner else inner
+        inner = _INNER_COMMAND.findall(positional[1]) if positional and not inner else inner
         yield name, (list(_SCRIPTS) if name == "completion" else inner) + _flags(text)
         for one in inner:
             yield f"{name} {one}", _flags(_help(command.module, [one]))
@@ -124,7 +125,7 @@ if [[ "${{funcstack[1]}}" == _mxext ]]; then _mxext "$@"; else compdef _mxext mx
 
 def _fish(lists: WordLists) -> str:
     cases = "\n".join(
-        f"    case '{place}'\n      string split ' ' '{' '.join(words)}'" for place, words in lists.items()
+        f"    case '{place}'\n      string split -- ' ' '{' '.join(words)}'" for place, words in lists.items()
     )
     return f"""function __mxext_words
   switch "$argv[1]"

@@ -98,12 +98,13 @@ def as_document(records: Mapping[str, ServerRecord]) -> dict[str, Any]:
     }
 
 
-def parse_servers(text: str, path: Path | str) -> Records:
+def parse_servers(text: str, path: Path | str, kind: str = "registry's file") -> Records:
     """Reads a registry's file or an export.
 
     Args:
         text: its content.
         path: of it, for errors.
+        kind: what it is, for errors.
 
     Raises:
         BookError: it is broken, or of a newer version.
@@ -112,12 +113,12 @@ def parse_servers(text: str, path: Path | str) -> Records:
     try:
         document = json.loads(text)
     except ValueError as error:
-        raise BookError(f"The registry's file '{path}' is not valid JSON ({error}); {mend}") from None
+        raise BookError(f"The {kind} '{path}' is not valid JSON ({error}); {mend}") from None
     servers = document.get("servers") if isinstance(document, dict) else None
     version = document.get("schema_version") if isinstance(document, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise BookError(
-            f"The registry's file '{path}' was written by a newer version (schema {version}, this one reads "
+            f"The {kind} '{path}' was written by a newer version (schema {version}, this one reads "
             f"{SCHEMA_VERSION}); it was left as it is. Update vllm_mxext."
         )
     if (
@@ -126,9 +127,9 @@ def parse_servers(text: str, path: Path | str) -> Records:
         or not all(isinstance(settings, dict) for settings in servers.values())
     ):
         raise BookError(
-            f"The registry's file '{path}' must hold 'schema_version': {SCHEMA_VERSION} and an object 'servers'; {mend}"
+            f"The {kind} '{path}' must hold 'schema_version': {SCHEMA_VERSION} and an object 'servers'; {mend}"
         )
     try:
         return {name: read_record(name, servers[name], "") for name in sorted(servers)}
     except ConfigError as error:
-        raise BookError(f"The registry's file '{path}' has a wrong entry: {error} The file {mend[3:]}") from None
+        raise BookError(f"The {kind} '{path}' has a wrong entry: {error} The file {mend[3:]}") from None

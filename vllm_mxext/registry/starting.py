@@ -95,7 +95,9 @@ def launch(record: ServerRecord, backend: Backend, port: int, folders: Folders, 
         cwd=folder,  # not where the user happens to be: that folder could not be unmounted
         env=_environment(record, backend, environ),
     )
-    assert keeper.stdin is not None and keeper.stdout is not None and keeper.stderr is not None
+    assert keeper.stdin is not None
+    assert keeper.stdout is not None
+    assert keeper.stderr is not None
     with keeper.stdin as job_pipe, keeper.stdout as answers, keeper.stderr as complaints:
         job_pipe.write(json.dumps(asdict(job)).encode())
         job_pipe.close()

@@ -36,7 +36,7 @@ def import_servers(servers: Servers, arguments: argparse.Namespace) -> Answer:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"'{arguments.file}' cannot be read: {reason}.") from None
-    given = parse_servers(text, arguments.file)
+    given = parse_servers(text, arguments.file, "export")
     with servers.book.change() as records:
         taken = sorted(set(given) & set(records))
         if taken and not arguments.replace:

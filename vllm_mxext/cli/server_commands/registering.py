@@ -35,8 +35,8 @@ def add(servers: Servers, arguments: argparse.Namespace) -> Answer:
         is_change = known is not None and not arguments.replace and not {"endpoint_url", "model_path"} & set(settings)
         if known is not None and not arguments.replace and not (is_change and settings):
             raise NameTakenError(
-                f"A server '{name}' is registered already; change it with 'mxext server edit {name}', or repeat 'add' with "
-                "--replace."
+                f"A server '{name}' is registered already; change it with 'mxext server edit {name}', or repeat 'add' "
+                "with --replace."
             )
         before = known.as_mapping() if known is not None and is_change else {}
         records[name] = record = _checked(name, {**before, **settings})
