@@ -245,7 +245,7 @@ PROMISES = {
     "CLIENT-3": "Limits for connecting, first token, idleness and the whole call end a request, and name themselves.",
     "CLIENT-4": "A hedge is sent before the first token only; the loser is cancelled.",
     "CLIENT-5": "Retries of all calls together stay within a budget.",
-    "CLIENT-6": "Streams are read as the standard says, wherever they are cut; one that is broken is never a whole one.",
+    "CLIENT-6": "Streams are read as the standard says, wherever they are cut; a broken one is never a whole one.",
     "CLIENT-7": "The synchronous client works in notebooks, threads and children, and ends without a trace.",
     "CLIENT-8": "The asynchronous client has the namespaces of OpenAI's, with typed errors and several servers.",
     "CLIENT-9": "Every call ends with an answer or a typed error, and leaves nothing behind, whatever servers do.",

@@ -219,7 +219,8 @@ class FaultServer:
         watch = asyncio.ensure_future(_watch(reader))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
+            is_cut = work.done() and isinstance(work.exception(), ConnectionError)
+            if not work.done() or is_cut:
                 self.num_gone += 1
                 reply.gone.set()
             await work
