@@ -151,14 +151,17 @@ def _objectives(report: Report) -> list[str]:
     if goodput is None:
         return []
     words = LABELS[report.language]
-    return [
+    lines = [
         f"{words['goodput']}:",
         f"  {words['limits']}: {goodput.slo} ({goodput.slo.percentile:g} %)",
         f"  {words['good_share']}: {share(goodput.share)}",
         f"  {words['request_throughput']}: {number(goodput.requests_per_s)}",
-        f"  {words['slo_missed'] if report.is_missed else words['slo_met']}",
-        *([f"  {words['best_good']}: {report.best_good.stage.name}"] if report.is_sweep and report.best_good else []),
     ]
+    if report.result.is_valid:  # figures that must not be used meet nothing
+        lines.append(f"  {words['slo_missed'] if report.is_missed else words['slo_met']}")
+        if report.is_sweep and report.best_good is not None:
+            lines.append(f"  {words['best_good']}: {report.best_good.stage.name}")
+    return lines
 
 
 def _client(report: Report) -> list[str]:

@@ -97,9 +97,9 @@ def _head(report: Report, model: str) -> str:
     words, result = LABELS[report.language], report.result
     server = result.plan.get("server", {})
     badges = [(words["valid"], "good") if result.is_valid else (words["invalid"], "bad")]
-    if report.figures.goodput is not None:
+    if report.figures.goodput is not None and result.is_valid:
         badges.append((words["slo_missed"], "bad") if report.is_missed else (words["slo_met"], "good"))
-    if report.is_sweep and report.best_good is not None:
+    if report.is_sweep and report.best_good is not None and result.is_valid:
         badges.append((f"{words['best_good']}: {report.best_good.stage.name}", "good"))
     if result.is_interrupted:
         badges.append((words["interrupted"], "bad"))

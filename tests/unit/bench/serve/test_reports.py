@@ -103,6 +103,13 @@ def test_a_sweep_shows_its_levels_its_knee_and_the_highest_good_load() -> None:
     assert not report.is_missed
 
 
+def test_an_invalid_run_meets_no_objective() -> None:
+    report = Report.of(dataclasses.replace(sweep(), invalid_reasons=("Late.",)))
+    for text in (further_block(report), to_html(report)):
+        assert "SLO" not in text
+        assert "Highest load" not in text
+
+
 def test_both_languages_have_the_same_labels() -> None:
     assert LABELS["en"].keys() == LABELS["zh"].keys()
     for language in ("en", "zh"):
