@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from vllm_mxext.registry.backends import startable
+from vllm_mxext.registry.backends import BACKENDS, startable
 from vllm_mxext.registry.book import Book, find
 from vllm_mxext.registry.errors import NotRunningError, RegistryError
 from vllm_mxext.registry.files import locked
@@ -227,7 +227,10 @@ class Servers:
         status = Status(record, run, is_alive, None)
         if not (is_alive or record.is_remote) or status.url is None:
             return status
-        key = self._environ.get(record.api_key_env) if record.api_key_env is not None else None
+        variable = record.api_key_env
+        if variable is None and not record.is_remote:  # what the server got from whoever started it; others get no key
+            variable = BACKENDS[record.kind].key_variable
+        key = self._environ.get(variable) if variable is not None else None
         memory = memory_bytes(run.server) if run is not None else None
         return replace(status, probe=probe(status.url, key), memory=memory)
 

@@ -91,6 +91,19 @@ def test_a_killed_server_has_died_and_can_be_started_again(user: User) -> None:
     assert user.asks("start", "one")["pid"] != pid
 
 
+def test_a_server_whose_keeper_was_killed_goes_on_and_can_be_stopped(user: User) -> None:
+    user.types("add", "one", "--port", str(free_port()))
+    user.types("start", "one")
+    run = read_run(user.folders.run_file("one"))
+    assert run is not None
+    os.kill(run.keeper.pid, signal.SIGKILL)
+    wait_for_end(run.keeper, 10)
+    assert user.asks("status", "one")["state"] == "running"
+    assert "nothing is logged" in user.types("doctor")
+    assert user.asks("stop", "one")["result"] == "ended"
+    assert not run.server.is_alive()
+
+
 @pytest.mark.promise("REGISTRY-2")
 def test_a_number_that_now_belongs_to_another_process_is_left_alone(user: User) -> None:
     user.types("add", "one", "--port", str(free_port()))

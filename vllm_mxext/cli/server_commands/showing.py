@@ -68,7 +68,7 @@ def status(servers: Servers, arguments: argparse.Namespace) -> Answer:
     """Shows one server; the code says whether it is ready."""
     found = servers.status(arguments.name)
     facts = _facts(servers, found)
-    lines = [f"'{found.record.name}' is {found.word}."]
+    lines = [f"{found.record.name}: {found.word}"]
     shown = (
         ("address", facts["url"]),
         ("models", ", ".join(facts["models"])),
