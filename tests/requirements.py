@@ -138,6 +138,7 @@ PROMISES = {
     "API-10": "Malformed and absurd requests get 4xx, disturb no stream and leave nothing behind.",
     "API-11": "Prompts can be rendered to text and token ids without generating anything.",
     "API-12": "A server that is told to puts the times of a request into its response, as vLLM does.",
+    "API-13": "POST /generate and GET /model answer in the documented form, with the guards of every other route.",
     "LORA-API-1": "Adapters are loaded, named in requests, scaled, listed and unloaded over HTTP, in vLLM's words.",
     "LORA-API-2": "Clients load and unload adapters only where the server allows it; the refusal names the switch.",
     "LORA-API-3": "A watched folder's adapters come, reload and go with their files; broken ones harm no other.",

@@ -34,6 +34,7 @@ from vllm_mxext.server.middleware.telemetry import TelemetryMiddleware
 from vllm_mxext.server.parsers import choose_parsers
 from vllm_mxext.server.routes.hub import hub_router
 from vllm_mxext.server.routes.lora import LORA_BODY_MODELS, lora_router
+from vllm_mxext.server.routes.native import NATIVE_BODY_MODELS, native_router
 from vllm_mxext.server.routes.openai import BODY_MODELS, openai_router
 from vllm_mxext.server.routes.operations import operations_router
 from vllm_mxext.server.served_hub import ServedHub
@@ -91,8 +92,8 @@ def create_app(
         middleware=_middlewares(context),
     )
     # Listed one by one, not included as routers, so that `app.routes` can be searched for the route of a path.
-    for router in (openai_router(context), lora_router(context), hub_router(context), operations_router(context)):
-        app.router.routes += router.routes
+    for router_of in (openai_router, native_router, lora_router, hub_router, operations_router):
+        app.router.routes += router_of(context).routes
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
 
     async def on_error(request: Request, error: Exception) -> Response:
@@ -133,7 +134,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
         _, definitions = models_json_schema(
-            [(model, "validation") for model in (*BODY_MODELS, *LORA_BODY_MODELS)],
+            [(model, "validation") for model in (*BODY_MODELS, *NATIVE_BODY_MODELS, *LORA_BODY_MODELS)],
             ref_template="#/components/schemas/{model}",
         )
         schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])

@@ -13,10 +13,10 @@ from vllm_mxext.requests import Prompt, TextPrompt, TokensPrompt
 from vllm_mxext.server.context import ServerContext
 from vllm_mxext.server.openai.constraints import name_constraint_field
 from vllm_mxext.server.openai.exchange import Exchange, finish_fields, names_tokens_by_id, respond
+from vllm_mxext.server.openai.generation import OpenGeneration
 from vllm_mxext.server.openai.logprobs import LogprobsFormatter
 from vllm_mxext.server.openai.protocol import CompletionRequest
 from vllm_mxext.server.openai.sampling import completion_sampling
-from vllm_mxext.tokenizer.interface import Tokenizer
 
 _KINDS = ("text_completion", "text_completion")
 
@@ -28,18 +28,28 @@ async def create_completion(context: ServerContext, request: CompletionRequest, 
         RequestError: the request was refused.
         EngineError: the engine could not do it.
     """
+    exchange, generation = await admit_completion(context, request, priority, "cmpl")
+    return await respond(exchange, generation, CompletionWriter(context, request), _KINDS)
+
+
+async def admit_completion(
+    context: ServerContext, request: CompletionRequest, priority: int, prefix: str
+) -> tuple[Exchange, OpenGeneration]:
+    """Submits the prompts of a request; `prefix` begins the name of its response.
+
+    Raises:
+        RequestError: the request was refused.
+        EngineError: the engine takes none.
+    """
     params = completion_sampling(request, context.client.model.default_sampling)
     prompts = completion_prompts(request)
     _check_number_of_samples(len(prompts) * params.num_samples, context.client.model.max_open_samples)
-    exchange = Exchange.begin(context, request, params, "cmpl")
+    exchange = Exchange.begin(context, request, params, prefix)
     try:
-        generation = await exchange.admit(prompts, priority)
+        return exchange, await exchange.admit(prompts, priority)
     except InvalidRequestError as error:
         name_constraint_field(error, request)
         raise
-    by_id = names_tokens_by_id(context, request)
-    writer = _CompletionWriter(context.client.tokenizer, request, request.n or 1, names_tokens_by_id=by_id)
-    return await respond(exchange, generation, writer, _KINDS)
 
 
 def completion_prompts(request: CompletionRequest) -> list[Prompt]:
@@ -64,25 +74,29 @@ def _check_number_of_samples(num_samples: int, limit: int | None) -> None:
         )
 
 
-class _CompletionWriter:
-    """Shapes one completion request's outputs; choice index = prompt position * n + sample index."""
+class CompletionWriter:
+    """Shapes one completion request's outputs; choice index = prompt position * n + sample index.
 
-    def __init__(
-        self, tokenizer: Tokenizer, request: CompletionRequest, num_samples: int, *, names_tokens_by_id: bool
-    ) -> None:
-        self._tokenizer = tokenizer
+    Args:
+        context: the server's parts.
+        request: the checked request.
+    """
+
+    def __init__(self, context: ServerContext, request: CompletionRequest) -> None:
+        self._tokenizer = tokenizer = context.client.tokenizer
         self._request = request
-        self._num_samples = num_samples
+        self._num_samples = request.n or 1
         self._offsets: dict[int, int] = {}
         self._prompt_logprobs: dict[int, list[PositionLogprobs | None]] = {}
         self._reports_logprobs = request.logprobs is not None or bool(request.logprob_token_ids)
         self._logprobs = LogprobsFormatter(
             tokenizer,
             -1 if request.logprob_token_ids else request.logprobs or 0,
-            is_token_ids=names_tokens_by_id,
+            is_token_ids=names_tokens_by_id(context, request),
         )
 
     def chunks(self, position: int, output: RequestOutput) -> list[dict[str, Any]]:
+        """Returns the choices that an output brings, one chunk each."""
         self._note_prompt(position, output)
         chunks = []
         for sample in output.outputs:
@@ -93,6 +107,7 @@ class _CompletionWriter:
         return chunks
 
     def complete(self, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
+        """Returns the choices of the whole response."""
         for position, output in enumerate(outputs):
             self._note_prompt(position, output)
         choices = [

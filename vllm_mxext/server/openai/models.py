@@ -1,4 +1,4 @@
-"""Serves `GET /v1/models` and `GET /v1/models/{id}`."""
+"""Serves `GET /v1/models`, `GET /v1/models/{id}` and `GET /model`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def retrieve_model(context: ServerContext, name: str) -> dict[str, Any]:
     """
     adapter = context.adapters.resolve(name)
     return _card(context, name) if adapter is None else _adapter_card(context, context.adapters.find(adapter, None))
+
+
+def describe_model(context: ServerContext) -> dict[str, Any]:
+    """Returns the model's card, with every name it is served under and those of its adapters."""
+    names = context.client.model.served_names
+    adapters = [info.name for info in context.client.adapters]
+    return {"name": names[0], "names": list(names), "adapters": adapters, **_card(context, names[0])}
 
 
 def _card(context: ServerContext, name: str) -> dict[str, Any]:

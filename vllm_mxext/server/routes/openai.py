@@ -53,7 +53,7 @@ def openai_router(context: ServerContext) -> APIRouter:
         value = await read_object(request)
         refuse_unknown_constraints(value)
         body = read(value, ChatCompletionRequest, CHAT_FIELDS)
-        priority = _priority(request, body.priority)
+        priority = request_priority(request, body.priority)
         return await run_until_disconnect(request.receive, create_chat_completion(context, body, priority))
 
     @router.post("/v1/completions", openapi_extra=json_body("CompletionRequest"), responses=GENERATION)
@@ -62,7 +62,7 @@ def openai_router(context: ServerContext) -> APIRouter:
         value = await read_object(request)
         refuse_unknown_constraints(value)
         body = read(value, CompletionRequest, COMPLETION_FIELDS)
-        priority = _priority(request, body.priority)
+        priority = request_priority(request, body.priority)
         return await run_until_disconnect(request.receive, create_completion(context, body, priority))
 
     @router.head("/v1/models", include_in_schema=False)
@@ -123,7 +123,8 @@ def _json(value: Any) -> Response:
     return Response(orjson.dumps(value), media_type="application/json")
 
 
-def _priority(request: Request, given: int | None) -> int:
+def request_priority(request: Request, given: int | None) -> int:
+    """Returns a request's priority, from its body or else its header."""
     if given is not None:
         return given
     header = request.headers.get("x-vllm-priority", "0")
