@@ -5,23 +5,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 import schemathesis
-import uvicorn
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 
-from vllm_mxext.config.server import LoRAServingConfig, ServerConfig
+from tests.api.server_thread import ServerThread
+from vllm_mxext.config.server import ServerConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
 from vllm_mxext.server.app import create_app
-from vllm_mxext.server.http_protocol import BoundedHttpProtocol
-from vllm_mxext.server.listen import open_socket
 
 pytestmark = pytest.mark.promise("API-9")
 
@@ -29,39 +25,6 @@ NUM_EXAMPLES = int(os.environ.get("TEST_SCHEMA_EXAMPLES", "6"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance]
 
 schema = schemathesis.openapi.from_dict(create_app(FakeEngineClient(), ServerConfig()).openapi())
-
-
-class ServerThread:
-    """A server on an event loop of its own; signals, which `ServerProcess` handles, are for main threads only."""
-
-    def __init__(self) -> None:
-        self.engine = FakeEngineClient(max_loras=2)
-        self.num_cases = 0
-        self._sock = open_socket(ServerConfig(port=0))
-        self.url = f"http://127.0.0.1:{self._sock.getsockname()[1]}"
-        lora = LoRAServingConfig(allows_updates=True)
-        config = uvicorn.Config(
-            create_app(self.engine, ServerConfig(lora=lora)),
-            http=BoundedHttpProtocol,
-            log_config=None,
-            log_level="warning",
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-
-    def __enter__(self) -> ServerThread:
-        self._sock.listen()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-
-    async def _serve(self) -> None:
-        await self.engine.start()
-        await self._server.serve(sockets=[self._sock])
-        await self.engine.shutdown()
 
 
 @pytest.fixture(scope="module")

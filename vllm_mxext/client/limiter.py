@@ -72,6 +72,11 @@ class AdaptiveLimiter:
         """Whether a call would have to wait."""
         return self._in_flight >= self.limit
 
+    def change(self, config: LimiterConfig) -> None:
+        """Takes other bounds and begins at the upper one; calls under way keep their places."""
+        self._config = config
+        self._limit = float(config.max_limit)
+
     def try_acquire(self) -> bool:
         """Takes a place if there is one; `release()` gives it back."""
         if self.is_full:

@@ -12,7 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vllm_mxext.client.call import Answer, Attempt, Call, Timeouts
@@ -90,6 +90,16 @@ class Pipeline:
         self._abandoned: list[object] = []
         self._wires: dict[Endpoint, Wire] = {}
         self._begin_anew()
+
+    @property
+    def max_queue(self) -> int:
+        """Calls that may wait; can be changed."""
+        return self._queue.max_size
+
+    @max_queue.setter
+    def max_queue(self, number: int) -> None:
+        self.config = replace(self.config, max_queue=number)
+        self._queue.max_size = number
 
     @property
     def num_queued(self) -> int:

@@ -31,6 +31,7 @@ class Endpoint:
         api_key: its own; empty = none.
         weight: its share of the work in comparison with others.
         is_fallback: it is asked only while no other can be.
+        is_by_name: only calls that name it go to it.
         outstanding_tokens: of the calls under way, as estimated.
         generation: counts how often its calls were abandoned.
     """
@@ -42,12 +43,17 @@ class Endpoint:
     api_key: str = field(default="", repr=False)
     weight: float = 1.0
     is_fallback: bool = False
+    is_by_name: bool = False
     outstanding_tokens: int = 0
     generation: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
             raise ConfigError(f"The weight of endpoint '{self.id}' must be above 0, not {self.weight}.")
+
+    def takes(self, call: Call) -> bool:
+        """Whether a call may go to it as far as names go."""
+        return not self.is_by_name if call.endpoint_id is None else call.endpoint_id == self.id
 
     @property
     def load(self) -> float:
@@ -184,7 +190,7 @@ class Router:
             CircuitOpenError: every endpoint is known to fail, and none is to be probed now.
             ClientError: there is no such endpoint, or none at all.
         """
-        candidates = [one for one in endpoints if call.endpoint_id in (None, one.id)]
+        candidates = [one for one in endpoints if one.takes(call)]
         if not candidates:
             known = ", ".join(f"'{one.id}'" for one in endpoints) or "none"
             wanted = f"endpoint '{call.endpoint_id}'" if call.endpoint_id is not None else "endpoint"

@@ -262,7 +262,9 @@ class Run:
 
     def _has_other(self) -> bool:
         return self.call.endpoint_id is None and any(
-            one.id not in self._failed_at and one.breaker.state != "OPEN" for one in self.policies.endpoints
+            one.id not in self._failed_at and one.breaker.state != "OPEN"
+            for one in self.policies.endpoints
+            if one.takes(self.call)
         )
 
 

@@ -1,0 +1,212 @@
+"""`Inference`: prompts and conversations to `{text, metadata}`, several prompts as one request where that helps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_mxext.client.batcher import Batcher
+from vllm_mxext.client.chunks import text_of
+from vllm_mxext.client.clock import SystemClock
+from vllm_mxext.client.document import Document
+from vllm_mxext.client.errors import BadRequestError, ProtocolError
+from vllm_mxext.client.namespaces import Requests
+from vllm_mxext.client.pipeline import Pipeline
+
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+
+Inputs = str | Sequence[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any]
+"""A prompt, several, a conversation, or the fields of a request."""
+
+ANY_MODEL = ("", "default")
+"""Names that mean whichever model the server serves."""
+
+_Key = tuple[str, str]
+"""Parameters and options as JSON; only prompts with equal ones go together."""
+
+
+@dataclass(slots=True)
+class BatchSettings:
+    """How prompts are put together.
+
+    Attributes:
+        is_enabled: whether they are.
+        max_size: prompts of one request.
+        timeout_s: how long the first of them waits for others.
+    """
+
+    is_enabled: bool = True
+    max_size: int = 8
+    timeout_s: float = 0.1
+
+
+class Inference:
+    """Turns inputs into requests and answers into results.
+
+    A prompt waits for others only if other calls are under way: somebody who asks one after the other has nobody to
+    wait for.
+
+    Args:
+        pipeline: what calls go through.
+        requests: sends them through it.
+        batches: how prompts are put together; may be changed at any time.
+    """
+
+    def __init__(self, pipeline: Pipeline, requests: Requests, batches: BatchSettings) -> None:
+        self._requests = requests
+        self._batches = batches
+        self._on_batch = pipeline.metrics.record_batch
+        self._batcher: Batcher[_Key, str, dict[str, Any]] | None = None
+        self._num_calls = 0
+
+    async def run(self, model: str, inputs: Inputs, parameters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+        """Returns the result of an input; of several prompts, a list.
+
+        Args:
+            model: asked for.
+            inputs: a prompt, several, a conversation, or the fields of a request.
+            parameters: further fields of the request.
+            options: those of `CallOptions`.
+
+        Raises:
+            ClientError: there is none; of several prompts, the first error.
+        """
+        if _is_prompts(inputs):
+            results = await self.run_all(model, [str(one) for one in inputs], parameters, options)
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
+            return results
+        self._num_calls += 1
+        try:
+            if isinstance(inputs, str) and self._num_calls > 1 and self._may_batch(parameters):
+                return await self._shared_batcher().add(_key(model, parameters, options), inputs)
+            path, fields = _request(model, inputs, parameters)
+            return _result(await self._requests.post(path, {**fields, **options}))
+        finally:
+            self._num_calls -= 1
+
+    async def run_all(
+        self, model: str, prompts: Sequence[str], parameters: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> list[dict[str, Any] | Exception]:
+        """Returns a result or an error for each prompt, in their order."""
+        size = self._batches.max_size if self._may_batch(parameters) else 1
+        batcher: Batcher[_Key, str, dict[str, Any]] = Batcher(
+            self._send, SystemClock(), max_size=size, timeout_s=0.0, on_batch=self._on_batch
+        )
+        key = _key(model, parameters, options)
+        ended = await asyncio.gather(*(batcher.add(key, prompt) for prompt in prompts), return_exceptions=True)
+        results: list[dict[str, Any] | Exception] = []
+        for one in ended:
+            if isinstance(one, BaseException) and not isinstance(one, Exception):
+                raise one
+            results.append(one)
+        return results
+
+    async def stream(
+        self, model: str, inputs: Inputs, parameters: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> AsyncGenerator[str, None]:
+        """Yields the text of one input as it comes.
+
+        Raises:
+            BadRequestError: there are several inputs.
+            StreamInterruptedError: it broke off; `text` is what had come.
+            ClientError: it did not begin.
+        """
+        if _is_prompts(inputs):
+            raise BadRequestError("One answer is streamed at a time; give one prompt or one conversation.")
+        path, fields = _request(model, inputs, parameters)
+        async with aclosing(await self._requests.stream(path, {**fields, **options})) as events:
+            async for event in events:
+                text = text_of(event)
+                if text:
+                    yield text
+
+    async def close(self) -> None:
+        """Sends nothing any more."""
+        if self._batcher is not None:
+            await self._batcher.close(flushes=False)
+
+    def _may_batch(self, parameters: Mapping[str, Any]) -> bool:
+        return self._batches.is_enabled and self._batches.max_size > 1 and parameters.get("n") in (None, 1)
+
+    def _shared_batcher(self) -> Batcher[_Key, str, dict[str, Any]]:
+        if self._batcher is None:
+            self._batcher = Batcher(self._send, SystemClock(), on_batch=self._on_batch)
+        self._batcher.max_size, self._batcher.timeout_s = self._batches.max_size, self._batches.timeout_s
+        return self._batcher
+
+    async def _send(self, key: _Key, prompts: Sequence[str]) -> list[dict[str, Any] | Exception]:
+        fields, options = json.loads(key[0]), json.loads(key[1])
+        if len(prompts) == 1:
+            return [_result(await self._requests.post(COMPLETIONS, {**fields, "prompt": prompts[0], **options}))]
+        answer = await self._requests.post(COMPLETIONS, {**fields, "prompt": list(prompts), **options})
+        choices = answer.get("choices")
+        if not isinstance(choices, list) or sorted(_index(one) for one in choices) != list(range(len(prompts))):
+            raise ProtocolError(
+                f"The server answered {len(prompts)} prompts with other choices than one for each; set "
+                "batch_enabled = False."
+            )
+        return [_result(answer, choice, len(prompts)) for choice in sorted(choices, key=_index)]
+
+
+def _key(model: str, parameters: Mapping[str, Any], options: Mapping[str, Any]) -> _Key:
+    fields = {**_named(model), **parameters}
+    try:
+        return json.dumps(fields, sort_keys=True), json.dumps(dict(options), sort_keys=True)
+    except TypeError as error:
+        raise BadRequestError(f"The parameters cannot be written as JSON ({error}); give plain values.") from error
+
+
+def _named(model: str) -> dict[str, str]:
+    return {} if model in ANY_MODEL else {"model": model}
+
+
+def _is_prompts(inputs: Inputs) -> bool:
+    return not isinstance(inputs, (str, Mapping)) and all(isinstance(one, str) for one in inputs)
+
+
+def _request(model: str, inputs: Inputs, parameters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    fields = {**_named(model), **parameters}
+    if isinstance(inputs, str):
+        return COMPLETIONS, {**fields, "prompt": inputs}
+    if isinstance(inputs, Mapping):
+        given = {**fields, **inputs}
+        if ("prompt" in given) == ("messages" in given):
+            raise BadRequestError("A request has either a prompt or messages.")
+        return (CHAT if "messages" in given else COMPLETIONS), given
+    if all(isinstance(one, Mapping) for one in inputs):
+        return CHAT, {**fields, "messages": list(inputs)}
+    raise BadRequestError("Inputs are a prompt, a list of prompts, or a list of messages with role and content.")
+
+
+def _result(answer: Mapping[str, Any], choice: Mapping[str, Any] | None = None, num_prompts: int = 1) -> dict[str, Any]:
+    """Returns the documented form; a batch's usage belongs to all of its prompts, and is in `batch` therefore."""
+    if choice is None:
+        choices = answer.get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
+            raise ProtocolError("The answer has no choices; check that the address is that of a server for text.")
+        choice = choices[0]
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, Mapping) else choice.get("text")
+    metadata: dict[str, Any] = {"finish_reason": choice.get("finish_reason"), "model": answer.get("model")}
+    usage = answer.get("usage")
+    if num_prompts == 1:
+        metadata["usage"] = usage
+    else:
+        metadata |= {"usage": None, "batch": {"size": num_prompts, "usage": usage}}
+    result = {"text": text or "", "metadata": metadata}
+    if choice.get("logprobs") is not None:
+        result["logprobs"] = choice["logprobs"]
+    if isinstance(message, Mapping) and message.get("tool_calls"):
+        result["tool_calls"] = message["tool_calls"]
+    return Document(result)
+
+
+def _index(choice: Any) -> int:
+    index = choice.get("index") if isinstance(choice, Mapping) else None
+    return index if isinstance(index, int) else -1

@@ -1,0 +1,132 @@
+"""`ClientSettings`: what `VllmClient` can be told, by arguments or by environment variables."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any
+
+from vllm_mxext.client.async_client import new_endpoint
+from vllm_mxext.client.breaker import BreakerConfig
+from vllm_mxext.client.limiter import LimiterConfig
+from vllm_mxext.client.namespaces import timeouts_of
+from vllm_mxext.client.pipeline import PipelineConfig
+from vllm_mxext.client.retry import RetryPolicy
+from vllm_mxext.client.router import Endpoint
+from vllm_mxext.errors import ConfigError
+
+
+def _setting(default: Any, variable: str = "", at_least: float = -math.inf) -> Any:
+    return field(default=default, metadata={"variable": variable, "at_least": at_least})
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """Settings of a client.
+
+    Attributes:
+        api_key: presented to the server; empty = none.
+        base_url: of the server, with or without `/v1`.
+        model: asked for where a call names none; `default` = whichever the server serves.
+        timeout: seconds of a whole call, its retries included; 0 = 10 minutes, with usual limits for its parts.
+        max_retries: attempts after the first, for faults that may pass.
+        retry_delay: bound of the first random wait before a retry, in seconds.
+        backoff_factor: from one such bound to the next.
+        max_concurrent_requests: at the server at once, at most.
+        failure_threshold: failures in a row that open the circuit.
+        reset_timeout: seconds that it stays open.
+        queue_enabled: calls wait while as many as may be are under way; otherwise they are refused then.
+        queue_size: calls that may wait.
+        batch_enabled: prompts of concurrent calls with equal parameters are sent as one request.
+        max_batch_size: prompts of one such request.
+        batch_timeout: seconds that the first of them waits for others.
+    """
+
+    api_key: str = field(default="", repr=False, metadata={"variable": "VLLM_API_KEY"})
+    base_url: str = _setting("http://localhost:8000", "VLLM_API_URL")
+    model: str = _setting("default", "VLLM_MODEL")
+    timeout: float = _setting(0.0, "VLLM_TIMEOUT", 0)
+    max_retries: int = _setting(3, "VLLM_MAX_RETRIES", 0)
+    retry_delay: float = _setting(0.5, "VLLM_RETRY_DELAY", 0)
+    backoff_factor: float = _setting(2.0, "VLLM_BACKOFF_FACTOR", 1)
+    max_concurrent_requests: int = _setting(10, "VLLM_MAX_CONCURRENT", 1)
+    failure_threshold: int = _setting(5, "VLLM_FAILURE_THRESHOLD", 1)
+    reset_timeout: float = _setting(30.0, "VLLM_RESET_TIMEOUT", 0)
+    queue_enabled: bool = _setting(True)
+    queue_size: int = _setting(1000, at_least=0)
+    batch_enabled: bool = _setting(True)
+    max_batch_size: int = _setting(8, "VLLM_BATCH_SIZE", 1)
+    batch_timeout: float = _setting(0.1, "VLLM_BATCH_TIMEOUT", 0)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> ClientSettings:
+        """Returns what is given, else what the environment says, else defaults; None counts as not given.
+
+        Args:
+            given: settings by name.
+            environ: variables; those of this process by default.
+
+        Raises:
+            ConfigError: a name is unknown or a value unusable.
+        """
+        environ = os.environ if environ is None else environ
+        known = {one.name: one for one in fields(cls)}
+        unknown = next((name for name in given if name not in known), None)
+        if unknown is not None:
+            similar = get_close_matches(unknown, known, n=1)
+            advice = f"did you mean {similar[0]}?" if similar else f"those known are {', '.join(known)}."
+            raise ConfigError(f"The client has no setting '{unknown}': {advice}")
+        values = {}
+        for name, one in known.items():
+            variable = one.metadata["variable"]
+            if given.get(name) is not None:
+                values[name] = _checked(name, given[name], str(one.type), one.metadata.get("at_least", -math.inf))
+            elif environ.get(variable):
+                values[name] = _checked(
+                    variable, environ[variable], str(one.type), one.metadata.get("at_least", -math.inf)
+                )
+        return cls(**values)
+
+    def pipeline(self) -> PipelineConfig:
+        """Returns them as those of a pipeline."""
+        usual = PipelineConfig()
+        return PipelineConfig(
+            timeouts=timeouts_of(self.timeout or None) or usual.timeouts,
+            retry=RetryPolicy(self.max_retries, self.retry_delay, self.backoff_factor),
+            max_queue=self.queue_size if self.queue_enabled else 0,
+        )
+
+    def endpoint(self, endpoint_id: str) -> Endpoint:
+        """Returns the endpoint that they describe."""
+        return new_endpoint(
+            self.base_url,
+            endpoint_id,
+            api_key=self.api_key,
+            breaker=BreakerConfig(failure_threshold=self.failure_threshold, reset_timeout_s=self.reset_timeout),
+            limiter=LimiterConfig(max_limit=self.max_concurrent_requests),
+        )
+
+
+_READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "str": (str, "a text"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+}
+
+
+def _checked(name: str, value: Any, kind: str, at_least: float) -> Any:
+    if kind == "bool":
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} must be True or False, not {value!r}.")
+        return value
+    read, words = _READERS[kind]
+    try:
+        number = read(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} must be {words}, not {value!r}.") from None
+    if kind != "str" and not at_least <= number < math.inf:
+        raise ConfigError(f"{name} must be finite and at least {at_least:g}, not {value!r}.")
+    return number

@@ -1,0 +1,396 @@
+"""`VllmClient`: the resilient client for programs without an event loop, with the names that the documents promise.
+
+with VllmClient(base_url="http://127.0.0.1:8000") as client:
+    result = client.run_inference("default", "What is machine learning?", {"max_tokens": 100}, priority=0)
+    print(result["text"], client.get_metrics()["latency"]["e2e_s"]["p95"])
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Generator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from vllm_mxext.client.async_client import AsyncVllmClient
+from vllm_mxext.client.breaker import CLOSED, HALF_OPEN, OPEN
+from vllm_mxext.client.call import NORMAL, Call
+from vllm_mxext.client.document import Document
+from vllm_mxext.client.errors import ClientError
+from vllm_mxext.client.inference import BatchSettings, Inference, Inputs
+from vllm_mxext.client.limiter import LimiterConfig
+from vllm_mxext.client.metrics import CallRecord
+from vllm_mxext.client.namespaces import CallOptions, Requests
+from vllm_mxext.client.pipeline import Pipeline
+from vllm_mxext.client.router import Endpoint
+from vllm_mxext.client.settings import ClientSettings
+from vllm_mxext.client.sync_face import SyncFace
+from vllm_mxext.client.sync_namespaces import SyncChat, SyncCompletions, SyncEmbeddings, SyncModels
+from vllm_mxext.errors import ConfigError
+
+MAIN = "main"
+"""The endpoint that the constructor makes."""
+
+_OF_ENDPOINTS = ("api_key", "base_url", "timeout", "max_retries", "max_concurrent_requests", "failure_threshold")
+
+
+class RequestQueue:
+    """The calls that wait, to be counted: `len(client.request_queue)`.
+
+    Args:
+        pipeline: whose queue it is.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def __len__(self) -> int:
+        return self._pipeline.num_queued
+
+
+class VllmClient:
+    """Asks one server with OpenAI's API, or several, and survives what they do. A context manager, for any threads.
+
+    Args:
+        api_key: presented to the server; `$VLLM_API_KEY`.
+        base_url: of the server, with or without `/v1`; `$VLLM_API_URL`, or this machine's port 8000.
+        settings: all others of `ClientSettings`: `model`, `timeout`, `max_retries`, `retry_delay`, `backoff_factor`,
+            `max_concurrent_requests`, `failure_threshold`, `reset_timeout`, `queue_enabled`, `queue_size`,
+            `batch_enabled`, `max_batch_size`, `batch_timeout`. Environment variables fill in what is not given.
+
+    Attributes:
+        settings: what it was made with.
+        chat: `chat.completions.create()`, as OpenAI's client has it.
+        completions: `completions.create()`.
+        embeddings: `embeddings.create()`.
+        models: `models.list()`, `models.retrieve()`.
+        request_queue: the calls that wait; has a length.
+
+    Raises:
+        ConfigError: a setting is unknown or unusable.
+    """
+
+    def __init__(self, api_key: str | None = None, base_url: str | None = None, **settings: Any) -> None:
+        self.settings = read = ClientSettings.read({"api_key": api_key, "base_url": base_url, **settings})
+        self._batches = BatchSettings(read.batch_enabled, read.max_batch_size, read.batch_timeout)
+        self._pipeline = pipeline = Pipeline([read.endpoint(MAIN)], read.pipeline())
+        self._options: dict[str, dict[str, Any]] = {}
+        self._requests = Requests(pipeline, CallOptions())
+        self._inference = inference = Inference(pipeline, self._requests, self._batches)
+        self.request_queue = RequestQueue(pipeline)
+
+        async def close() -> None:
+            await inference.close()
+            await pipeline.close()
+
+        self._face = face = SyncFace(close)
+        weakref.finalize(self, face.close)
+        client = AsyncVllmClient.over(pipeline)
+        self.chat = SyncChat(face, client.chat)
+        self.completions = SyncCompletions(face, client.completions)
+        self.embeddings = SyncEmbeddings(face, client.embeddings)
+        self.models = SyncModels(face, client.models)
+
+    def __enter__(self) -> VllmClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections; what is under way ends with `ClosedError`."""
+        self._face.close()
+
+    # --- asking ---
+
+    def run_inference(
+        self,
+        model_id: str | None = None,
+        inputs: Inputs = "",
+        parameters: Mapping[str, Any] | None = None,
+        priority: int = NORMAL,
+    ) -> Any:
+        """Returns `{"text", "metadata": {"finish_reason", "model", "usage"}}`; for several prompts, a list of them.
+
+        Prompts of concurrent calls with equal parameters are sent as one request while `batch_enabled`; `usage` is then
+        known for all of them only, and is in `metadata["batch"]`.
+
+        Args:
+            model_id: asked for; `default` = whichever the server serves.
+            inputs: a prompt, a list of prompts, or a conversation.
+            parameters: fields of the request: `temperature`, `max_tokens`, ….
+            priority: 0 high, 1 normal, 2 low.
+
+        Raises:
+            ClientError: there is no answer; its class says why.
+        """
+        return self._run(model_id, inputs, parameters, {"priority": priority})
+
+    def run_each(
+        self, model_id: str | None, prompts: Sequence[str], parameters: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """Returns a result or an error (an exception, not raised) for each prompt, in their order."""
+        model = model_id or self.settings.model
+        return self._face.run(self._inference.run_all(model, prompts, parameters or {}, {}))
+
+    def stream_generation(
+        self,
+        model_id: str | None = None,
+        inputs: Inputs = "",
+        parameters: Mapping[str, Any] | None = None,
+        priority: int = NORMAL,
+    ) -> Generator[str, None, None]:
+        """Yields the answer's text as it comes; see `run_inference()`.
+
+        Raises:
+            StreamInterruptedError: it broke off; `text` is what had come.
+            ClientError: it did not begin.
+        """
+        model = model_id or self.settings.model
+        return self._face.iterate(self._inference.stream(model, inputs, parameters or {}, {"priority": priority}))
+
+    def get_model(self, model_id: str | None = None) -> Document:
+        """Returns the card of a model; of the first that is served, if none is named.
+
+        Raises:
+            ClientError: there is no such model, or no answer.
+        """
+        name = model_id or self.settings.model
+        if name not in ("", "default"):
+            return self.models.retrieve(name)
+        cards = self.models.list().get("data") or []
+        if not cards:
+            raise ClientError("The server lists no model; wait until it has loaded one.")
+        return Document(cards[0])
+
+    def read_text(self, path: str) -> str:
+        """Returns what is at a path of the server, such as `/metrics`, as text.
+
+        Raises:
+            ClientError: it is not to be had.
+        """
+        call = Call(path, method="GET", may_be_text=True, endpoint_id=MAIN)
+        return str(self._face.run(self._pipeline.call(call)).body)
+
+    # --- adapters ---
+
+    def load_lora(self, lora_name: str, lora_path: str, **fields: Any) -> Document:
+        """Loads an adapter from a path of the server's machine; returns what the server says, in `message`.
+
+        Args:
+            lora_name: how requests will name it.
+            lora_path: its folder.
+            fields: further ones of `POST /v1/load_lora_adapter`, such as `load_inplace`.
+
+        Raises:
+            ClientError: the server refused, or did not answer.
+        """
+        return self._update("/v1/load_lora_adapter", {"lora_name": lora_name, "lora_path": lora_path, **fields})
+
+    def unload_lora(self, lora_name: str) -> Document:
+        """Unloads an adapter; returns what the server says, in `message`.
+
+        Raises:
+            ClientError: the server refused, or did not answer.
+        """
+        return self._update("/v1/unload_lora_adapter", {"lora_name": lora_name})
+
+    def list_loras(self) -> list[Document]:
+        """Returns the loaded adapters.
+
+        Raises:
+            ClientError: the server did not say.
+        """
+        return list(self._face.run(self._requests.get("/v1/lora_adapters"))["data"])
+
+    def chat_with_lora(self, lora_name: str, messages: Sequence[Mapping[str, Any]], **parameters: Any) -> Document:
+        """Returns the chat completion of a conversation with an adapter, 150 tokens at most unless told otherwise.
+
+        Raises:
+            ClientError: there is none; its class says why.
+        """
+        fields = {"max_tokens": 150, **parameters, "model": f"base_model:{lora_name}", "messages": list(messages)}
+        return self._face.run(self._requests.post("/v1/chat/completions", fields))
+
+    # --- endpoints ---
+
+    def create_endpoint(self, *, shares_load: bool = False, **settings: Any) -> str:
+        """Adds an endpoint and returns its id for `make_request_with_endpoint()` and `get_stats()`.
+
+        Args:
+            shares_load: calls that name no endpoint go to it too; otherwise only those that name it.
+            settings: `api_key`, `base_url`, `timeout`, `max_retries`, `max_concurrent_requests`, `failure_threshold`;
+                those of the client where they are not given.
+
+        Raises:
+            ConfigError: a setting is unknown or unusable.
+        """
+        foreign = next((name for name in settings if name not in _OF_ENDPOINTS), None)
+        if foreign is not None:
+            raise ConfigError(f"An endpoint has no setting '{foreign}'; it has {', '.join(_OF_ENDPOINTS)}.")
+        own = {name: getattr(self.settings, name) for name in ClientSettings.__dataclass_fields__}
+        read = ClientSettings.read({**own, **settings})
+        endpoint_id = f"endpoint-{len(self._pipeline.endpoints)}"
+        endpoint = read.endpoint(endpoint_id)
+        endpoint.is_by_name = not shares_load
+        self._options[endpoint_id] = {"endpoint_id": endpoint_id, "max_retries": read.max_retries}
+        if read.timeout:
+            self._options[endpoint_id]["timeout"] = read.timeout
+        self._on_loop(lambda: self._pipeline.endpoints.append(endpoint))
+        return endpoint_id
+
+    def make_request_with_endpoint(
+        self,
+        endpoint_id: str,
+        data: Inputs,
+        model: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        priority: int = NORMAL,
+    ) -> Any:
+        """Returns what `run_inference()` does, from one endpoint and no other.
+
+        Raises:
+            ClientError: there is no such endpoint, or no answer.
+        """
+        options = self._options.get(endpoint_id, {"endpoint_id": endpoint_id})
+        return self._run(model, data, parameters, {**options, "priority": priority})
+
+    def get_stats(self, endpoint_id: str | None = None) -> dict[str, Any]:
+        """Returns figures of one endpoint, or of all by their ids.
+
+        Raises:
+            ClientError: there is no such endpoint.
+        """
+        measured = self._pipeline.metrics.snapshot()["endpoints"]
+        stats = {one.id: {**_state(one), **measured.get(one.id, {})} for one in self._pipeline.endpoints}
+        if endpoint_id is None:
+            return stats
+        if endpoint_id not in stats:
+            raise ClientError(f"There is no endpoint '{endpoint_id}'; those known are {', '.join(stats)}.")
+        return stats[endpoint_id]
+
+    # --- state ---
+
+    def get_metrics(self, reset: bool = False) -> dict[str, Any]:
+        """Returns what the calls came to; `reset` begins from nothing in the same moment."""
+        return {
+            **self._pipeline.metrics.snapshot(reset=reset),
+            "circuit": {"state": self.circuit_state, "failure_count": self.failure_count},
+            "queue": {
+                "enabled": self.queue_enabled,
+                "waiting": len(self.request_queue),
+                "under_way": self.current_requests,
+            },
+        }
+
+    def prometheus(self) -> str:
+        """Returns the figures in Prometheus' text format."""
+        return self._pipeline.metrics.prometheus()
+
+    @property
+    def circuit_state(self) -> str:
+        """`CLOSED` while any endpoint that shares the load works, else `HALF-OPEN` or `OPEN`; can be set, for all."""
+        states = {one.breaker.state for one in self._pipeline.endpoints if not one.is_by_name}
+        return next(state for state in (CLOSED, HALF_OPEN, OPEN) if state in states)
+
+    @circuit_state.setter
+    def circuit_state(self, state: str) -> None:
+        def change() -> None:
+            for endpoint in self._pipeline.endpoints:
+                endpoint.breaker.state = state
+
+        self._on_loop(change)
+
+    @property
+    def failure_count(self) -> int:
+        """Failures since the last success, of the worst endpoint."""
+        return max(one.breaker.failure_count for one in self._pipeline.endpoints)
+
+    @property
+    def queue_enabled(self) -> bool:
+        """Whether calls wait while as many as may be are under way; otherwise they are refused then."""
+        return self._pipeline.max_queue > 0
+
+    @queue_enabled.setter
+    def queue_enabled(self, is_enabled: bool) -> None:
+        self._pipeline.max_queue = self.settings.queue_size if is_enabled else 0
+
+    @property
+    def current_requests(self) -> int:
+        """Attempts under way."""
+        return self._pipeline.num_running
+
+    @property
+    def recent_requests(self) -> list[CallRecord]:
+        """How the newest calls went, oldest first; without prompts and answers."""
+        return self._pipeline.metrics.recent
+
+    @property
+    def max_concurrent_requests(self) -> int:
+        """Calls at the server at once, now; can be set, for all endpoints."""
+        return self._pipeline.endpoints[0].limiter.limit
+
+    @max_concurrent_requests.setter
+    def max_concurrent_requests(self, number: int) -> None:
+        config = LimiterConfig(max_limit=number)
+
+        def change() -> None:
+            for endpoint in self._pipeline.endpoints:
+                endpoint.limiter.change(config)
+
+        self._on_loop(change)
+
+    @property
+    def batch_enabled(self) -> bool:
+        """Whether prompts of concurrent calls are sent as one request; can be set, as can the two below."""
+        return self._batches.is_enabled
+
+    @batch_enabled.setter
+    def batch_enabled(self, is_enabled: bool) -> None:
+        self._batches.is_enabled = is_enabled
+
+    @property
+    def max_batch_size(self) -> int:
+        """Prompts of one such request."""
+        return self._batches.max_size
+
+    @max_batch_size.setter
+    def max_batch_size(self, size: int) -> None:
+        self._batches.max_size = ClientSettings.read({"max_batch_size": size}).max_batch_size
+
+    @property
+    def batch_timeout(self) -> float:
+        """Seconds that the first of them waits for others."""
+        return self._batches.timeout_s
+
+    @batch_timeout.setter
+    def batch_timeout(self, seconds: float) -> None:
+        self._batches.timeout_s = ClientSettings.read({"batch_timeout": seconds}).batch_timeout
+
+    def _run(
+        self, model: str | None, inputs: Inputs, parameters: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> Any:
+        return self._face.run(self._inference.run(model or self.settings.model, inputs, parameters or {}, options))
+
+    def _update(self, path: str, body: Mapping[str, Any]) -> Document:
+        call = Call(path, body, is_idempotent=False, may_be_text=True, endpoint_id=MAIN)
+        answer = self._face.run(self._pipeline.call(call)).body
+        return Document(answer if isinstance(answer, dict) else {"message": str(answer)})  # vLLM answers with text
+
+    def _on_loop(self, change: Callable[[], None]) -> None:
+        async def run() -> None:
+            change()
+
+        self._face.run(run())
+
+
+def _state(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "id": endpoint.id,
+        "circuit_state": endpoint.breaker.state,
+        "failure_count": endpoint.breaker.failure_count,
+        "current_requests": endpoint.limiter.in_flight,
+        "limit": endpoint.limiter.limit,
+    }
