@@ -249,6 +249,7 @@ PROMISES = {
     "CLIENT-8": "The asynchronous client has the namespaces of OpenAI's, with typed errors and several servers.",
     "CLIENT-9": "Every call ends with an answer or a typed error, and leaves nothing behind, whatever servers do.",
     "CLIENT-10": "VllmClient and VllmMxextClient have the documented names, environment variables and results.",
+    "CLIENT-11": "Handlers, batches and optimization do what they report, and report what they cannot do.",
     "CLIENT-12": "A breaker opens by failures in a row, failure rate or slow first tokens; a few probes close it.",
     "CLIENT-13": "Calls at once per endpoint shrink quickly when it refuses and grow slowly when it answers.",
     "CLIENT-14": "Waiting calls go by priority and arrival; none starves, and a cancelled one holds and loses no turn.",

@@ -1,0 +1,129 @@
+"""The documented functions that take a server's address, against our own server."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+import pytest
+
+from tests.api.server_thread import ServerThread
+from vllm_mxext.client import handlers
+from vllm_mxext.client.errors import BadRequestError, ConnectionFailedError, NotFoundError
+from vllm_mxext.client.optimization import SERVER_FLAGS, optimize_model
+from vllm_mxext.config.sources import read_command_line
+from vllm_mxext.errors import ConfigError
+
+pytestmark = pytest.mark.promise("CLIENT-11")
+
+PROMPTS = ["Tell me about Python", "Explain machine learning", "What is deep learning?"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerThread]:
+    with ServerThread() as server:
+        yield server
+
+
+def test_a_handler_answers_for_its_model(server: ServerThread) -> None:
+    handler = handlers.create_vllm_endpoint_handler(server.url, "fake-model")
+    assert handler("ab")["text"] == "ab"
+    with pytest.raises(NotFoundError):
+        handlers.create_vllm_endpoint_handler(server.url, "nope")("ab")
+
+
+def test_parameters_of_a_handler_and_of_a_request_reach_the_engine(server: ServerThread) -> None:
+    handler = handlers.create_vllm_endpoint_handler_with_params(
+        server.url, model="fake-model", parameters={"temperature": 0.7}
+    )
+    handlers.format_request_with_params(handler, "ab", {"max_tokens": 1})
+    params = server.engine.requests[-1].params
+    assert (params.temperature, params.max_tokens) == (0.7, 1)
+    handlers.format_request_with_params(handler, "ab", {"temperature": 0.2})
+    assert server.engine.requests[-1].params.temperature == 0.2
+
+
+def test_settings_of_the_client_are_no_fields_of_its_requests(server: ServerThread) -> None:
+    handler = handlers.create_vllm_endpoint_handler_with_params(server.url, parameters={"batch_size": 2, "timeout": 9})
+    with handler.client as client:
+        assert (client.max_batch_size, client.settings.timeout) == (2, 9)
+        assert [one["metadata"].get("batch", {}).get("size") for one in handler(PROMPTS)] == [2, 2, None]
+    assert handlers.client_of(server.url).max_batch_size == 8
+
+
+def test_a_structured_request_has_its_context_first(server: ServerThread) -> None:
+    handler = handlers.create_vllm_endpoint_handler(server.url)
+    request = {"prompt": "ML?", "context": "I'm a beginner", "options": {"return_logprobs": True, "max_tokens": 3}}
+    result = handlers.format_structured_request(handler, request)
+    sent = server.engine.requests[-1]
+    assert sent.prompt.text == "I'm a beginner\n\nML?"
+    assert len(result["logprobs"]["tokens"]) == result["metadata"]["usage"]["completion_tokens"] == 3
+    assert "logprobs" not in handlers.format_structured_request(handler, {"prompt": "ab"})
+    for wrong, words in (({"prompt": ""}, "needs a prompt"), ({"prompt": "a", "ctx": ""}, "no 'ctx'")):
+        with pytest.raises(BadRequestError, match=words):
+            handlers.format_structured_request(handler, wrong)
+
+
+def test_batches_are_answered_in_order_with_parameters_and_figures(server: ServerThread) -> None:
+    texts = [one["text"] for one in handlers.process_batch(server.url, PROMPTS, "fake-model")]
+    assert all(text and prompt.startswith(text) for text, prompt in zip(texts, PROMPTS, strict=True))
+    short = handlers.process_batch_with_params(server.url, PROMPTS, "fake-model", {"max_tokens": 2})
+    assert [one["metadata"]["finish_reason"] for one in short] == ["length"] * 3
+
+    results, metrics = handlers.process_batch_with_metrics(server.url, PROMPTS, "fake-model", {"max_tokens": 2})
+    assert len(results) == metrics["num_inputs"] == 3
+    assert (metrics["num_failed"], metrics["output_tokens"]) == (0, 6)
+    assert metrics["inputs_per_second"] == pytest.approx(3 / metrics["duration_s"])
+
+
+def test_one_failure_of_a_batch_is_told_and_all_are_raised(server: ServerThread) -> None:
+    results, metrics = handlers.process_batch_with_metrics(server.url, ["ab", "x" * 5000])
+    assert (results[0]["text"], results[1]["text"], metrics["num_failed"]) == ("ab", None, 1)
+    assert (results[1]["error"]["type"], results[1]["error"]["status"]) == ("BadRequestError", 400)
+    with pytest.raises(BadRequestError):
+        handlers.process_batch(server.url, ["x" * 5000] * 2)
+
+
+def test_information_and_figures_are_the_servers(server: ServerThread) -> None:
+    info = handlers.get_model_info(server.url, "fake-model")
+    assert info["max_model_len"] == server.engine.model.max_model_len
+    handlers.process_batch(server.url, ["ab"], "fake-model")
+    statistics = handlers.get_model_statistics(server.url, "fake-model")
+    assert statistics["client"]["fake-model"]["requests"]["succeeded"] > 0
+    assert any(name.startswith("vllm:") for name in statistics["server"])
+    assert not any("_bucket" in name for name in statistics["server"])
+    assert handlers.get_model_statistics(server.url)["model"] == "fake-model"
+    with pytest.raises(NotFoundError):
+        handlers.get_model_info(server.url, "nope")
+
+
+@pytest.mark.parametrize("kind", ["speed", "memory", "balanced"])
+def test_an_optimization_says_what_it_did_and_what_only_a_start_can_do(server: ServerThread, kind: str) -> None:
+    result = optimize_model(server.url, "fake-model", optimization_type=kind)
+    client = handlers.client_of(server.url)
+    assert result["applied"] == {name: getattr(client, name) for name in result["applied"]}
+    assert result["applied"]["max_concurrent_requests"] == client.get_stats("main")["limit"]
+    assert [one["flag"] for one in result["not_applied"]] == [one.flag for one in SERVER_FLAGS[kind]]
+
+
+def test_an_unknown_optimization_or_model_changes_nothing(server: ServerThread) -> None:
+    before = optimize_model(server.url, optimization_type="balanced")["applied"]
+    with pytest.raises(ConfigError, match="speed, memory, balanced"):
+        optimize_model(server.url, optimization_type="turbo")
+    with pytest.raises(NotFoundError):
+        optimize_model(server.url, "nope", optimization_type="speed")
+    client = handlers.client_of(server.url)
+    assert before == {name: getattr(client, name) for name in before}
+
+
+@pytest.mark.parametrize("kind", SERVER_FLAGS)
+def test_the_flags_that_are_named_exist(kind: str) -> None:
+    settings, _ = read_command_line(shlex.split(" ".join(one.flag for one in SERVER_FLAGS[kind])), "serve")
+    assert len(settings) == len(SERVER_FLAGS[kind])
+
+
+def test_a_server_that_is_not_there_is_an_error_not_a_pretence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_MAX_RETRIES", "0")
+    for ask in (handlers.get_model_info, handlers.get_model_statistics, optimize_model):
+        with pytest.raises(ConnectionFailedError):
+            ask("http://127.0.0.1:9")

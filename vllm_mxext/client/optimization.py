@@ -1,0 +1,92 @@
+"""`optimize_model()`: settings for speed, memory or both, applied where a client can, and told where it cannot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vllm_mxext.client.handlers import client_of
+from vllm_mxext.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class ClientProfile:
+    """What the client does.
+
+    Attributes:
+        max_concurrent_requests: at the server at once.
+        max_batch_size: prompts of one request.
+        batch_timeout: seconds that the first of them waits for others.
+    """
+
+    max_concurrent_requests: int
+    max_batch_size: int
+    batch_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFlag:
+    """What a server would have to be started with.
+
+    Attributes:
+        flag: of `mxext serve`.
+        effect: what it does.
+    """
+
+    flag: str
+    effect: str
+
+
+CLIENT_PROFILES = {
+    "speed": ClientProfile(max_concurrent_requests=64, max_batch_size=32, batch_timeout=0.01),
+    "memory": ClientProfile(max_concurrent_requests=2, max_batch_size=1, batch_timeout=0.0),
+    "balanced": ClientProfile(max_concurrent_requests=10, max_batch_size=8, batch_timeout=0.1),
+}
+"""By the name of the optimization."""
+
+SERVER_FLAGS = {
+    "speed": (
+        ServerFlag("--max-num-seqs 256", "more requests make progress in one step"),
+        ServerFlag("--quantization int8", "weights are read in half the time, at some loss"),
+    ),
+    "memory": (
+        ServerFlag("--max-num-seqs 8", "fewer requests hold keys and values at once"),
+        ServerFlag("--kv-cache-dtype int8", "keys and values take half of bfloat16's memory (CPU)"),
+        ServerFlag("--quantization int8", "weights take half of bfloat16's memory, at some loss"),
+    ),
+    "balanced": (),
+}
+"""By the name of the optimization; balanced is how servers start anyway."""
+
+
+def optimize_model(endpoint_url: str, model: str = "default", optimization_type: str = "balanced") -> dict[str, Any]:
+    """Applies a profile to this process's client of an address, and tells what its server would have to be told.
+
+    Later calls of the functions of `handlers` for the address are sent accordingly. Precision and memory of a model are
+    chosen when its server starts, so `not_applied` names flags for that; nothing in it has been done.
+
+    Args:
+        endpoint_url: of the server.
+        model: that it must serve.
+        optimization_type: `speed`, `memory` or `balanced`.
+
+    Raises:
+        ConfigError: there is no such type.
+        ClientError: the server does not serve the model, or does not answer.
+    """
+    profile = CLIENT_PROFILES.get(optimization_type)
+    if profile is None:
+        raise ConfigError(f"optimization_type is one of {', '.join(CLIENT_PROFILES)}, not {optimization_type!r}.")
+    client = client_of(endpoint_url)
+    name = client.get_model(model)["id"]
+    for setting, value in asdict(profile).items():
+        setattr(client, setting, value)
+    return {
+        "model": name,
+        "optimization_type": optimization_type,
+        "applied": {setting: getattr(client, setting) for setting in asdict(profile)},
+        "not_applied": [
+            {**asdict(one), "reason": "A running server cannot change it; start it with this flag."}
+            for one in SERVER_FLAGS[optimization_type]
+        ],
+    }
