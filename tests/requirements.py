@@ -258,6 +258,7 @@ PROMISES = {
     "CLIENT-15": "Calls go to the least loaded or their preferred endpoint; a lone broken one is probed, not given up.",
     "CLIENT-16": "Batches of equal parameters go by size or time; errors are each item's own; nobody waits for ever.",
     "CLIENT-17": "The client's figures take bounded memory; percentiles are within one percent.",
+    "CLIENT-18": "The unified test runner writes the documented files and ends with an honest code.",
     # Performance tester
     "PERF-1": "The documented configuration file and flags are read, and unknown names are refused with a suggestion.",
     "PERF-2": "The result of a run is plain data that JSON carries both ways.",
