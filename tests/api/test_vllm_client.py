@@ -207,3 +207,8 @@ def test_a_closed_client_says_so(client: VllmClient) -> None:
     client.close()
     with pytest.raises(ClosedError):
         client.run_inference("default", "ab")
+
+
+def test_a_namespace_keeps_its_client_going(server: ServerThread) -> None:
+    chat = VllmClient(base_url=server.url).chat
+    assert chat.completions.create(messages=[{"role": "user", "content": "hi"}]).choices[0].message.content

@@ -61,6 +61,7 @@ class Inference:
         self._batches = batches
         self._on_batch = pipeline.metrics.record_batch
         self._batcher: Batcher[_Key, str, dict[str, Any]] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._num_calls = 0
 
     async def run(self, model: str, inputs: Inputs, parameters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
@@ -81,6 +82,7 @@ class Inference:
                 if isinstance(result, Exception):
                     raise result
             return results
+        self._check_loop()
         self._num_calls += 1
         try:
             if isinstance(inputs, str) and self._num_calls > 1 and self._may_batch(parameters):
@@ -130,6 +132,12 @@ class Inference:
         """Sends nothing any more."""
         if self._batcher is not None:
             await self._batcher.close(flushes=False)
+
+    def _check_loop(self) -> None:
+        """Forgets what belongs to a loop that is gone, as a forked child's is."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._batcher, self._num_calls = loop, None, 0
 
     def _may_batch(self, parameters: Mapping[str, Any]) -> bool:
         return self._batches.is_enabled and self._batches.max_size > 1 and parameters.get("n") in (None, 1)

@@ -7,7 +7,6 @@ with VllmClient(base_url="http://127.0.0.1:8000") as client:
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -84,7 +83,6 @@ class VllmClient:
             await pipeline.close()
 
         self._face = face = SyncFace(close)
-        weakref.finalize(self, face.close)
         client = AsyncVllmClient.over(pipeline)
         self.chat = SyncChat(face, client.chat)
         self.completions = SyncCompletions(face, client.completions)

@@ -1,0 +1,109 @@
+"""Which prompts become one request, and what becomes of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from vllm_mxext.client.errors import BadRequestError, ProtocolError
+from vllm_mxext.client.inference import BatchSettings, Inference
+from vllm_mxext.client.namespaces import CallOptions, Requests
+from vllm_mxext.client.pipeline import Pipeline
+from vllm_mxext.client.settings import ClientSettings
+
+pytestmark = pytest.mark.promise("CLIENT-10")
+
+
+class Server:
+    """Answers each prompt with itself, when as many requests as `num_together` have come; keeps the bodies."""
+
+    def __init__(self, num_lost: int = 0, num_together: int = 1) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self._num_lost = num_lost
+        self._num_together = num_together
+        self._are_there = asyncio.Event()
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        self.bodies.append(body)
+        if len(self.bodies) >= self._num_together:
+            self._are_there.set()
+        await self._are_there.wait()
+        prompts = body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]]
+        choices = [{"index": index, "text": text, "finish_reason": "stop"} for index, text in enumerate(prompts)]
+        usage = {"prompt_tokens": len(prompts), "completion_tokens": 2 * len(prompts)}
+        kept = choices[::-1][self._num_lost :]
+        return httpx.Response(200, json={"model": "m", "choices": kept, "usage": usage})
+
+    @property
+    def prompts(self) -> list[Any]:
+        return [body["prompt"] for body in self.bodies]
+
+    def inference(self, **batches: Any) -> Inference:
+        endpoint = ClientSettings.read({"base_url": "http://server", "max_retries": 0}, {}).endpoint("e")
+        pipeline = Pipeline([endpoint], transport=httpx.MockTransport(self))
+        return Inference(pipeline, Requests(pipeline, CallOptions()), BatchSettings(**batches))
+
+
+async def test_calls_at_the_same_time_with_equal_parameters_become_one_request() -> None:
+    server = Server(num_together=2)
+    inference = server.inference(max_size=2, timeout_s=3600)
+    results = await asyncio.gather(*(inference.run("m", text, {"max_tokens": 5}, {}) for text in "abc"))
+    assert server.prompts == ["a", ["b", "c"]]
+    assert [one["text"] for one in results] == ["a", "b", "c"]
+    assert results[0]["metadata"]["usage"] == {"prompt_tokens": 1, "completion_tokens": 2}
+    batch = {"size": 2, "usage": {"prompt_tokens": 2, "completion_tokens": 4}}
+    assert results[1]["metadata"] == {"finish_reason": "stop", "model": "m", "usage": None, "batch": batch}
+
+
+async def test_calls_one_after_the_other_wait_for_nobody() -> None:
+    server = Server()
+    inference = server.inference(max_size=8, timeout_s=3600)
+    assert [(await inference.run("m", text, {}, {}))["text"] for text in "abc"] == ["a", "b", "c"]
+    assert server.prompts == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "batches"),
+    [([{}, {"max_tokens": 1}, {"max_tokens": 2}], {}), ([{"n": 2}] * 3, {}), ([{}] * 3, {"is_enabled": False})],
+)
+async def test_other_calls_stay_apart(parameters: list[dict[str, Any]], batches: dict[str, Any]) -> None:
+    server = Server(num_together=3)
+    inference = server.inference(timeout_s=0, **batches)
+    await asyncio.gather(*(inference.run("m", "a", one, {}) for one in parameters))
+    assert server.prompts == ["a"] * 3
+
+
+async def test_an_answer_that_lacks_a_prompts_choice_is_an_error() -> None:
+    with pytest.raises(ProtocolError, match="batch_enabled"):
+        await Server(num_lost=1).inference().run("m", ["a", "b"], {}, {})
+    with pytest.raises(ProtocolError, match="no choices"):
+        await Server(num_lost=1).inference().run("m", "a", {}, {})
+
+
+async def test_default_names_no_model() -> None:
+    server = Server()
+    for model in ("default", "", "m"):
+        await server.inference().run(model, "a", {}, {})
+    assert [body.get("model") for body in server.bodies] == [None, None, "m"]
+
+
+@pytest.mark.parametrize("inputs", [[1, 2], ["a", {"role": "user"}], {}, {"prompt": "a", "messages": []}])
+async def test_inputs_of_no_known_form_are_refused(inputs: Any) -> None:
+    with pytest.raises(BadRequestError):
+        await Server().inference().run("m", inputs, {}, {})
+
+
+async def test_parameters_that_are_no_json_are_refused() -> None:
+    with pytest.raises(BadRequestError, match="JSON"):
+        await Server().inference().run("m", ["a", "b"], {"seed": object()}, {})
+
+
+async def test_no_prompts_have_no_results() -> None:
+    server = Server()
+    assert await server.inference().run("m", [], {}, {}) == []
+    assert server.bodies == []
