@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -36,8 +36,21 @@ async def numbers(ended: list[bool]) -> AsyncGenerator[int, None]:
         ended.append(True)
 
 
+_OTHERS: set[threading.Thread] = set()
+"""Threads of clients that other tests have not closed."""
+
+
+@pytest.fixture(autouse=True)
+def others() -> Iterator[None]:
+    gc.collect()
+    _OTHERS.update(threads())
+    yield
+    _OTHERS.clear()
+
+
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "vllm_mxext-client"]
+    found = [thread for thread in threading.enumerate() if thread.name == "vllm_mxext-client"]
+    return [thread for thread in found if thread not in _OTHERS]
 
 
 def test_results_and_errors_come_through() -> None:
