@@ -23,6 +23,7 @@ PROMISES = {
     "DOCS-3": "The figures in the README are those of a benchmark's result in the repository.",
     "DOCS-4": "Every LoRA command of the contract runs as printed.",
     "DOCS-5": "Every command of the server registry in the contract runs as printed.",
+    "DOCS-6": "Every example of the client's page runs as printed; its tables name all errors, variables and figures.",
     "CLI-4": "`mxext chat` keeps a history, takes commands, and stops only the answer on Ctrl-C.",
     "CLI-6": "`mxext completion` completes commands, flags and names of servers in bash, zsh and fish.",
     "CLI-5": "`mxext fit` prints memory plan and kernels without loading weights.",

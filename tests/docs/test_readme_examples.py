@@ -54,6 +54,13 @@ def test_the_openai_example_prints_the_answer(server: ServerProcess, tmp_path: P
         assert "Paris" in run([sys.executable, "-c", block.text.replace(PRINTED_URL, server.url)], tmp_path)
 
 
+def test_the_client_example_prints_the_sum_and_a_time(server: ServerProcess, tmp_path: Path) -> None:
+    for block in blocks_with("from vllm_mxext.client import"):
+        *_, text, seconds = run([sys.executable, "-c", block.text.replace(PRINTED_URL, server.url)], tmp_path).split()
+        assert "42" in text
+        assert float(seconds) > 0
+
+
 def test_the_library_example_prints_both_answers(tmp_path: Path) -> None:
     for block in blocks_with("from vllm_mxext import LLM"):
         output = run([sys.executable, "-c", block.text], tmp_path)
