@@ -74,7 +74,7 @@ def test_median_errors_are_small_beside_the_server_s_own_records() -> None:
 def test_every_kind_of_failure_is_counted_and_the_run_goes_on() -> None:
     kinds = ["disconnect", "status:503", "cut", "garbage", "error_event", "empty", "html", "stall"]
     behaviour = replace(FAST, failures=dict(enumerate(kinds)))
-    result, _, _ = run(behaviour, 11, test_params={"max_tokens": 3, "timeout": 0.3, "server_metrics": False})
+    result, _, _ = run(behaviour, 11, test_params={"max_tokens": 3, "timeout": 2.0, "server_metrics": False})
     assert [record.failure for record in result.records] == [
         "disconnected",
         "http_status",
