@@ -87,6 +87,8 @@ def run(argv: Sequence[str], prog: str = "mxext bench serve", *, asks_for_model:
         other = RunResult.read(Path(given[0]))
     _set_objectives(arguments)
     if asks_for_model and not base.server.model and getattr(arguments, "server.model") is None:
+        setattr(arguments, "server.model", "unknown")
+        plan_from_arguments(arguments, base)  # what is wrong is said before a server is asked
         setattr(arguments, "server.model", _first_model(arguments, base))
     plan = plan_from_arguments(arguments, base)
     _check_outputs(plan.output)

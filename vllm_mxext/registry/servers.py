@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from vllm_mxext.registry.backends import BACKENDS, startable
 from vllm_mxext.registry.book import Book, find
-from vllm_mxext.registry.errors import NotRunningError, RegistryError
+from vllm_mxext.registry.errors import RegistryError
 from vllm_mxext.registry.files import locked
 from vllm_mxext.registry.folders import Folders
 from vllm_mxext.registry.probe import Probe, probe
@@ -233,18 +233,6 @@ class Servers:
         key = self._environ.get(variable) if variable is not None else None
         memory = memory_bytes(run.server) if run is not None else None
         return replace(status, probe=probe(status.url, key), memory=memory)
-
-    def last_run(self, name: str) -> Run:
-        """Returns the run of a server that is or was.
-
-        Raises:
-            NotRunningError: there is none.
-            RegistryError: what is written down is damaged.
-        """
-        run = read_run(self.folders.run_file(name))
-        if run is None:
-            raise NotRunningError(f"'{name}' does not run; start it with 'mxext server start {name}'.")
-        return run
 
     @contextmanager
     def _alone_with(self, name: str) -> Iterator[None]:

@@ -19,6 +19,7 @@ from vllm_mxext.bench.serve.stage_run import Progress
 from vllm_mxext.cli import bench_serve
 from vllm_mxext.cli.bench_progress import ProgressLine
 from vllm_mxext.cli.main import main
+from vllm_mxext.errors import ConfigError
 from vllm_mxext.tools import performance_config_runner, performance_tester
 
 Measured = Callable[..., list[Plan]]
@@ -237,3 +238,12 @@ def test_progress_is_a_line_every_ten_seconds_elsewhere() -> None:
     for _ in range(5):
         line.show(progress(1))
     assert stream.getvalue().count("\n") == 2
+
+
+def test_a_wrong_option_is_told_before_a_server_is_asked_for_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*arguments: object) -> str:
+        raise AssertionError("a server was asked")
+
+    monkeypatch.setattr("vllm_mxext.cli.bench_serve._first_model", asked)
+    with pytest.raises(ConfigError, match="--num-prompts must be at least 1"):
+        bench_serve.run(["--num-prompts", "-3"], "mxext bench serve", asks_for_model=True)
