@@ -36,7 +36,6 @@ from vllm_mxext.client.router import Endpoint
 
 DEFAULT_URL = "http://localhost:8000"
 URL_VARIABLE, KEY_VARIABLE = "VLLM_API_URL", "VLLM_API_KEY"
-DEFAULT_CONCURRENCY = 100
 
 
 def new_endpoint(
@@ -61,14 +60,14 @@ def new_endpoint(
         clock: time and chance.
     """
     clock = clock or SystemClock()
-    limiter = limiter or LimiterConfig(max_limit=DEFAULT_CONCURRENCY)
+    usual = PipelineConfig()
     return Endpoint(
         id=endpoint_id,
         url=url,
         api_key=api_key,
         is_fallback=is_fallback,
-        breaker=CircuitBreaker(breaker or BreakerConfig(), clock),
-        limiter=AdaptiveLimiter(limiter, clock),
+        breaker=CircuitBreaker(breaker or usual.breaker, clock),
+        limiter=AdaptiveLimiter(limiter or usual.limiter, clock),
     )
 
 
@@ -84,8 +83,8 @@ class AsyncVllmClient:
         fallbacks: servers that are asked only while none of the others can be.
         timeout: limits of time; a number of seconds is that of a whole call.
         max_retries: attempts after the first, for faults that may pass.
-        max_concurrent_requests: to each server at once, at most.
-        config: every setting of the policies; `timeout` and `max_retries` win over it.
+        max_concurrent_requests: to each server at once, at most; 100.
+        config: every setting of the policies (`hedge`, `budget`, `breaker`, …); what is given beside it wins.
 
     Attributes:
         pipeline: what calls go through; its `metrics` say how they went.
@@ -106,21 +105,29 @@ class AsyncVllmClient:
         fallbacks: Sequence[str] = (),
         timeout: float | Timeouts | None = None,
         max_retries: int | None = None,
-        max_concurrent_requests: int = DEFAULT_CONCURRENCY,
+        max_concurrent_requests: int | None = None,
         config: PipelineConfig | None = None,
     ) -> None:
         urls = base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
         urls = [urls] if isinstance(urls, str) else list(urls)
         key = api_key if api_key is not None else os.environ.get(KEY_VARIABLE, "")
-        limiter = LimiterConfig(max_limit=max_concurrent_requests)
-        endpoints = [
-            new_endpoint(url, f"endpoint-{number}", api_key=key, limiter=limiter, is_fallback=number > len(urls))
-            for number, url in enumerate([*urls, *fallbacks], 1)
-        ]
         config = config or PipelineConfig()
+        if max_concurrent_requests is not None:
+            config = replace(config, limiter=replace(config.limiter, max_limit=max_concurrent_requests))
         if max_retries is not None:
             config = replace(config, retry=replace(config.retry, max_retries=max_retries))
         config = replace(config, timeouts=timeouts_of(timeout) or config.timeouts)
+        endpoints = [
+            new_endpoint(
+                url,
+                f"endpoint-{number}",
+                api_key=key,
+                breaker=config.breaker,
+                limiter=config.limiter,
+                is_fallback=number > len(urls),
+            )
+            for number, url in enumerate([*urls, *fallbacks], 1)
+        ]
         self._set_up(Pipeline(endpoints, config), CallOptions())
 
     @classmethod

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vllm_mxext.errors import ConfigError
+
 HIGH, NORMAL, LOW = 0, 1, 2
 """Priorities: smaller goes first."""
 
@@ -46,6 +48,9 @@ class Call:
         timeouts: None = the client's.
         endpoint_id: the only endpoint to ask; None = any.
         may_be_text: plain text is a good answer too, as of `/health`, `/metrics` and the adapters' routes.
+
+    Raises:
+        ConfigError: there is no such priority.
     """
 
     path: str
@@ -61,6 +66,10 @@ class Call:
     timeouts: Timeouts | None = None
     endpoint_id: str | None = None
     may_be_text: bool = False
+
+    def __post_init__(self) -> None:
+        if self.priority not in (HIGH, NORMAL, LOW):
+            raise ConfigError(f"A priority is 0 (high), 1 (normal) or 2 (low), not {self.priority!r}.")
 
 
 @dataclass(frozen=True, slots=True)

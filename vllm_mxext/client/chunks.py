@@ -37,7 +37,8 @@ class Completeness:
     def note(self, document: Mapping[str, Any]) -> None:
         """Takes one event into account."""
         for choice in _choices(document):
-            index = choice.get("index", 0)
+            index = choice.get("index")
+            index = index if isinstance(index, int) else 0
             self._begun.add(index)
             if choice.get("finish_reason") is not None:
                 self._ended.add(index)

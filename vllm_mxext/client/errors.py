@@ -118,7 +118,7 @@ class StreamInterruptedError(ClientError):
         self,
         message: str,
         *,
-        text: str,
+        text: str = "",
         attempts: tuple[Attempt, ...] = (),
         endpoint_id: str = "",
         request_id: str = "",

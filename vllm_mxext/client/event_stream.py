@@ -9,10 +9,9 @@ from typing import Any
 
 import anyio
 import httpx
-import orjson
 
 from vllm_mxext.client.chunks import Completeness, has_token, text_of
-from vllm_mxext.client.exchange import Exchange
+from vllm_mxext.client.exchange import Exchange, parsed
 from vllm_mxext.client.outcome import (
     AttemptFailedError,
     Retry,
@@ -66,7 +65,6 @@ class EventStream:
         self._completeness = Completeness()
         self._ready: deque[dict[str, Any]] = deque()
         self._is_done = False
-        self._idle_ends_s: float | None = None
 
     @property
     def text(self) -> str:
@@ -79,8 +77,9 @@ class EventStream:
         Raises:
             AttemptFailedError: the stream broke, stalled or cannot be understood.
         """
+        idle_ends_s = self._exchange.idle_ends_s() if self.has_token else None  # time that the caller takes is his
         while not self._ready and not self._is_done and self._failure is None:
-            chunk = await self._exchange.next_chunk(self._chunks, self._idle_ends_s)
+            chunk = await self._exchange.next_chunk(self._chunks, idle_ends_s)
             if chunk is None:
                 self._end()
                 break
@@ -103,7 +102,6 @@ class EventStream:
 
     def _take(self, chunk: bytes) -> None:
         """Reads events; what is wrong with one is raised when those before it have been given out."""
-        num_ready = len(self._ready)
         try:
             for event in self._reader.feed(chunk):
                 if event.data.strip() == DONE:
@@ -115,12 +113,10 @@ class EventStream:
             self._failure = self._unclear(str(error))
         except AttemptFailedError as failure:
             self._failure = failure
-        if len(self._ready) > num_ready and self._idle_ends_s is not None:
-            self._idle_ends_s = self._exchange.idle_ends_s()
 
     def _parsed(self, event: Event) -> dict[str, Any]:
         try:
-            document = orjson.loads(event.data)
+            document = parsed(event.data)
         except ValueError as error:
             raise self._unclear("an event is not JSON") from error
         if event.name == "error" and error_object(document) is None:
@@ -139,9 +135,7 @@ class EventStream:
             self.usage = usage
         if has_token(document):
             self.last_token_s = self._exchange.now()
-            if not self.has_token:
-                self.has_token = True
-                self._idle_ends_s = self._exchange.idle_ends_s()
+            self.has_token = True
 
     def _end(self) -> None:
         self._is_done = True
@@ -150,7 +144,7 @@ class EventStream:
 
     async def _drain(self) -> None:
         with anyio.move_on_after(DRAIN_S), contextlib.suppress(AttemptFailedError):
-            await self._exchange.next_chunk(self._chunks, self._idle_ends_s)
+            await self._exchange.next_chunk(self._chunks, self._exchange.idle_ends_s())
 
     def _unclear(self, problem: str, retry: Retry = Retry.ELSEWHERE) -> AttemptFailedError:
         return protocol_failed(

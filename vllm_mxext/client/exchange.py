@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class Exchange:
         client: sends it.
         url: of the endpoint.
         call: what is asked.
+        content: its body, encoded.
         limits: when to give up.
         clock: time.
 
@@ -60,12 +62,15 @@ class Exchange:
         was_sent: the request may have reached the server.
     """
 
-    def __init__(self, client: httpx.AsyncClient, url: str, call: Call, limits: Limits, clock: Clock) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, url: str, call: Call, content: bytes | None, limits: Limits, clock: Clock
+    ) -> None:
         self.was_sent = False
         self._client = client
         self._base = url
         self._url = shown(url)
         self._call = call
+        self._content = content
         self._limits = limits
         self._clock = clock
         self._began_s = clock.now()
@@ -76,16 +81,18 @@ class Exchange:
     async def begin(self) -> httpx.Response:
         """Sends the request and returns the answer when its headers have come."""
         connect_s = _least(self._limits.timeouts.connect, self._limits.ends_s - self._clock.now())
-        content = None if self._call.body is None else self._content(self._call.body)
         accepted = "text/event-stream" if self._call.is_stream else "application/json, text/plain;q=0.9, */*;q=0.1"
-        request = self._client.build_request(
-            self._call.method,
-            self._base + self._call.path,
-            content=content,
-            headers={"Content-Type": "application/json", "Accept": accepted, **self._call.headers},
-            timeout=httpx.Timeout(None, connect=connect_s),
-            extensions={"trace": self._trace},
-        )
+        try:
+            request = self._client.build_request(
+                self._call.method,
+                self._base + self._call.path,
+                content=self._content,
+                headers={"Content-Type": "application/json", "Accept": accepted, **self._call.headers},
+                timeout=httpx.Timeout(None, connect=connect_s),
+                extensions={"trace": self._trace},
+            )
+        except (TypeError, ValueError, httpx.InvalidURL) as error:
+            raise _not_sendable(error) from error
         self._response = await self._within(self._client.send(request, stream=True))
         return self._response
 
@@ -97,7 +104,7 @@ class Exchange:
         """
         if response.is_success:
             return
-        if response.is_redirect:
+        if response.has_redirect_location:
             place = shown(response.headers.get("location", ""))
             name = request_id(response.headers)
             raise protocol_failed(self._url, f"sends on to '{place}'", status=response.status_code, request_id=name)
@@ -126,7 +133,8 @@ class Exchange:
                 if cut:
                     break
                 raise protocol_failed(self._url, f"sends more than {max_bytes} bytes", status=response.status_code)
-        return bytes(data[:max_bytes])
+        del data[max_bytes:]
+        return bytes(data)
 
     async def next_chunk(self, chunks: AsyncIterator[bytes], idle_ends_s: float | None = None) -> bytes | None:
         """Returns the next bytes, None at the end.
@@ -154,13 +162,6 @@ class Exchange:
             with anyio.CancelScope(shield=True):
                 await self._response.aclose()
 
-    def _content(self, body: Mapping[str, Any]) -> bytes:
-        try:
-            return orjson.dumps(dict(body), default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
-        except TypeError as error:
-            problem = BadRequestError(f"The request cannot be written as JSON ({error}); give it plain values.")
-            raise AttemptFailedError(problem, _NOT_SENDABLE) from error
-
     async def _trace(self, name: str, _: object) -> None:
         if name.endswith("send_request_headers.started"):  # the connection stands
             self.was_sent = True
@@ -183,8 +184,7 @@ class Exchange:
                     raise self._late_in_all() from error
                 raise timed_out(self._url, "connect", limit_s, was_received=False) from error
             except httpx.LocalProtocolError as error:
-                problem = BadRequestError(f"The request cannot be sent ({error}); look at its headers.")
-                raise AttemptFailedError(problem, _NOT_SENDABLE) from error
+                raise _not_sendable(error) from error
             except httpx.HTTPError as error:
                 raise connection_failed(self._url, _words(error), was_received=self.was_sent) from error
             finally:
@@ -208,10 +208,39 @@ class Exchange:
         return timed_out(self._url, "first token", _or_inf(timeouts.first_token), was_received=True)
 
 
+def encoded(body: Mapping[str, Any] | None) -> bytes | None:
+    """Returns a request's body as it is sent.
+
+    Raises:
+        BadRequestError: there is something in it that JSON has not.
+    """
+    if body is None:
+        return None
+    try:
+        return orjson.dumps(dict(body), default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError as error:
+        raise BadRequestError(f"The request cannot be written as JSON ({error}); give it plain values.") from error
+
+
+def parsed(data: bytes | str) -> Any:
+    """Returns what JSON says, also such as servers in Python send: NaN, halves of surrogate pairs, huge integers.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        try:
+            return json.loads(data)
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+
+
 def json_or_text(data: bytes) -> Any:
     """Returns what an error's answer says: parsed, where it is JSON."""
     try:
-        return orjson.loads(data)
+        return parsed(data)
     except ValueError:
         return data.decode("utf-8", "replace")
 
@@ -224,10 +253,17 @@ def shown(url: str) -> str:
         return "an address that is none"
 
 
-def _plain(value: object) -> Any:
+def _not_sendable(error: Exception) -> AttemptFailedError:
+    problem = BadRequestError(f"The request cannot be sent ({error}); look at its headers.")
+    return AttemptFailedError(problem, _NOT_SENDABLE)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):  # of pydantic, as what the openai package answers with
+        return value.model_dump(mode="json", exclude_unset=True)
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, Iterable):
+    if isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray, memoryview)):
         return list(value)
     raise TypeError(f"of a {type(value).__name__}")
 

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import anyio
+
 from vllm_mxext.client.clock import Clock
 
 T = TypeVar("T")
@@ -60,7 +62,14 @@ async def hedged(
             winner = _winner(tasks)
     finally:
         timer.cancel()
-        await _end([task for task in tasks if task is not winner], discard)
+        ending = asyncio.ensure_future(_end([task for task in tasks if task is not winner], discard))
+        try:
+            with anyio.CancelScope(shield=True):
+                await asyncio.shield(ending)
+        except asyncio.CancelledError:  # nobody wants the winner either
+            if winner is not None:
+                await discard(winner.result())
+            raise
     return (winner or tasks[0]).result()
 
 

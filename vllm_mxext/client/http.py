@@ -13,12 +13,11 @@ from typing import Any
 from urllib.request import getproxies
 
 import httpx
-import orjson
 
 from vllm_mxext.client.call import Call
 from vllm_mxext.client.clock import Clock
 from vllm_mxext.client.event_stream import EventStream
-from vllm_mxext.client.exchange import MAX_ERROR_BYTES, Exchange, Limits, json_or_text, shown
+from vllm_mxext.client.exchange import MAX_ERROR_BYTES, Exchange, Limits, json_or_text, parsed, shown
 from vllm_mxext.client.outcome import protocol_failed, raise_inner_error, request_id
 from vllm_mxext.errors import ConfigError
 
@@ -77,25 +76,31 @@ class Wire:
         self.url = shown(base)
         self._clock = clock
         authorization = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.AsyncClient(
-            headers={"User-Agent": "vllm_mxext", **authorization, **headers},
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S),
-            auth=None if api_key else auth,
-            transport=transport,
-            verify=_needs_certificates(base),
-        )
+        try:
+            self._client = httpx.AsyncClient(
+                headers={"User-Agent": "vllm_mxext", **authorization, **headers},
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S),
+                auth=None if api_key else auth,
+                transport=transport,
+                verify=_needs_certificates(base),
+            )
+        except (ImportError, OSError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"Connections to {self.url} cannot be set up ({str(error).rstrip('.')}); look at the client's headers, "
+                "and at the variables HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE."
+            ) from error
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._client.aclose()
 
-    async def fetch(self, call: Call, limits: Limits) -> Reply:
+    async def fetch(self, call: Call, content: bytes | None, limits: Limits) -> Reply:
         """Returns the whole answer.
 
         Raises:
             AttemptFailedError: it did not come, or is none.
         """
-        exchange = Exchange(self._client, self._base, call, limits, self._clock)
+        exchange = Exchange(self._client, self._base, call, content, limits, self._clock)
         try:
             response = await exchange.begin()
             await exchange.check_status(response)
@@ -106,13 +111,13 @@ class Wire:
         raise_inner_error(self.url, body, response.headers)
         return Reply(response.status_code, body, response.headers, request_id(response.headers, body))
 
-    async def stream(self, call: Call, limits: Limits) -> EventStream:
+    async def stream(self, call: Call, content: bytes | None, limits: Limits) -> EventStream:
         """Returns the events of an answer that has begun.
 
         Raises:
             AttemptFailedError: it did not begin, or is none.
         """
-        exchange = Exchange(self._client, self._base, call, limits, self._clock)
+        exchange = Exchange(self._client, self._base, call, content, limits, self._clock)
         try:
             response = await exchange.begin()
             await exchange.check_status(response)
@@ -143,7 +148,8 @@ def _base_of(url: str) -> tuple[str, tuple[str, str] | None]:
         address = httpx.URL(url)
     except httpx.InvalidURL:
         address = httpx.URL("")
-    if address.scheme not in ("http", "https") or not address.host or address.query:
+    is_port = address.port is None or 0 < address.port < 2**16
+    if address.scheme not in ("http", "https") or not address.host or address.query or not is_port:
         raise ConfigError(f"The server's address must be one such as http://127.0.0.1:8000, got '{shown(url)}'.")
     auth = (address.username, address.password) if address.userinfo else None
     return shown(url).removesuffix("/v1"), auth
@@ -167,7 +173,7 @@ def _parse(url: str, response: httpx.Response, data: bytes, *, may_be_text: bool
             request_id=request_id(response.headers),
         )
     try:
-        return orjson.loads(data)
+        return parsed(data)
     except ValueError as error:
         raise protocol_failed(
             url,

@@ -17,11 +17,13 @@ class LimiterConfig:
         max_limit: calls at once at most, and at the beginning (`max_concurrent_requests`).
         min_limit: calls at once at least.
         backoff: what is left of the limit after a refusal (429 or 503).
+        max_pause_s: seconds at most for which nothing is sent because a refusal asks for it; 0 = never.
     """
 
     max_limit: int = 10
     min_limit: int = 1
     backoff: float = 0.5
+    max_pause_s: float = 60.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_limit <= self.max_limit:
@@ -31,6 +33,8 @@ class LimiterConfig:
             )
         if not 0 < self.backoff < 1:
             raise ConfigError(f"backoff of a limiter must be between 0 and 1, not {self.backoff}.")
+        if not 0 <= self.max_pause_s < math.inf:
+            raise ConfigError(f"max_pause_s of a limiter must be finite and at least 0, not {self.max_pause_s}.")
 
 
 class AdaptiveLimiter:
@@ -42,6 +46,8 @@ class AdaptiveLimiter:
 
     There is no gradient of latencies as in Netflix's `Gradient2Limit` or Envoy's controller: an answer of a model takes
     as long as it has tokens, and a server that batches is meant to be slower per call when it does more of them.
+
+    A refusal that says how long to wait (`Retry-After`) is meant for everybody: until then there is no place at all.
 
     For one thread.
 
@@ -56,6 +62,7 @@ class AdaptiveLimiter:
         self._limit = float(config.max_limit)
         self._in_flight = 0
         self._decreased_at_s = -math.inf
+        self._paused_until_s = -math.inf
 
     @property
     def limit(self) -> int:
@@ -70,7 +77,12 @@ class AdaptiveLimiter:
     @property
     def is_full(self) -> bool:
         """Whether a call would have to wait."""
-        return self._in_flight >= self.limit
+        return self._in_flight >= self.limit or self.is_paused
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the endpoint has asked for no calls at present."""
+        return self._clock.now() < self._paused_until_s
 
     def change(self, config: LimiterConfig) -> None:
         """Takes other bounds and begins at the upper one; calls under way keep their places."""
@@ -84,13 +96,14 @@ class AdaptiveLimiter:
         self._in_flight += 1
         return True
 
-    def release(self, *, duration_s: float, was_throttled: bool, failed: bool) -> None:
+    def release(self, *, duration_s: float, was_throttled: bool, failed: bool, pause_s: float = 0.0) -> None:
         """Gives a place back and learns from the call.
 
         Args:
             duration_s: how long the call took.
             was_throttled: the endpoint refused it because it has too much to do.
             failed: it did not succeed, or nothing is known; that alone moves no limit, as it is the breaker's business.
+            pause_s: what the endpoint asks to wait with its refusal.
         """
         assert self._in_flight > 0, "No place is taken."
         num_in_flight = self._in_flight
@@ -101,6 +114,9 @@ class AdaptiveLimiter:
                 lower = min(self._limit * self._config.backoff, self._limit - 1)
                 self._limit = float(max(self._config.min_limit, math.floor(lower)))
                 self._decreased_at_s = now_s
+            # Up to a tenth longer, so that not all clients come back in the same moment.
+            pause_s = min(pause_s * (1 + 0.1 * self._clock.chance()), self._config.max_pause_s)
+            self._paused_until_s = max(self._paused_until_s, now_s + pause_s)
         elif not failed and num_in_flight * 2 >= self._limit:
             self._limit = min(self._limit + 1 / self._limit, float(self._config.max_limit))
 

@@ -165,9 +165,9 @@ class ClientMetrics:
         """Takes how a call went; of names only the beginning is kept."""
         call = replace(
             call,
-            model=call.model[:_MAX_LABEL_CHARS],
-            endpoint_id=call.endpoint_id[:_MAX_LABEL_CHARS],
-            request_id=call.request_id[:_MAX_LABEL_CHARS],
+            model=_label(call.model),
+            endpoint_id=_label(call.endpoint_id),
+            request_id=_label(call.request_id),
         )
         with self._lock:
             self._recent.append(call)
@@ -239,6 +239,11 @@ class ClientMetrics:
         self._models: set[str] = set()
         self._endpoints: set[str] = set()
         self._outcomes: set[str] = {SUCCESS}
+
+
+def _label(name: str) -> str:
+    """Returns the beginning of a name, in characters that can be written."""
+    return name[:_MAX_LABEL_CHARS].encode("utf-8", "replace").decode()
 
 
 def _known(labels: set[str], value: str) -> str:

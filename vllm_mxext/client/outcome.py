@@ -165,7 +165,7 @@ def status_of(error: Mapping[str, Any]) -> int:
     """Returns the status that an error object stands for, 500 if it does not say."""
     for key in ("code", "status"):
         value = error.get(key)
-        if isinstance(value, str) and value.isascii() and value.isdigit():
+        if isinstance(value, str) and len(value) == 3 and value.isascii() and value.isdigit():
             value = int(value)
         if isinstance(value, int) and 400 <= value < 600:
             return value

@@ -15,11 +15,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, S
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
+from vllm_mxext.client.breaker import BreakerConfig
 from vllm_mxext.client.call import Answer, Attempt, Call, Timeouts
 from vllm_mxext.client.clock import Clock, SystemClock
 from vllm_mxext.client.errors import ClientError, ClosedError, StreamInterruptedError
 from vllm_mxext.client.hedging import HedgePolicy
 from vllm_mxext.client.http import Wire
+from vllm_mxext.client.limiter import LimiterConfig
 from vllm_mxext.client.metrics import SUCCESS, CallRecord, ClientMetrics
 from vllm_mxext.client.outcome import AttemptFailedError
 from vllm_mxext.client.queue import PriorityQueue
@@ -41,6 +45,8 @@ class PipelineConfig:
         budget: how often at most.
         hedge: when to send a second attempt; None = never.
         router: how endpoints are chosen.
+        breaker: when endpoints that are given as addresses are given up for a while.
+        limiter: how many calls they get at once.
         max_queue: calls that may wait.
         ageing_s: seconds of waiting that are worth one level of priority.
         headers: sent with every request.
@@ -51,9 +57,11 @@ class PipelineConfig:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     hedge: HedgePolicy | None = None
     router: RouterConfig = field(default_factory=RouterConfig)
+    breaker: BreakerConfig = field(default_factory=BreakerConfig)
+    limiter: LimiterConfig = field(default_factory=lambda: LimiterConfig(max_limit=100))
     max_queue: int = 1000
     ageing_s: float = 10.0
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class Pipeline:
@@ -151,6 +159,8 @@ class Pipeline:
         """Closes the connections; what waits or is under way ends with `ClosedError`."""
         self._is_closed = True
         self._queue.close()
+        for scope in self._scopes:
+            scope.cancel()
         wires, self._wires = self._wires, {}
         for wire in wires.values():
             await wire.close()
@@ -161,11 +171,9 @@ class Pipeline:
         outcome = Outcome()
         try:
             yield outcome
-        except ClientError as error:
-            outcome.name = type(error).__name__
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            outcome.name = "cancelled"
+        except BaseException as error:
+            is_left = isinstance(error, (asyncio.CancelledError, GeneratorExit))
+            outcome.name = "cancelled" if is_left else type(error).__name__
             raise
         finally:
             self.metrics.record(outcome.record(run, self._clock.now()))
@@ -189,14 +197,16 @@ class Pipeline:
             self.config.hedge,
             self._clock,
             lambda: self._is_closed,
+            self._scopes,
         )
         return Run(call, call.timeouts or self.config.timeouts, policies)
 
     def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()
-        if os.getpid() != self._pid or (self._loop is not None and self._loop.is_closed()):
-            # Sockets and their selector are shared with the parent of a fork: they are kept, and not touched.
-            self._abandoned += [self._wires, self._loop]
+        is_forked = os.getpid() != self._pid
+        if is_forked or (self._loop is not None and self._loop.is_closed()):
+            if is_forked:  # Sockets and their selector are shared with the parent: they are kept, and not touched.
+                self._abandoned += [self._wires, self._loop]
             self._pid = os.getpid()
             self._begin_anew()
             for endpoint in self.endpoints:
@@ -211,6 +221,7 @@ class Pipeline:
 
     def _begin_anew(self) -> None:
         self._wires = {}
+        self._scopes: set[anyio.CancelScope] = set()
         self._queue: PriorityQueue[Lease] = PriorityQueue(self.config.max_queue, self._clock, self.config.ageing_s)
         self._router = Router(self.config.router, self._clock, self._queue.wake)
 

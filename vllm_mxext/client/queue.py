@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from vllm_mxext.client.call import HIGH, LOW, NORMAL
+from vllm_mxext.client.call import NORMAL
 from vllm_mxext.client.clock import Clock
 from vllm_mxext.client.errors import ClosedError, QueueFullError, TimeoutExceededError
 from vllm_mxext.errors import ConfigError
 
 T = TypeVar("T")
 
-_PATROL_S = 1.0
-"""How often those who wait are looked at although nobody has called `wake()`: breakers let calls through in time."""
+_PATROL_S = 0.1
+"""How often those who wait are looked at although nobody has called `wake()`: breakers let calls through in time, and
+pauses that servers have asked for end.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,12 @@ class Turn(Generic[T]):
     Attributes:
         take: returns a place, or None if there is none now; what it raises, the one who waits gets.
         give_back: for a place whose owner has gone before it could be handed over.
-        lane: those who need the same places, so that one who waits for a place that only he wants holds up no others.
+        lane: of those who need the same places; one who waits for a place that only he wants holds up no others.
     """
 
     take: Callable[[], T | None]
     give_back: Callable[[T], None]
-    lane: str = ""
+    lane: Hashable = ""
 
 
 @dataclass(slots=True, order=True)
@@ -50,7 +52,7 @@ class PriorityQueue(Generic[T]):
     Who waits is ordered by `arrival + priority * ageing_s`: first come first served within a priority, and nobody is
     overtaken by calls that came more than `ageing_s` per level of priority after him, so that nobody starves.
 
-    `wake()` is called whenever there may be room again; room that comes by itself is found within a second.
+    `wake()` is called whenever there may be room again; room that comes by itself is found within a tenth of a second.
 
     Args:
         max_size: how many may wait.
@@ -64,7 +66,7 @@ class PriorityQueue(Generic[T]):
         self.max_size = max_size
         self._clock = clock
         self._ageing_s = ageing_s
-        self._lanes: dict[str, list[_Waiter[T]]] = {}
+        self._lanes: dict[Hashable, list[_Waiter[T]]] = {}
         self._num_arrivals = 0
         self._patrol: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -84,10 +86,7 @@ class PriorityQueue(Generic[T]):
             QueueFullError: too many wait.
             TimeoutExceededError: the deadline has come.
             ClosedError: the queue has been closed.
-            ConfigError: no such priority.
         """
-        if not HIGH <= priority <= LOW:
-            raise ConfigError(f"A priority is 0 (high), 1 (normal) or 2 (low), not {priority}.")
         if self._is_closed:
             raise ClosedError("The client has been closed; make a new one.")
         arrived_s = self._clock.now()

@@ -37,7 +37,7 @@ class Endpoint:
     """
 
     id: str
-    url: str
+    url: str = field(repr=False)
     breaker: CircuitBreaker
     limiter: AdaptiveLimiter
     api_key: str = field(default="", repr=False)
@@ -130,13 +130,21 @@ class Lease:
             self.endpoint.breaker.record(self._permit, True, ttft_s=ttft_s)
             self._on_change()
 
-    def finish(self, success: bool | None, *, ttft_s: float | None = None, was_throttled: bool = False) -> None:
+    def finish(
+        self,
+        success: bool | None,
+        *,
+        ttft_s: float | None = None,
+        was_throttled: bool = False,
+        pause_s: float = 0.0,
+    ) -> None:
         """Gives everything back with the attempt's result; only the first call counts.
 
         Args:
             success: None = it says nothing about the endpoint.
             ttft_s: seconds until the first token, if it is known.
             was_throttled: the endpoint refused it because it has too much to do.
+            pause_s: what the endpoint asks to wait with that.
         """
         endpoint = self.endpoint
         if self._is_finished or self._is_abandoned:
@@ -146,7 +154,10 @@ class Lease:
         if success is False or not self._has_answered:
             endpoint.breaker.record(self._permit, success, ttft_s=ttft_s)
         endpoint.limiter.release(
-            duration_s=self._clock.now() - self._began_at_s, was_throttled=was_throttled, failed=success is not True
+            duration_s=self._clock.now() - self._began_at_s,
+            was_throttled=was_throttled,
+            failed=success is not True,
+            pause_s=pause_s,
         )
         self._on_change()
 
@@ -161,7 +172,8 @@ class Router:
     Calls with an affinity go to the endpoint that rendezvous hashing prefers for it (Thaler and Ravishankar 1996, with
     weights), so that few of them move when endpoints come and go; if that one is overloaded or broken, to the next.
 
-    Fallbacks are asked only while every other endpoint is broken, not while one is busy: then calls wait.
+    Fallbacks are asked only while every other endpoint is broken or has asked for a pause, not while one is busy: then
+    calls wait.
 
     If everything is broken, calls are refused, but one at a time goes through as a probe at the intervals of
     `BreakerConfig.last_probe_interval_s`, to the endpoint whose time comes first; so a lone endpoint is found again
@@ -252,8 +264,8 @@ class Router:
         return Lease(endpoint, permit, num_tokens, self._clock, self._on_change)
 
 
-def _rank(endpoint: Endpoint, avoid: Collection[str]) -> tuple[bool, bool]:
-    return (endpoint.id in avoid, endpoint.is_fallback)
+def _rank(endpoint: Endpoint, avoid: Collection[str]) -> tuple[bool, bool, bool]:
+    return (endpoint.limiter.is_paused, endpoint.id in avoid, endpoint.is_fallback)
 
 
 def _score(endpoint: Endpoint, affinity: str) -> float:

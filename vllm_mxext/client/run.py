@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import anyio
 import stamina
 
 from vllm_mxext.client.call import Attempt, Call, Timeouts
 from vllm_mxext.client.clock import Clock
-from vllm_mxext.client.errors import CircuitOpenError, ClientError, ClosedError, QueueFullError
+from vllm_mxext.client.errors import CircuitOpenError, ClientError, ClosedError, QueueFullError, TimeoutExceededError
 from vllm_mxext.client.event_stream import EventStream
-from vllm_mxext.client.exchange import Limits
+from vllm_mxext.client.exchange import Limits, encoded
 from vllm_mxext.client.hedging import HedgePolicy, hedged
 from vllm_mxext.client.http import Reply, Wire
 from vllm_mxext.client.outcome import AttemptFailedError, Retry
@@ -26,6 +27,10 @@ from vllm_mxext.logger import init_logger
 logger = init_logger(__name__)
 
 T = TypeVar("T")
+
+_REFUSALS = (CircuitOpenError, QueueFullError, TimeoutExceededError)
+"""Why a call gets no further attempt; what went wrong with the last one says more."""
+_CLOSED_MEANWHILE = "The client was closed while this request was under way."
 
 
 @dataclass(slots=True)
@@ -48,8 +53,8 @@ class Begun:
 
     async def discard(self) -> None:
         """Ends it; nobody wants it."""
-        await self.stream.close()
-        self.lease.finish(None)
+        with self.lease:
+            await self.stream.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class Policies:
         hedge: when to send a second attempt; None = never.
         clock: time and chance.
         is_closed: whether the client has been closed.
+        scopes: of the calls under way, to be cancelled then.
     """
 
     endpoints: Sequence[Endpoint]
@@ -77,6 +83,7 @@ class Policies:
     hedge: HedgePolicy | None
     clock: Clock
     is_closed: Callable[[], bool]
+    scopes: set[anyio.CancelScope]
 
 
 @dataclass(slots=True)
@@ -102,6 +109,7 @@ class Run:
     began_s: float = 0.0
     num_retries: int = 0
     num_hedges: int = 0
+    _content: bytes | None = None
     _failed_at: set[str] = field(default_factory=set)
     _asking: list[str] = field(default_factory=list)
     _waited_s: float = 0.0
@@ -115,6 +123,10 @@ class Run:
     def ends_s(self) -> float:
         """When its time is up."""
         return math.inf if self.timeouts.total is None else self.began_s + self.timeouts.total
+
+    @property
+    def _limits(self) -> Limits:
+        return Limits(self.timeouts, self.ends_s)
 
     async def fetch(self) -> Reply:
         """Returns the answer.
@@ -158,9 +170,23 @@ class Run:
         judgement = failed.judgement
         # A server that has too much to do is not broken: it gets less at once. Only if it refuses even one call is it.
         is_fault = judgement.is_endpoints_fault and not (judgement.is_throttled and lease.endpoint.limiter.limit > 1)
-        lease.finish(False if is_fault else None, was_throttled=judgement.is_throttled)
+        lease.finish(
+            False if is_fault else None,
+            was_throttled=judgement.is_throttled,
+            pause_s=failed.retry_after_s or 0.0,
+        )
 
     async def _tried(self, once: Callable[[], Awaitable[T]], discard: Callable[[T], Awaitable[None]]) -> T:
+        self._content = encoded(self.call.body)  # once: what is asked stays the same, whatever becomes of the body
+        with anyio.CancelScope() as scope:
+            self.policies.scopes.add(scope)
+            try:
+                return await self._tried_again(once, discard)
+            finally:
+                self.policies.scopes.discard(scope)
+        raise ClosedError(_CLOSED_MEANWHILE, attempts=tuple(self.attempts))
+
+    async def _tried_again(self, once: Callable[[], Awaitable[T]], discard: Callable[[T], Awaitable[None]]) -> T:
         logging.getLogger("stamina").addFilter(_is_of_others)
         hedge = self.policies.hedge if self.call.is_idempotent else None
         try:
@@ -172,11 +198,11 @@ class Run:
                     return await hedged(once, hedge.after_s, self.policies.clock, self._may_hedge, discard)
         except AttemptFailedError as failure:
             if self.policies.is_closed():
-                raise ClosedError("The client was closed while this request was under way.") from failure
+                raise ClosedError(_CLOSED_MEANWHILE) from failure
             raise self.failed(failure) from failure.__cause__
         except ClientError as error:
-            if self._last is not None and isinstance(error, (CircuitOpenError, QueueFullError)):
-                raise self.failed(self._last) from error  # what went wrong says more than why it is not tried again
+            if self._last is not None and isinstance(error, _REFUSALS):
+                raise self.failed(self._last) from error
             error.attempts = tuple(self.attempts)
             raise
         raise AssertionError("Retrying ends with a result or an error.")
@@ -187,7 +213,7 @@ class Run:
         turn = Turn(
             take=lambda: policies.router.choose(self.call, policies.endpoints, avoid=avoided),
             give_back=lambda lease: lease.finish(None),
-            lane=self.call.endpoint_id or "",
+            lane=(self.call.endpoint_id, frozenset(avoided)),
         )
         deadline_s = None if math.isinf(self.ends_s) else self.ends_s
         try:
@@ -200,7 +226,7 @@ class Run:
             began_s = self.policies.clock.now()
             self._asking.append(lease.endpoint.id)
             try:
-                reply = await self.policies.wire(lease.endpoint).fetch(self.call, Limits(self.timeouts, self.ends_s))
+                reply = await self.policies.wire(lease.endpoint).fetch(self.call, self._content, self._limits)
             except AttemptFailedError as failure:
                 self.note(lease, began_s, failure)
                 raise
@@ -215,16 +241,16 @@ class Run:
         self._asking.append(lease.endpoint.id)
         stream: EventStream | None = None
         try:
-            stream = await self.policies.wire(lease.endpoint).stream(self.call, Limits(self.timeouts, self.ends_s))
+            stream = await self.policies.wire(lease.endpoint).stream(self.call, self._content, self._limits)
             held = []
             while not stream.has_token and (document := await stream.next()) is not None:
                 held.append(document)
         except BaseException as error:
-            if stream is not None:
-                await stream.close()
-            if isinstance(error, AttemptFailedError):
-                self.note(lease, began_s, error)
-            lease.finish(None)
+            with lease:
+                if isinstance(error, AttemptFailedError):
+                    self.note(lease, began_s, error)
+                if stream is not None:
+                    await stream.close()
             raise
         finally:
             self._asking.remove(lease.endpoint.id)
@@ -262,7 +288,7 @@ class Run:
 
     def _has_other(self) -> bool:
         return self.call.endpoint_id is None and any(
-            one.id not in self._failed_at and one.breaker.state != "OPEN"
+            one.id not in self._failed_at and one.breaker.state != "OPEN" and not one.limiter.is_paused
             for one in self.policies.endpoints
             if one.takes(self.call)
         )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
 from vllm_mxext.client.async_client import new_endpoint
 from vllm_mxext.client.breaker import BreakerConfig
+from vllm_mxext.client.hedging import HedgePolicy
 from vllm_mxext.client.limiter import LimiterConfig
 from vllm_mxext.client.namespaces import timeouts_of
 from vllm_mxext.client.pipeline import PipelineConfig
-from vllm_mxext.client.retry import RetryPolicy
+from vllm_mxext.client.retry import BudgetConfig, RetryPolicy
 from vllm_mxext.client.router import Endpoint
 from vllm_mxext.errors import ConfigError
 
@@ -30,11 +31,14 @@ class ClientSettings:
     Attributes:
         api_key: presented to the server; empty = none.
         base_url: of the server, with or without `/v1`.
+        fallbacks: addresses of servers that are asked only while that one cannot be.
         model: asked for where a call names none; `default` = whichever the server serves.
         timeout: seconds of a whole call, its retries included; 0 = 10 minutes, with usual limits for its parts.
         max_retries: attempts after the first, for faults that may pass.
         retry_delay: bound of the first random wait before a retry, in seconds.
         backoff_factor: from one such bound to the next.
+        retry_budget: share of a retry that every call earns; all retries together stay within what is earned.
+        hedge_after: seconds without a first token after which a call is sent a second time; 0 = never.
         max_concurrent_requests: at the server at once, at most.
         failure_threshold: failures in a row that open the circuit.
         reset_timeout: seconds that it stays open.
@@ -46,12 +50,15 @@ class ClientSettings:
     """
 
     api_key: str = field(default="", repr=False, metadata={"variable": "VLLM_API_KEY"})
-    base_url: str = _setting("http://localhost:8000", "VLLM_API_URL")
+    base_url: str = field(default="http://localhost:8000", repr=False, metadata={"variable": "VLLM_API_URL"})
+    fallbacks: tuple[str, ...] = field(default=(), repr=False, metadata={"variable": ""})
     model: str = _setting("default", "VLLM_MODEL")
     timeout: float = _setting(0.0, "VLLM_TIMEOUT", 0)
     max_retries: int = _setting(3, "VLLM_MAX_RETRIES", 0)
     retry_delay: float = _setting(0.5, "VLLM_RETRY_DELAY", 0)
     backoff_factor: float = _setting(2.0, "VLLM_BACKOFF_FACTOR", 1)
+    retry_budget: float = _setting(0.2, at_least=0)
+    hedge_after: float = _setting(0.0, at_least=0)
     max_concurrent_requests: int = _setting(10, "VLLM_MAX_CONCURRENT", 1)
     failure_threshold: int = _setting(5, "VLLM_FAILURE_THRESHOLD", 1)
     reset_timeout: float = _setting(30.0, "VLLM_RESET_TIMEOUT", 0)
@@ -96,18 +103,28 @@ class ClientSettings:
         return PipelineConfig(
             timeouts=timeouts_of(self.timeout or None) or usual.timeouts,
             retry=RetryPolicy(self.max_retries, self.retry_delay, self.backoff_factor),
+            budget=BudgetConfig(share=self.retry_budget),
+            hedge=HedgePolicy(self.hedge_after) if self.hedge_after else None,
+            breaker=BreakerConfig(failure_threshold=self.failure_threshold, reset_timeout_s=self.reset_timeout),
+            limiter=LimiterConfig(max_limit=self.max_concurrent_requests),
             max_queue=self.queue_size if self.queue_enabled else 0,
         )
 
     def endpoint(self, endpoint_id: str) -> Endpoint:
         """Returns the endpoint that they describe."""
+        config = self.pipeline()
         return new_endpoint(
-            self.base_url,
-            endpoint_id,
-            api_key=self.api_key,
-            breaker=BreakerConfig(failure_threshold=self.failure_threshold, reset_timeout_s=self.reset_timeout),
-            limiter=LimiterConfig(max_limit=self.max_concurrent_requests),
+            self.base_url, endpoint_id, api_key=self.api_key, breaker=config.breaker, limiter=config.limiter
         )
+
+    def endpoints(self, endpoint_id: str) -> list[Endpoint]:
+        """Returns it and its fallbacks, which are named by number: `fallback-1` and so on."""
+        fallbacks = [
+            replace(self, base_url=url).endpoint(f"fallback-{number}") for number, url in enumerate(self.fallbacks, 1)
+        ]
+        for endpoint in fallbacks:
+            endpoint.is_fallback = True
+        return [self.endpoint(endpoint_id), *fallbacks]
 
 
 _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
@@ -122,6 +139,10 @@ def _checked(name: str, value: Any, kind: str, at_least: float) -> Any:
         if not isinstance(value, bool):
             raise ConfigError(f"{name} must be True or False, not {value!r}.")
         return value
+    if kind == "tuple[str, ...]":
+        if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, str) for one in value):
+            raise ConfigError(f"{name} must be a list of texts, not {value!r}.")
+        return tuple(value)
     read, words = _READERS[kind]
     try:
         number = read(value)

@@ -54,8 +54,9 @@ class VllmClient:
         api_key: presented to the server; `$VLLM_API_KEY`.
         base_url: of the server, with or without `/v1`; `$VLLM_API_URL`, or this machine's port 8000.
         settings: all others of `ClientSettings`: `model`, `timeout`, `max_retries`, `retry_delay`, `backoff_factor`,
-            `max_concurrent_requests`, `failure_threshold`, `reset_timeout`, `queue_enabled`, `queue_size`,
-            `batch_enabled`, `max_batch_size`, `batch_timeout`. Environment variables fill in what is not given.
+            `max_concurrent_requests`, `failure_threshold`, `reset_timeout`, `fallbacks`, `hedge_after`, `retry_budget`,
+            `queue_enabled`, `queue_size`, `batch_enabled`, `max_batch_size`, `batch_timeout`. Environment variables
+            fill in what is not given.
 
     Attributes:
         settings: what it was made with.
@@ -72,7 +73,7 @@ class VllmClient:
     def __init__(self, api_key: str | None = None, base_url: str | None = None, **settings: Any) -> None:
         self.settings = read = ClientSettings.read({"api_key": api_key, "base_url": base_url, **settings})
         self._batches = BatchSettings(read.batch_enabled, read.max_batch_size, read.batch_timeout)
-        self._pipeline = pipeline = Pipeline([read.endpoint(MAIN)], read.pipeline())
+        self._pipeline = pipeline = Pipeline(read.endpoints(MAIN), read.pipeline())
         self._options: dict[str, dict[str, Any]] = {}
         self._requests = Requests(pipeline, CallOptions())
         self._inference = inference = Inference(pipeline, self._requests, self._batches)

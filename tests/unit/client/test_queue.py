@@ -12,7 +12,6 @@ from tests.client.fake_clock import FakeClock, settle
 from vllm_mxext.client.call import HIGH, LOW, NORMAL
 from vllm_mxext.client.errors import CircuitOpenError, ClosedError, QueueFullError, TimeoutExceededError
 from vllm_mxext.client.queue import PriorityQueue, Turn
-from vllm_mxext.errors import ConfigError
 
 pytestmark = pytest.mark.promise("CLIENT-14")
 
@@ -203,12 +202,12 @@ async def test_room_that_came_by_itself_goes_to_who_waits_before_who_comes():
     await finished(waiting, coming)
 
 
-async def test_room_that_came_by_itself_is_found_within_a_second():
+async def test_room_that_came_by_itself_is_found_soon():
     clock = FakeClock()
     rooms = Rooms(clock)
     waiting = (await started(rooms.visit("waiting")))[0]
     rooms.free[""] = 1  # nobody has called wake()
-    await clock.advance(1.0)
+    await clock.advance(0.1)
     assert rooms.entered == ["waiting"]
     await finished(waiting)
     assert clock.num_sleepers == 0
@@ -221,10 +220,3 @@ async def test_closing_refuses_who_waits_and_who_comes():
     assert [type(result) for result in await finished(*tasks)] == [ClosedError, ClosedError]
     with pytest.raises(ClosedError):
         await rooms.visit("c")
-
-
-@pytest.mark.parametrize("priority", [-1, 3])
-async def test_a_priority_that_does_not_exist_is_refused(priority: int):
-    rooms = Rooms(FakeClock())
-    with pytest.raises(ConfigError, match=f"0 .high., 1 .normal. or 2 .low., not {priority}"):
-        await rooms.visit("a", priority)
