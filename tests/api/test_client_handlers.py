@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -82,6 +83,31 @@ def test_one_failure_of_a_batch_is_told_and_all_are_raised(server: ServerThread)
     assert (results[1]["error"]["type"], results[1]["error"]["status"]) == ("BadRequestError", 400)
     with pytest.raises(BadRequestError):
         handlers.process_batch(server.url, ["x" * 5000] * 2)
+
+
+def test_what_is_no_batch_and_no_structure_is_refused(server: ServerThread) -> None:
+    handler = handlers.create_vllm_endpoint_handler(server.url)
+    refused: list[Callable[[], object]] = [
+        lambda: handlers.process_batch(server.url, "abc"),
+        lambda: handlers.process_batch(server.url, cast(Any, None)),
+        lambda: handlers.process_batch_with_metrics(server.url, cast(Any, [1, None])),
+        lambda: handlers.process_batch_with_params(server.url, ["a"], parameters=cast(Any, "temperature")),
+        lambda: handlers.format_structured_request(handler, cast(Any, None)),
+        lambda: handlers.format_structured_request(handler, {"prompt": "a", "options": "x"}),
+        lambda: handlers.format_request_with_params(handler, cast(Any, None), {}),
+    ]
+    asked = len(server.engine.requests)
+    for ask in refused:
+        with pytest.raises(BadRequestError):
+            ask()
+    assert len(server.engine.requests) == asked
+    assert handlers.process_batch_with_metrics(server.url, [])[0] == []
+
+
+def test_a_client_that_somebody_closed_is_made_anew(server: ServerThread) -> None:
+    with handlers.create_vllm_endpoint_handler(server.url).client:
+        pass
+    assert handlers.create_vllm_endpoint_handler(server.url)("ab")["text"] == "ab"
 
 
 def test_information_and_figures_are_the_servers(server: ServerThread) -> None:
