@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 
 import pytest
@@ -16,6 +21,70 @@ from vllm_mxext.config.sources import read_command_line
 from vllm_mxext.errors import ConfigError
 
 pytestmark = pytest.mark.promise("CLIENT-11")
+
+
+class CountingServer:
+    """A server of one model that counts requests at once and prompts of one request."""
+
+    def __init__(self, owner: str = "vllm_mxext") -> None:
+        counts = self
+        self._lock = threading.Lock()
+        self._num_now = 0
+        self.forget()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *words: object) -> None:
+                """Says nothing."""
+
+            def do_GET(self) -> None:
+                self.answer({"data": [{"id": "m", "owned_by": owner}]})
+
+            def do_POST(self) -> None:
+                prompts = json.loads(self.rfile.read(int(self.headers["content-length"])))["prompt"]
+                prompts = prompts if isinstance(prompts, list) else [prompts]
+                with counts.one_more(len(prompts)):
+                    choices = [
+                        {"index": index, "text": text, "finish_reason": "stop"} for index, text in enumerate(prompts)
+                    ]
+                    self.answer({"model": "m", "choices": choices})
+
+            def answer(self, content: dict[str, Any]) -> None:
+                data = json.dumps(content).encode()
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> CountingServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        handlers.client_of(self.url).close()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def forget(self) -> None:
+        self.most_at_once = self.largest_batch = 0
+
+    @contextmanager
+    def one_more(self, num_prompts: int) -> Iterator[None]:
+        with self._lock:
+            self._num_now += 1
+            self.most_at_once = max(self.most_at_once, self._num_now)
+            self.largest_batch = max(self.largest_batch, num_prompts)
+        yield
+        with self._lock:
+            self._num_now -= 1
+
 
 PROMPTS = ["Tell me about Python", "Explain machine learning", "What is deep learning?"]
 
@@ -129,7 +198,28 @@ def test_an_optimization_says_what_it_did_and_what_only_a_start_can_do(server: S
     client = handlers.client_of(server.url)
     assert result["applied"] == {name: getattr(client, name) for name in result["applied"]}
     assert result["applied"]["max_concurrent_requests"] == client.get_stats("main")["limit"]
-    assert [one["flag"] for one in result["not_applied"]] == [one.flag for one in SERVER_FLAGS[kind]]
+    assert [one["flag"] for one in result["not_applied"]] == [one.flag for one in SERVER_FLAGS["vllm_mxext"][kind]]
+
+
+def test_an_optimization_is_felt_by_the_server() -> None:
+    with CountingServer() as server, ThreadPoolExecutor(12) as pool:
+        for kind, most, largest in (("memory", 2, 1), ("speed", 12, 12)):
+            optimize_model(server.url, optimization_type=kind)
+            server.forget()
+            handler = handlers.create_vllm_endpoint_handler(server.url)
+            assert len(list(pool.map(handler, [f"p{number}" for number in range(24)]))) == 24
+            assert server.most_at_once <= most
+            assert server.largest_batch <= largest
+            handlers.process_batch(server.url, [f"p{number}" for number in range(12)])
+            assert server.largest_batch == largest
+
+
+@pytest.mark.parametrize(("owner", "flags"), [("vllm", ["--quantization fp8"]), ("llamacpp", None)])
+def test_flags_are_those_of_the_server_that_is_there(owner: str, flags: list[str] | None) -> None:
+    with CountingServer(owner) as server:
+        report = optimize_model(server.url, optimization_type="speed")
+    assert report["applied"]["max_concurrent_requests"] == 64
+    assert report["not_applied"] == flags or [one["flag"] for one in report["not_applied"]] == flags
 
 
 def test_an_unknown_optimization_or_model_changes_nothing(server: ServerThread) -> None:
@@ -142,10 +232,11 @@ def test_an_unknown_optimization_or_model_changes_nothing(server: ServerThread) 
     assert before == {name: getattr(client, name) for name in before}
 
 
-@pytest.mark.parametrize("kind", SERVER_FLAGS)
+@pytest.mark.parametrize("kind", SERVER_FLAGS["vllm_mxext"])
 def test_the_flags_that_are_named_exist(kind: str) -> None:
-    settings, _ = read_command_line(shlex.split(" ".join(one.flag for one in SERVER_FLAGS[kind])), "serve")
-    assert len(settings) == len(SERVER_FLAGS[kind])
+    flags = SERVER_FLAGS["vllm_mxext"][kind]
+    settings, _ = read_command_line(shlex.split(" ".join(one.flag for one in flags)), "serve")
+    assert len(settings) == len(flags)
 
 
 def test_a_server_that_is_not_there_is_an_error_not_a_pretence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,14 +103,14 @@ class Inference:
                 if isinstance(result, Exception):
                     raise result
             return results
-        given, options = _split(model, parameters, options)
+        group = _group(model, parameters, options)
         self._check_loop()
         self._num_calls += 1
         try:
             if isinstance(inputs, str) and self._num_calls > 1 and self._may_batch():
-                return await self._shared_batcher().add(_group(given, options), inputs)
-            path, fields = _request(inputs, given)
-            return _result(await self._requests.post(path, {**fields, **options}))
+                return await self._shared_batcher().add(group, inputs)
+            path, fields = _request(inputs, group.fields)
+            return _result(await self._requests.post(path, {**fields, **group.options}))
         finally:
             self._num_calls -= 1
 
@@ -125,8 +125,7 @@ class Inference:
         texts: Sequence[str] = _read(prompts)
         if not _is_prompts(texts):
             raise BadRequestError("Prompts are a list of texts; one prompt alone is a list of one.")
-        given, options = _split(model, parameters, options)
-        group = _group(given, options)
+        group = _group(model, parameters, options)
         size = self._batches.max_size if self._may_batch() else 1
         batcher: Batcher[_Group, str, dict[str, Any]] = Batcher(
             self._send, SystemClock(), max_size=size, timeout_s=0.0, on_batch=self._on_batch
@@ -140,7 +139,7 @@ class Inference:
                 adding = (batcher.add(group, prompt) for prompt in texts[part])
                 results[part] = await asyncio.gather(*adding, return_exceptions=True)
 
-        await asyncio.gather(*(work() for _ in range(self._num_places(options))))
+        await asyncio.gather(*(work() for _ in range(self._num_places(group.options))))
         for one in results:
             if isinstance(one, BaseException) and not isinstance(one, Exception):
                 raise one
@@ -159,9 +158,9 @@ class Inference:
         inputs = _read(inputs)
         if _is_prompts(inputs):
             raise BadRequestError("One answer is streamed at a time; give one prompt or one conversation.")
-        given, options = _split(model, parameters, options)
-        path, fields = _request(inputs, given)
-        async with aclosing(await self._requests.stream(path, {**fields, **options})) as events:
+        group = _group(model, parameters, options)
+        path, fields = _request(inputs, group.fields)
+        async with aclosing(await self._requests.stream(path, {**fields, **group.options})) as events:
             async for event in events:
                 text = text_of(event)
                 if text:
@@ -206,28 +205,23 @@ class Inference:
         return [_result(answer, choice, len(prompts)) for choice in sorted(choices, key=_index)]
 
 
-def _split(
-    model: str, parameters: Mapping[str, Any], options: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _group(model: str, parameters: Mapping[str, Any], options: Mapping[str, Any]) -> _Group:
     """Returns fields of the request, and options of the call, which may be among the parameters."""
     if not isinstance(parameters, Mapping):
         raise BadRequestError(f"Parameters are fields of the request by name, not {type(parameters).__name__}.")
     fields = {**_named(model), **parameters}
-    own = {name: fields.pop(name) for name in OPTION_NAMES if name in fields}
+    options = {**options, **{name: fields.pop(name) for name in OPTION_NAMES if name in fields}}
     _check_one_text(fields)
-    return fields, {**options, **own}
+    try:  # not a number would be sent as null, which means the server's default
+        text = json.dumps([fields, options], sort_keys=True, default=repr, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadRequestError(f"The parameters cannot be written as JSON ({error}); give plain values.") from error
+    return _Group(text, fields, options)
 
 
 def _check_one_text(fields: Mapping[str, Any]) -> None:
     if fields.get("n") not in (None, 1):
         raise BadRequestError("A result has one text, so n must be 1; completions.create() returns several.")
-
-
-def _group(fields: Mapping[str, Any], options: Mapping[str, Any]) -> _Group:
-    try:
-        return _Group(json.dumps([fields, options], sort_keys=True, default=repr), fields, options)
-    except (TypeError, ValueError) as error:
-        raise BadRequestError(f"The parameters cannot be written as JSON ({error}); give plain values.") from error
 
 
 def _named(model: str) -> dict[str, str]:

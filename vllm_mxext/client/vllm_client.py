@@ -207,7 +207,7 @@ class VllmClient(ServerCalls):
         Raises:
             ClientError: there is no such endpoint, or no answer.
         """
-        options = self._options.get(endpoint_id, {"endpoint_id": endpoint_id})
+        options = self._options.get(endpoint_id, {"endpoint_id": str(endpoint_id)})  # None would be any
         return self._run(model, data, parameters, {**options, "priority": priority})
 
     def get_stats(self, endpoint_id: str | None = None) -> dict[str, Any]:

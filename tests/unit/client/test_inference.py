@@ -124,6 +124,7 @@ async def test_prompts_that_can_be_looked_at_once_are_all_asked() -> None:
         ({"seed": object()}, "JSON"),
         ({1: 2, "a": 3}, "JSON"),
         ("temperature", "Parameters are fields"),
+        ({"temperature": float("nan")}, "JSON"),
         ({"stream": True}, "stream_generation"),
         ({"n": 2}, "n must be 1"),
     ],
