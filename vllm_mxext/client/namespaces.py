@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
-from vllm_mxext.client.call import NORMAL, Attempt, Call, Timeouts
+from vllm_mxext.client.call import HIGH, LOW, NORMAL, Attempt, Call, Timeouts
 from vllm_mxext.client.document import Document
 from vllm_mxext.client.errors import BadRequestError, ProtocolError
 from vllm_mxext.client.pipeline import CallStream, Pipeline
@@ -52,6 +52,8 @@ class CallOptions:
         return replace(self, **given)
 
     def __post_init__(self) -> None:
+        if self.priority not in (HIGH, NORMAL, LOW):
+            raise ConfigError(f"A priority is 0 (high), 1 (normal) or 2 (low), not {self.priority!r}.")
         timeouts_of(self.timeout)
         retries = self.max_retries
         if retries is not None and (not isinstance(retries, int) or retries < 0):

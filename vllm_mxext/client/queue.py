@@ -86,8 +86,8 @@ class PriorityQueue(Generic[T]):
             ClosedError: the queue has been closed.
             ConfigError: no such priority.
         """
-        if priority not in (HIGH, NORMAL, LOW):
-            raise ConfigError(f"A priority is 0 (high), 1 (normal) or 2 (low), not {priority!r}.")
+        if not HIGH <= priority <= LOW:
+            raise ConfigError(f"A priority is 0 (high), 1 (normal) or 2 (low), not {priority}.")
         if self._is_closed:
             raise ClosedError("The client has been closed; make a new one.")
         arrived_s = self._clock.now()
