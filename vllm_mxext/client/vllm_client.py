@@ -71,7 +71,7 @@ class VllmClient(ServerCalls):
     def __init__(self, api_key: str | None = None, base_url: str | None = None, **settings: Any) -> None:
         self.settings = read = ClientSettings.read({"api_key": api_key, "base_url": base_url, **settings})
         self._batches = BatchSettings(read.batch_enabled, read.max_batch_size, read.batch_timeout)
-        pipeline = Pipeline([read.endpoint(MAIN)], read.pipeline())
+        self._pipeline = pipeline = Pipeline([read.endpoint(MAIN)], read.pipeline())
         self._options: dict[str, dict[str, Any]] = {}
         self._is_closed = False
         requests = Requests(pipeline, CallOptions())
