@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +21,75 @@ from vllm_mxext.config.sources import read_command_line
 from vllm_mxext.errors import ConfigError
 
 pytestmark = pytest.mark.promise("CLIENT-11")
+
+
+class CountingServer:
+    """A server of one model that counts requests at once and prompts of one request."""
+
+    def __init__(self, owner: str = "vllm_mxext") -> None:
+        counts = self
+        self._changed = threading.Condition()
+        self._num_now = 0
+        self.expect(1)
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1  # one packet for an answer
+
+            def log_message(self, *words: object) -> None:
+                """Says nothing."""
+
+            def do_GET(self) -> None:
+                self.answer({"data": [{"id": "m", "owned_by": owner}]})
+
+            def do_POST(self) -> None:
+                prompts = json.loads(self.rfile.read(int(self.headers["content-length"])))["prompt"]
+                prompts = prompts if isinstance(prompts, list) else [prompts]
+                with counts.one_more(len(prompts)):
+                    choices = [
+                        {"index": index, "text": text, "finish_reason": "stop"} for index, text in enumerate(prompts)
+                    ]
+                    self.answer({"model": "m", "choices": choices})
+
+            def answer(self, content: dict[str, Any]) -> None:
+                data = json.dumps(content).encode()
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+
+    def __enter__(self) -> CountingServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        handlers.client_of(self.url).close()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def expect(self, at_once: int) -> None:
+        """Counts anew; nobody is answered before so many requests have been there at once."""
+        self.most_at_once = self.largest_batch = 0
+        self._expected = at_once
+
+    @contextmanager
+    def one_more(self, num_prompts: int) -> Iterator[None]:
+        with self._changed:
+            self._num_now += 1
+            self.most_at_once = max(self.most_at_once, self._num_now)
+            self.largest_batch = max(self.largest_batch, num_prompts)
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: self.most_at_once >= self._expected, timeout=60)
+        yield
+        with self._changed:
+            self._num_now -= 1
+
 
 PROMPTS = ["Tell me about Python", "Explain machine learning", "What is deep learning?"]
 
@@ -84,6 +159,31 @@ def test_one_failure_of_a_batch_is_told_and_all_are_raised(server: ServerThread)
         handlers.process_batch(server.url, ["x" * 5000] * 2)
 
 
+def test_what_is_no_batch_and_no_structure_is_refused(server: ServerThread) -> None:
+    handler = handlers.create_vllm_endpoint_handler(server.url)
+    refused: list[Callable[[], object]] = [
+        lambda: handlers.process_batch(server.url, "abc"),
+        lambda: handlers.process_batch(server.url, cast(Any, None)),
+        lambda: handlers.process_batch_with_metrics(server.url, cast(Any, [1, None])),
+        lambda: handlers.process_batch_with_params(server.url, ["a"], parameters=cast(Any, "temperature")),
+        lambda: handlers.format_structured_request(handler, cast(Any, None)),
+        lambda: handlers.format_structured_request(handler, {"prompt": "a", "options": "x"}),
+        lambda: handlers.format_request_with_params(handler, cast(Any, None), {}),
+    ]
+    asked = len(server.engine.requests)
+    for ask in refused:
+        with pytest.raises(BadRequestError):
+            ask()
+    assert len(server.engine.requests) == asked
+    assert handlers.process_batch_with_metrics(server.url, [])[0] == []
+
+
+def test_a_client_that_somebody_closed_is_made_anew(server: ServerThread) -> None:
+    with handlers.create_vllm_endpoint_handler(server.url).client:
+        pass
+    assert handlers.create_vllm_endpoint_handler(server.url)("ab")["text"] == "ab"
+
+
 def test_information_and_figures_are_the_servers(server: ServerThread) -> None:
     info = handlers.get_model_info(server.url, "fake-model")
     assert info["max_model_len"] == server.engine.model.max_model_len
@@ -103,7 +203,27 @@ def test_an_optimization_says_what_it_did_and_what_only_a_start_can_do(server: S
     client = handlers.client_of(server.url)
     assert result["applied"] == {name: getattr(client, name) for name in result["applied"]}
     assert result["applied"]["max_concurrent_requests"] == client.get_stats("main")["limit"]
-    assert [one["flag"] for one in result["not_applied"]] == [one.flag for one in SERVER_FLAGS[kind]]
+    assert [one["flag"] for one in result["not_applied"]] == [one.flag for one in SERVER_FLAGS["vllm_mxext"][kind]]
+
+
+def test_an_optimization_is_felt_by_the_server() -> None:
+    with CountingServer() as server, ThreadPoolExecutor(12) as pool:
+        for kind, at_once, largest in (("balanced", 2, 8), ("memory", 2, 1), ("speed", 1, 12)):
+            optimize_model(server.url, optimization_type=kind)
+            server.expect(at_once)
+            handler = handlers.create_vllm_endpoint_handler(server.url)
+            assert len(list(pool.map(handler, [f"p{number}" for number in range(24)]))) == 24
+            assert kind != "memory" or server.most_at_once == 2
+            handlers.process_batch(server.url, [f"p{number}" for number in range(12)])
+            assert server.largest_batch == largest
+
+
+@pytest.mark.parametrize(("owner", "flags"), [("vllm", ["--quantization fp8"]), ("llamacpp", None)])
+def test_flags_are_those_of_the_server_that_is_there(owner: str, flags: list[str] | None) -> None:
+    with CountingServer(owner) as server:
+        report = optimize_model(server.url, optimization_type="speed")
+    assert report["applied"]["max_concurrent_requests"] == 64
+    assert report["not_applied"] == flags or [one["flag"] for one in report["not_applied"]] == flags
 
 
 def test_an_unknown_optimization_or_model_changes_nothing(server: ServerThread) -> None:
@@ -116,10 +236,11 @@ def test_an_unknown_optimization_or_model_changes_nothing(server: ServerThread) 
     assert before == {name: getattr(client, name) for name in before}
 
 
-@pytest.mark.parametrize("kind", SERVER_FLAGS)
+@pytest.mark.parametrize("kind", SERVER_FLAGS["vllm_mxext"])
 def test_the_flags_that_are_named_exist(kind: str) -> None:
-    settings, _ = read_command_line(shlex.split(" ".join(one.flag for one in SERVER_FLAGS[kind])), "serve")
-    assert len(settings) == len(SERVER_FLAGS[kind])
+    flags = SERVER_FLAGS["vllm_mxext"][kind]
+    settings, _ = read_command_line(shlex.split(" ".join(one.flag for one in flags)), "serve")
+    assert len(settings) == len(flags)
 
 
 def test_a_server_that_is_not_there_is_an_error_not_a_pretence(monkeypatch: pytest.MonkeyPatch) -> None:

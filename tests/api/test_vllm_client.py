@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -102,6 +104,31 @@ def test_the_namespaces_of_openai_are_there(client: VllmClient) -> None:
     assert client.models.list().data[0].id == client.models.retrieve("fake-model").id == "fake-model"
 
 
+def test_a_streamed_answer_says_where_it_came_from_and_ends_before_its_first_chunk_too(client: VllmClient) -> None:
+    with client.completions.create(prompt="ab", stream=True) as stream:
+        assert stream.request_id
+        assert (stream.endpoint_id, client.current_requests) == ("main", 1)
+    assert client.current_requests == 0
+    assert list(stream) == []
+    stream.close()
+
+
+def test_what_a_call_cannot_be_asked_for_is_refused(client: VllmClient) -> None:
+    for priority in (None, "0", 1.5, -1):
+        with pytest.raises(ConfigError, match="priority"):
+            client.run_inference("default", "ab", priority=priority)  # type: ignore[arg-type]
+    with pytest.raises(BadRequestError, match="list of texts"):
+        client.run_each("default", "abc")
+    assert client.run_inference("default", "ab", {"priority": 2})["text"] == "ab"
+    assert client.recent_requests[-1].priority == 2
+
+
+def test_a_client_is_neither_copied_nor_pickled(client: VllmClient) -> None:
+    for duplicate in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="one in each process"):
+            duplicate(client)
+
+
 def test_errors_are_typed(client: VllmClient) -> None:
     with pytest.raises(NotFoundError) as caught:
         client.run_inference("nope", "ab")
@@ -159,6 +186,25 @@ def test_endpoints_have_settings_and_figures_of_their_own(client: VllmClient, se
         client.create_endpoint(model="m")
 
 
+def test_endpoints_that_are_made_at_the_same_time_have_their_own_names(client: VllmClient) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(lambda _: client.create_endpoint(), range(40)))
+    assert len(set(names)) == 40
+    assert client.get_stats().keys() == {"main", *names}
+
+
+def test_an_endpoint_takes_from_the_client_what_it_is_not_given(server: ServerThread) -> None:
+    with VllmClient("secret", NOBODY, timeout=7, failure_threshold=1, max_retries=0) as client:
+        name = client.create_endpoint(api_key=None, base_url=None)
+        assert [(one.url, one.api_key) for one in client._pipeline.endpoints] == [(NOBODY, "secret")] * 2
+        with pytest.raises(ConnectionFailedError):
+            client.make_request_with_endpoint(name, "ab")
+        assert client.get_stats(name)["failure_count"] == 1
+        assert (client.circuit_state, client.failure_count) == ("CLOSED", 0)
+        with pytest.raises(ConfigError, match="address"):
+            client.create_endpoint(base_url="127.0.0.1", shares_load=True)
+
+
 def test_an_endpoint_that_shares_the_load_takes_over(server: ServerThread) -> None:
     with VllmClient(base_url=NOBODY, max_retries=2, retry_delay=0) as client:
         spare = client.create_endpoint(base_url=server.url)
@@ -183,7 +229,14 @@ def test_without_a_queue_nobody_waits(client: VllmClient) -> None:
 def test_bounds_can_be_changed_later(client: VllmClient) -> None:
     client.max_concurrent_requests = 3
     assert client.max_concurrent_requests == client.get_stats("main")["limit"] == 3
-    for name, value in (("max_batch_size", 0), ("batch_timeout", -1), ("max_concurrent_requests", 0)):
+    for name, value in (
+        ("max_batch_size", 0),
+        ("batch_timeout", -1),
+        ("max_concurrent_requests", 0),
+        ("max_concurrent_requests", "many"),
+        ("batch_enabled", "no"),
+        ("queue_enabled", 0),
+    ):
         with pytest.raises(ConfigError, match=name):
             setattr(client, name, value)
 

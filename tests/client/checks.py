@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+STATUSES = PASSED, FAILED, SKIPPED, INTERRUPTED = "passed", "failed", "skipped", "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def expect(condition: object, words: str) -> None:
 
 
 def run_checks(checks: Iterable[Check], target: Target, on_result: Callable[[CheckResult], None]) -> list[CheckResult]:
-    """Runs checks one after the other; none keeps the next from running."""
+    """Runs checks one after the other; none keeps the next from running, but Ctrl-C does."""
     results = []
     for check in checks:
         began_s = time.monotonic()
@@ -72,8 +72,12 @@ def run_checks(checks: Iterable[Check], target: Target, on_result: Callable[[Che
             figures = check(target)
         except CheckSkippedError as reason:
             status, problem = SKIPPED, str(reason)
+        except KeyboardInterrupt:
+            status, problem = INTERRUPTED, "stopped by Ctrl-C"
         except Exception as error:  # whatever it is, the check has failed
             status, problem = FAILED, f"{type(error).__name__}: {error}"
         results.append(CheckResult(check.__name__, status, time.monotonic() - began_s, figures, problem))
         on_result(results[-1])
+        if status == INTERRUPTED:
+            break
     return results

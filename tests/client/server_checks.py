@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from tests.client.checks import CheckSkippedError, Target, expect
+from vllm_mxext.client.inference import ANY_MODEL
 from vllm_mxext.client.vllm_client import VllmClient
 
 NUM_SINGLE = 5
@@ -26,8 +27,7 @@ def single_inference(target: Target) -> dict[str, Any]:
             began_s = time.perf_counter()
             result = client.run_inference(target.model, _PROMPT.format(number), PARAMETERS)
             times.append(time.perf_counter() - began_s)
-            tokens += result["metadata"]["usage"]["completion_tokens"]
-    expect(tokens > 0, "The server generated no tokens.")
+            tokens += _num_tokens(result)
     return {
         "num_calls": NUM_SINGLE,
         "median_s": statistics.median(times),
@@ -50,7 +50,8 @@ def batch_inference(target: Target) -> dict[str, Any]:
         for prompt in others:
             client.run_inference(target.model, prompt, PARAMETERS)
         single_s = time.perf_counter() - began_s
-    expect(len(results) == BATCH and all(one["metadata"]["finish_reason"] for one in results), "Answers are missing.")
+    _num_tokens(results[0])
+    expect(all(one["metadata"]["finish_reason"] for one in results), "Answers do not say why they ended.")
     return {
         "batch_size": BATCH,
         "batch_s": batch_s,
@@ -87,14 +88,26 @@ def inference_works(target: Target) -> dict[str, Any]:
     """The model answers, as a whole and as a stream."""
     with _client(target) as client:
         result = client.run_inference(target.model, "Hello, world!", PARAMETERS)
+        _num_tokens(result)
+        expect(result["text"], "The answer has no text.")
+        served = result["metadata"]["model"]
+        expect(target.model in (*ANY_MODEL, served), f"Another model has answered: {served}.")
         pieces = list(client.stream_generation(target.model, "Hello, world!", PARAMETERS))
-    expect(result["metadata"]["usage"]["completion_tokens"] > 0, "The server generated no tokens.")
     expect(pieces, "The stream brought no text.")
     return {"text": result["text"], "num_pieces": len(pieces)}
 
 
 PERFORMANCE = (single_inference, batch_inference, precision_modes)
 REAL = (server_available, model_available, inference_works)
+
+
+def _num_tokens(result: dict[str, Any]) -> int:
+    """Returns how many tokens a result has taken; of one of a batch, all of the batch's."""
+    metadata = result["metadata"]
+    usage = metadata.get("batch", metadata).get("usage")
+    expect(isinstance(usage, dict), "The server does not say how many tokens there were (usage).")
+    expect(usage.get("completion_tokens", 0) > 0, "The server generated no tokens.")
+    return int(usage["completion_tokens"])
 
 
 def _client(target: Target) -> VllmClient:

@@ -1,6 +1,7 @@
 """The unified test runner of the client: its suites, its files in `collected_results/`, its exit codes.
 
-0: everything that was run passed; 1: something failed; 2: wrong usage.
+0: everything that was run passed; 1: something failed, or a file could not be written; 2: wrong usage; 130: it was
+interrupted, and what had been found is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tests.client.checks import FAILED, PASSED, SKIPPED, Check, CheckResult, Target, run_checks
+from tests.client.checks import (
+    FAILED,
+    INTERRUPTED,
+    PASSED,
+    SKIPPED,
+    STATUSES,
+    Check,
+    CheckResult,
+    Target,
+    run_checks,
+)
 from tests.client.server_checks import PERFORMANCE, REAL
 from tests.client.standard_checks import STANDARD
 from vllm_mxext.client.settings import ClientSettings
@@ -57,7 +68,6 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     parser = _parser()
     options = parser.parse_args(argv)
     try:
-        usual = ClientSettings.read({}, environ)
         asked = {"base_url": options.api_url, "model": options.model, "timeout": options.timeout}
         settings = ClientSettings.read(asked, environ)
     except MxError as error:
@@ -65,19 +75,32 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     chosen = [suite for suite in SUITES if options.all or getattr(options, suite.name)]
     if not chosen:
         parser.error("choose --standard, --performance, --real or --all")
-    target = Target(settings.base_url, settings.model, settings.timeout or usual.timeout or 30.0)
+    target = Target(settings.base_url, settings.model, settings.timeout or 30.0)
+    try:
+        return _run_all(chosen, target, environ)
+    except OSError as error:
+        _say(f"The results cannot be written: {error}")
+        return 1
+
+
+def _run_all(chosen: Sequence[Suite], target: Target, environ: Mapping[str, str]) -> int:
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S")
-    summary = {}
+    summary: dict[str, dict[str, object]] = {}
     for suite in chosen:
         if environ.get(suite.skip_variable, "").lower() == "true":
             _say(f"{suite.title}: left out, as {suite.skip_variable} is true")
             summary[suite.name] = {"status": SKIPPED}
             continue
         summary[suite.name] = _run(suite, target, stamp)
-    failed = [name for name, one in summary.items() if one["status"] == FAILED]
+        if summary[suite.name]["status"] == INTERRUPTED:
+            break
+    by_status = {status: [name for name, one in summary.items() if one["status"] == status] for status in STATUSES}
+    words = "; ".join(f"{status}: {', '.join(names)}" for status, names in by_status.items() if names)
     path = _write(f"vllm_summary_{stamp}.json", {"api_url": target.url, "model": target.model, "suites": summary})
-    _say(f"\nSummary: {'failed: ' + ', '.join(failed) if failed else 'nothing failed'} ({path})")
-    return 1 if failed else 0
+    _say(f"\nSummary: {words} ({path})")
+    if by_status[INTERRUPTED]:
+        return 130
+    return 1 if by_status[FAILED] else 0
 
 
 @contextmanager
@@ -94,27 +117,29 @@ def _run(suite: Suite, target: Target, stamp: str) -> dict[str, object]:
     if suite.name == "standard":
         with echo_target(target) as own:
             results = run_checks(suite.checks, own, _show)
+        url, model = "our own server", own.model
     else:
         _say(f"  {target.url}, model {target.model}")
         results = run_checks(suite.checks, target, _show)
-    counts = {status: sum(one.status == status for one in results) for status in (PASSED, FAILED, SKIPPED)}
-    status = FAILED if counts[FAILED] else PASSED
+        url, model = target.url, target.model
+    counts = {status: sum(one.status == status for one in results) for status in STATUSES}
+    status = next(one for one in (INTERRUPTED, FAILED, PASSED) if counts[one] or one == PASSED)
     content = {
         "suite": suite.name,
         "status": status,
-        "api_url": "our own server" if suite.name == "standard" else target.url,
-        "model": target.model,
+        "api_url": url,
+        "model": model,
         "counts": counts,
         "checks": [{name: getattr(one, name) for name in CheckResult.__dataclass_fields__} for one in results],
     }
     path = _write(suite.file_name.format(stamp), content)
-    _say(f"  {counts[PASSED]} passed, {counts[FAILED]} failed, {counts[SKIPPED]} skipped ({path})")
+    _say(f"  {', '.join(f'{number} {name}' for name, number in counts.items())} ({path})")
     return {"status": status, "counts": counts, "file": str(path)}
 
 
 def _show(result: CheckResult) -> None:
     name = result.name.replace("_", " ")
-    _say(f"  {result.status:8}{name} ({result.duration_s:.2f} s){': ' + result.problem if result.problem else ''}")
+    _say(f"  {result.status:12}{name} ({result.duration_s:.2f} s){': ' + result.problem if result.problem else ''}")
 
 
 def _say(line: str) -> None:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from vllm_mxext.client.breaker import BreakerConfig, CircuitBreaker
 from vllm_mxext.client.call import Timeouts
 from vllm_mxext.client.clock import Clock, SystemClock
 from vllm_mxext.client.errors import ClientError
+from vllm_mxext.client.http import check_address
 from vllm_mxext.client.limiter import AdaptiveLimiter, LimiterConfig
 from vllm_mxext.client.namespaces import (
     OPTION_NAMES,
@@ -33,6 +34,7 @@ from vllm_mxext.client.namespaces import (
 )
 from vllm_mxext.client.pipeline import Pipeline, PipelineConfig
 from vllm_mxext.client.router import Endpoint
+from vllm_mxext.errors import ConfigError
 
 DEFAULT_URL = "http://localhost:8000"
 URL_VARIABLE, KEY_VARIABLE = "VLLM_API_URL", "VLLM_API_KEY"
@@ -58,7 +60,11 @@ def new_endpoint(
         limiter: how many calls it gets at once.
         is_fallback: it is asked only while no other can be.
         clock: time and chance.
+
+    Raises:
+        ConfigError: address or key cannot be used.
     """
+    check_address(url, api_key)
     clock = clock or SystemClock()
     usual = PipelineConfig()
     return Endpoint(
@@ -108,8 +114,10 @@ class AsyncVllmClient:
         max_concurrent_requests: int | None = None,
         config: PipelineConfig | None = None,
     ) -> None:
-        urls = base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+        urls = base_url if base_url is not None else os.environ.get(URL_VARIABLE) or DEFAULT_URL
         urls = [urls] if isinstance(urls, str) else list(urls)
+        if not urls:
+            raise ConfigError("A client needs the address of a server.")
         key = api_key if api_key is not None else os.environ.get(KEY_VARIABLE, "")
         config = config or PipelineConfig()
         if max_concurrent_requests is not None:
@@ -159,6 +167,9 @@ class AsyncVllmClient:
     async def close(self) -> None:
         """Closes the connections; what is under way ends with `ClosedError`. Shared by `with_options()`."""
         await self.pipeline.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A client has connections, which cannot be copied or pickled; make one in each process.")
 
     async def __aenter__(self) -> AsyncVllmClient:
         return self

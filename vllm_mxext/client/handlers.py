@@ -41,7 +41,7 @@ def client_of(url: str) -> VllmClient:
     key = (os.getpid(), url.rstrip("/").removesuffix("/v1"), os.environ.get("VLLM_API_KEY", ""))
     with _clients.lock:
         client = _clients.by_address.get(key)
-        if client is None:
+        if client is None or client.is_closed:
             client = _clients.by_address[key] = VllmClient(base_url=url)
         return client
 
@@ -116,6 +116,8 @@ def format_structured_request(handler: EndpointHandler, request: Mapping[str, An
         BadRequestError: the prompt is missing, or there is another field.
         ClientError: there is no answer; its class says why.
     """
+    if not isinstance(request, Mapping):
+        raise BadRequestError(f"A structured request is a mapping of fields, not {type(request).__name__}.")
     unknown = next((name for name in request if name not in _STRUCTURED_FIELDS), None)
     if unknown is not None:
         raise BadRequestError(f"A structured request has {', '.join(_STRUCTURED_FIELDS)}, and no '{unknown}'.")
@@ -123,7 +125,10 @@ def format_structured_request(handler: EndpointHandler, request: Mapping[str, An
     if not isinstance(prompt, str) or not prompt:
         raise BadRequestError("A structured request needs a prompt, as text.")
     context = request.get("context")
-    options = dict(request.get("options") or {})
+    options = request.get("options") or {}
+    if not isinstance(options, Mapping):
+        raise BadRequestError(f"Options of a structured request are fields by name, not {type(options).__name__}.")
+    options = dict(options)
     for name, field_name in _OPTIONS.items():
         if options.pop(name, False):
             options.setdefault(field_name, 1)
@@ -196,19 +201,20 @@ def get_model_statistics(endpoint_url: str, model: str = "default") -> dict[str,
     asked = {name, model, ""} if model == "default" else {name}
     calls = {one: figures for one, figures in measured.items() if one in asked}
     try:
-        text = client.read_text("/metrics")
-    except ClientError:
+        server = dict(_figures(client.read_text("/metrics"), name))
+    except (ClientError, ValueError):  # none there, or another format
         return {"model": name, "client": calls, "server": None}
-    return {"model": name, "client": calls, "server": dict(_figures(text, name))}
+    return {"model": name, "client": calls, "server": server}
 
 
 def _figures(text: str, model: str) -> Iterator[tuple[str, float]]:
     """Yields sums, counts and values of a model from Prometheus' text; buckets are left out."""
+    shared = (("model_name", model), ("engine", "0"))  # further engines of a server have figures of their own
     from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 - needed by few callers
 
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            others = {label: value for label, value in sample.labels.items() if label not in ("model_name", "engine")}
+            others = {label: value for label, value in sample.labels.items() if (label, value) not in shared}
             if sample.name.endswith(("_bucket", "_created")) or sample.labels.get("model_name", model) != model:
                 continue
             shown = ",".join(f'{label}="{value}"' for label, value in sorted(others.items()))

@@ -69,9 +69,7 @@ class Wire:
         clock: Clock,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        base, auth = _base_of(url)
-        if not (api_key.isascii() and api_key.isprintable()):
-            raise ConfigError("The API key has characters that no key has, such as an end of line; copy it again.")
+        base, auth = check_address(url, api_key)
         self._base = base
         self.url = shown(base)
         self._clock = clock
@@ -142,8 +140,14 @@ class Wire:
         )
 
 
-def _base_of(url: str) -> tuple[str, tuple[str, str] | None]:
-    """Returns an address without `/v1`, and the name and password in it, which httpx would write into its log."""
+def check_address(url: str, api_key: str) -> tuple[str, tuple[str, str] | None]:
+    """Returns an address without `/v1`, and the name and password in it, which httpx would write into its log.
+
+    Raises:
+        ConfigError: address or key cannot be used.
+    """
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise ConfigError("The API key has characters that no key has, such as an end of line; copy it again.")
     try:
         address = httpx.URL(url)
     except httpx.InvalidURL:
@@ -175,6 +179,8 @@ def _parse(url: str, response: httpx.Response, data: bytes, *, may_be_text: bool
     try:
         return parsed(data)
     except ValueError as error:
+        if may_be_text:  # vLLM calls the text of its answers about adapters JSON
+            return data.decode("utf-8", "replace")
         raise protocol_failed(
             url,
             "answered with JSON that is broken",

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_mxext.client.batcher import Batcher
+from vllm_mxext.client.call import Call
 from vllm_mxext.client.chunks import text_of
 from vllm_mxext.client.clock import SystemClock
 from vllm_mxext.client.document import Document
 from vllm_mxext.client.errors import BadRequestError, ProtocolError
-from vllm_mxext.client.namespaces import Requests
+from vllm_mxext.client.namespaces import OPTION_NAMES, Requests
 from vllm_mxext.client.pipeline import Pipeline
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -25,8 +26,23 @@ Inputs = str | Sequence[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any]
 ANY_MODEL = ("", "default")
 """Names that mean whichever model the server serves."""
 
-_Key = tuple[str, str]
-"""Parameters and options as JSON; only prompts with equal ones go together."""
+_BESIDES_TEXT = ("reasoning", "reasoning_content", "refusal", "tool_calls")
+"""Fields of a message that a result keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What prompts must have in common to go together.
+
+    Attributes:
+        text: everything, to be compared.
+        fields: of the request, but for the prompt.
+        options: those of `CallOptions`.
+    """
+
+    text: str
+    fields: Mapping[str, Any] = field(compare=False)
+    options: Mapping[str, Any] = field(compare=False)
 
 
 @dataclass(slots=True)
@@ -54,13 +70,17 @@ class Inference:
         pipeline: what calls go through.
         requests: sends them through it.
         batches: how prompts are put together; may be changed at any time.
+
+    Attributes:
+        pipeline: the same.
     """
 
     def __init__(self, pipeline: Pipeline, requests: Requests, batches: BatchSettings) -> None:
+        self.pipeline = pipeline
         self._requests = requests
         self._batches = batches
         self._on_batch = pipeline.metrics.record_batch
-        self._batcher: Batcher[_Key, str, dict[str, Any]] | None = None
+        self._batcher: Batcher[_Group, str, dict[str, Any]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._num_calls = 0
 
@@ -70,43 +90,59 @@ class Inference:
         Args:
             model: asked for.
             inputs: a prompt, several, a conversation, or the fields of a request.
-            parameters: further fields of the request.
-            options: those of `CallOptions`.
+            parameters: further fields of the request, and those of `CallOptions`.
+            options: those of `CallOptions`; the ones in the parameters win.
 
         Raises:
             ClientError: there is none; of several prompts, the first error.
         """
+        inputs = _read(inputs)
         if _is_prompts(inputs):
-            results = await self.run_all(model, [str(one) for one in inputs], parameters, options)
+            results = await self.run_all(model, inputs, parameters, options)
             for result in results:
                 if isinstance(result, Exception):
                     raise result
             return results
+        group = _group(model, parameters, options)
         self._check_loop()
         self._num_calls += 1
         try:
-            if isinstance(inputs, str) and self._num_calls > 1 and self._may_batch(parameters):
-                return await self._shared_batcher().add(_key(model, parameters, options), inputs)
-            path, fields = _request(model, inputs, parameters)
-            return _result(await self._requests.post(path, {**fields, **options}))
+            if isinstance(inputs, str) and self._num_calls > 1 and self._may_batch():
+                return await self._shared_batcher().add(group, inputs)
+            path, fields = _request(inputs, group.fields)
+            return _result(await self._requests.post(path, {**fields, **group.options}))
         finally:
             self._num_calls -= 1
 
     async def run_all(
-        self, model: str, prompts: Sequence[str], parameters: Mapping[str, Any], options: Mapping[str, Any]
+        self, model: str, prompts: Inputs, parameters: Mapping[str, Any], options: Mapping[str, Any]
     ) -> list[dict[str, Any] | Exception]:
-        """Returns a result or an error for each prompt, in their order."""
-        size = self._batches.max_size if self._may_batch(parameters) else 1
-        batcher: Batcher[_Key, str, dict[str, Any]] = Batcher(
+        """Returns a result or an error for each prompt, in their order; as many requests are under way as may be.
+
+        Raises:
+            BadRequestError: they are no prompts, or the parameters are none.
+        """
+        texts: Sequence[str] = _read(prompts)
+        if not _is_prompts(texts):
+            raise BadRequestError("Prompts are a list of texts; one prompt alone is a list of one.")
+        group = _group(model, parameters, options)
+        size = self._batches.max_size if self._may_batch() else 1
+        batcher: Batcher[_Group, str, dict[str, Any]] = Batcher(
             self._send, SystemClock(), max_size=size, timeout_s=0.0, on_batch=self._on_batch
         )
-        key = _key(model, parameters, options)
-        ended = await asyncio.gather(*(batcher.add(key, prompt) for prompt in prompts), return_exceptions=True)
-        results: list[dict[str, Any] | Exception] = []
-        for one in ended:
+        results: list[Any] = [None] * len(texts)
+        starts = iter(range(0, len(texts), size))
+
+        async def work() -> None:
+            for start in starts:
+                part = slice(start, start + size)
+                adding = (batcher.add(group, prompt) for prompt in texts[part])
+                results[part] = await asyncio.gather(*adding, return_exceptions=True)
+
+        await asyncio.gather(*(work() for _ in range(self._num_places(group.options))))
+        for one in results:
             if isinstance(one, BaseException) and not isinstance(one, Exception):
                 raise one
-            results.append(one)
         return results
 
     async def stream(
@@ -119,10 +155,12 @@ class Inference:
             StreamInterruptedError: it broke off; `text` is what had come.
             ClientError: it did not begin.
         """
+        inputs = _read(inputs)
         if _is_prompts(inputs):
             raise BadRequestError("One answer is streamed at a time; give one prompt or one conversation.")
-        path, fields = _request(model, inputs, parameters)
-        async with aclosing(await self._requests.stream(path, {**fields, **options})) as events:
+        group = _group(model, parameters, options)
+        path, fields = _request(inputs, group.fields)
+        async with aclosing(await self._requests.stream(path, {**fields, **group.options})) as events:
             async for event in events:
                 text = text_of(event)
                 if text:
@@ -139,17 +177,22 @@ class Inference:
         if self._loop is not loop:
             self._loop, self._batcher, self._num_calls = loop, None, 0
 
-    def _may_batch(self, parameters: Mapping[str, Any]) -> bool:
-        return self._batches.is_enabled and self._batches.max_size > 1 and parameters.get("n") in (None, 1)
+    def _may_batch(self) -> bool:
+        return self._batches.is_enabled and self._batches.max_size > 1
 
-    def _shared_batcher(self) -> Batcher[_Key, str, dict[str, Any]]:
+    def _num_places(self, options: Mapping[str, Any]) -> int:
+        """Returns how many requests may be under way: more of one list would only fill the queue."""
+        call = Call(COMPLETIONS, endpoint_id=options.get("endpoint_id"))
+        return max(1, sum(one.limiter.limit for one in self.pipeline.endpoints if one.takes(call)))
+
+    def _shared_batcher(self) -> Batcher[_Group, str, dict[str, Any]]:
         if self._batcher is None:
             self._batcher = Batcher(self._send, SystemClock(), on_batch=self._on_batch)
         self._batcher.max_size, self._batcher.timeout_s = self._batches.max_size, self._batches.timeout_s
         return self._batcher
 
-    async def _send(self, key: _Key, prompts: Sequence[str]) -> list[dict[str, Any] | Exception]:
-        fields, options = json.loads(key[0]), json.loads(key[1])
+    async def _send(self, group: _Group, prompts: Sequence[str]) -> list[dict[str, Any] | Exception]:
+        fields, options = group.fields, group.options
         if len(prompts) == 1:
             return [_result(await self._requests.post(COMPLETIONS, {**fields, "prompt": prompts[0], **options}))]
         answer = await self._requests.post(COMPLETIONS, {**fields, "prompt": list(prompts), **options})
@@ -162,28 +205,51 @@ class Inference:
         return [_result(answer, choice, len(prompts)) for choice in sorted(choices, key=_index)]
 
 
-def _key(model: str, parameters: Mapping[str, Any], options: Mapping[str, Any]) -> _Key:
+def _group(model: str, parameters: Mapping[str, Any], options: Mapping[str, Any]) -> _Group:
+    """Returns fields of the request, and options of the call, which may be among the parameters."""
+    if not isinstance(parameters, Mapping):
+        raise BadRequestError(f"Parameters are fields of the request by name, not {type(parameters).__name__}.")
     fields = {**_named(model), **parameters}
-    try:
-        return json.dumps(fields, sort_keys=True), json.dumps(dict(options), sort_keys=True)
-    except TypeError as error:
+    options = {**options, **{name: fields.pop(name) for name in OPTION_NAMES if name in fields}}
+    _check_one_text(fields)
+    try:  # not a number would be sent as null, which means the server's default
+        text = json.dumps([fields, options], sort_keys=True, default=repr, allow_nan=False)
+    except (TypeError, ValueError) as error:
         raise BadRequestError(f"The parameters cannot be written as JSON ({error}); give plain values.") from error
+    return _Group(text, fields, options)
+
+
+def _check_one_text(fields: Mapping[str, Any]) -> None:
+    if fields.get("n") not in (None, 1):
+        raise BadRequestError("A result has one text, so n must be 1; completions.create() returns several.")
 
 
 def _named(model: str) -> dict[str, str]:
     return {} if model in ANY_MODEL else {"model": model}
 
 
+def _read(inputs: Any) -> Any:
+    """Returns inputs that can be looked at more than once."""
+    if isinstance(inputs, (str, Mapping, list, tuple)):
+        return inputs
+    if isinstance(inputs, Iterable) and not isinstance(inputs, (bytes, bytearray)):
+        return list(inputs)
+    raise BadRequestError(
+        "Inputs are a prompt, a list of prompts, or a list of messages with role and content, not "
+        f"{type(inputs).__name__}."
+    )
+
+
 def _is_prompts(inputs: Inputs) -> bool:
     return not isinstance(inputs, (str, Mapping)) and all(isinstance(one, str) for one in inputs)
 
 
-def _request(model: str, inputs: Inputs, parameters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    fields = {**_named(model), **parameters}
+def _request(inputs: Inputs, fields: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if isinstance(inputs, str):
         return COMPLETIONS, {**fields, "prompt": inputs}
     if isinstance(inputs, Mapping):
         given = {**fields, **inputs}
+        _check_one_text(given)
         if ("prompt" in given) == ("messages" in given):
             raise BadRequestError("A request has either a prompt or messages.")
         return (CHAT if "messages" in given else COMPLETIONS), given
@@ -210,8 +276,8 @@ def _result(answer: Mapping[str, Any], choice: Mapping[str, Any] | None = None, 
     result = {"text": text or "", "metadata": metadata}
     if choice.get("logprobs") is not None:
         result["logprobs"] = choice["logprobs"]
-    if isinstance(message, Mapping) and message.get("tool_calls"):
-        result["tool_calls"] = message["tool_calls"]
+    if isinstance(message, Mapping):
+        result |= {name: message[name] for name in _BESIDES_TEXT if message.get(name)}
     return Document(result)
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
-from vllm_mxext.client.call import NORMAL, Attempt, Call, Timeouts
+from vllm_mxext.client.call import HIGH, LOW, NORMAL, Attempt, Call, Timeouts
 from vllm_mxext.client.document import Document
-from vllm_mxext.client.errors import ProtocolError
+from vllm_mxext.client.errors import BadRequestError, ProtocolError
 from vllm_mxext.client.pipeline import CallStream, Pipeline
 from vllm_mxext.client.retry import RetryPolicy
+from vllm_mxext.errors import ConfigError
 
 _DEFAULT_OUTPUT_TOKENS = 256
 _CHARS_PER_TOKEN = 4
@@ -44,8 +45,21 @@ class CallOptions:
         """Takes the options among the fields of a request out of them; those win, headers and bodies are joined."""
         given = {name: fields.pop(name) for name in OPTION_NAMES if name in fields}
         for name in ("extra_headers", "extra_body"):
-            given[name] = {**getattr(self, name), **(given.get(name) or {})}
+            own = given.get(name) or {}
+            if not isinstance(own, Mapping):
+                raise ConfigError(f"{name} is a mapping of names to values, not {type(own).__name__}.")
+            given[name] = {**getattr(self, name), **own}
         return replace(self, **given)
+
+    def __post_init__(self) -> None:
+        if self.priority not in (HIGH, NORMAL, LOW):
+            raise ConfigError(f"A priority is 0 (high), 1 (normal) or 2 (low), not {self.priority!r}.")
+        timeouts_of(self.timeout)
+        retries = self.max_retries
+        if retries is not None and (not isinstance(retries, int) or retries < 0):
+            raise ConfigError(f"max_retries is a whole number from 0, not {retries!r}.")
+        if not all(isinstance(one, str) for header in self.extra_headers.items() for one in header):
+            raise ConfigError("Names and values of extra_headers are texts.")
 
 
 OPTION_NAMES = tuple(CallOptions.__dataclass_fields__)
@@ -138,7 +152,12 @@ class Requests:
             ClientError: there is none.
         """
         options = self._options.merged(fields)
-        return await self._send(_call(path, {**fields, **options.extra_body}), options)
+        body = {**fields, **options.extra_body}
+        if body.get("stream"):
+            raise BadRequestError(
+                "A streamed answer is asked for with stream=True of create() itself, or with stream_generation()."
+            )
+        return await self._send(_call(path, body), options)
 
     async def stream(self, path: str, fields: dict[str, Any]) -> Stream:
         """Returns a streamed answer whose first token has come.
@@ -195,6 +214,7 @@ class Completions:
             fields: of the request (`model`, `messages` or `prompt`, …), and those of `CallOptions`.
 
         Raises:
+            ConfigError: an option is out of range.
             ClientError: there is none; its class says why.
         """
         if stream:
@@ -262,13 +282,23 @@ class Models:
         Raises:
             ClientError: there is no such model, or no answer; its class says why.
         """
+        if not isinstance(model, str) or not model:
+            raise BadRequestError("A model is retrieved by its name; models.list() gives all of them.")
         return await self._requests.get(f"/v1/models/{quote(model, safe='/:')}", **options)
 
 
 def timeouts_of(timeout: float | Timeouts | None) -> Timeouts | None:
-    """Returns limits of time; a number of seconds is that of the whole call, the others are not longer."""
+    """Returns limits of time; a number of seconds is that of the whole call, the others are not longer.
+
+    Raises:
+        ConfigError: it is something else, or not above 0.
+    """
     if timeout is None or isinstance(timeout, Timeouts):
         return timeout
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise ConfigError(
+            f"timeout is a number of seconds above 0, or Timeouts of vllm_mxext.client.call, not {timeout!r}."
+        )
     usual = Timeouts()
     return Timeouts(
         connect=min(usual.connect or timeout, timeout),

@@ -29,7 +29,7 @@ class ServerFlag:
     """What a server would have to be started with.
 
     Attributes:
-        flag: of `mxext serve`.
+        flag: of its command line.
         effect: what it does.
     """
 
@@ -45,25 +45,37 @@ CLIENT_PROFILES = {
 """By the name of the optimization."""
 
 SERVER_FLAGS = {
-    "speed": (
-        ServerFlag("--max-num-seqs 256", "more requests make progress in one step"),
-        ServerFlag("--quantization int8", "weights are read in half the time, at some loss"),
-    ),
-    "memory": (
-        ServerFlag("--max-num-seqs 8", "fewer requests hold keys and values at once"),
-        ServerFlag("--kv-cache-dtype int8", "keys and values take half of bfloat16's memory (CPU)"),
-        ServerFlag("--quantization int8", "weights take half of bfloat16's memory, at some loss"),
-    ),
-    "balanced": (),
+    "vllm_mxext": {
+        "speed": (
+            ServerFlag("--max-num-seqs 256", "more requests make progress in one step"),
+            ServerFlag("--quantization int8", "weights are read in half the time, at some loss"),
+        ),
+        "memory": (
+            ServerFlag("--max-num-seqs 8", "fewer requests hold keys and values at once"),
+            ServerFlag("--kv-cache-dtype int8", "keys and values take half of bfloat16's memory (CPU)"),
+            ServerFlag("--quantization int8", "weights take half of bfloat16's memory, at some loss"),
+        ),
+        "balanced": (),
+    },
+    "vllm": {
+        "speed": (ServerFlag("--quantization fp8", "weights are read in half the time, at some loss (GPU)"),),
+        "memory": (
+            ServerFlag("--max-num-seqs 8", "fewer requests hold keys and values at once"),
+            ServerFlag("--kv-cache-dtype fp8", "keys and values take half of bfloat16's memory (GPU)"),
+            ServerFlag("--quantization fp8", "weights take half of bfloat16's memory, at some loss (GPU)"),
+        ),
+        "balanced": (),
+    },
 }
-"""By the name of the optimization; balanced is how servers start anyway."""
+"""By `owned_by` of a server's models and the name of the optimization; balanced is how servers start anyway."""
 
 
 def optimize_model(endpoint_url: str, model: str = "default", optimization_type: str = "balanced") -> dict[str, Any]:
     """Applies a profile to this process's client of an address, and tells what its server would have to be told.
 
     Later calls of the functions of `handlers` for the address are sent accordingly. Precision and memory of a model are
-    chosen when its server starts, so `not_applied` names flags for that; nothing in it has been done.
+    chosen when its server starts, so `not_applied` names flags for that; nothing in it has been done. It is None for a
+    server that is neither ours nor vLLM, whose flags are not known here.
 
     Args:
         endpoint_url: of the server.
@@ -78,15 +90,18 @@ def optimize_model(endpoint_url: str, model: str = "default", optimization_type:
     if profile is None:
         raise ConfigError(f"optimization_type is one of {', '.join(CLIENT_PROFILES)}, not {optimization_type!r}.")
     client = client_of(endpoint_url)
-    name = client.get_model(model)["id"]
+    card = client.get_model(model)
+    flags = SERVER_FLAGS.get(str(card.get("owned_by")))
     for setting, value in asdict(profile).items():
         setattr(client, setting, value)
     return {
-        "model": name,
+        "model": card["id"],
         "optimization_type": optimization_type,
         "applied": {setting: getattr(client, setting) for setting in asdict(profile)},
-        "not_applied": [
+        "not_applied": None
+        if flags is None
+        else [
             {**asdict(one), "reason": "A running server cannot change it; start it with this flag."}
-            for one in SERVER_FLAGS[optimization_type]
+            for one in flags[optimization_type]
         ],
     }

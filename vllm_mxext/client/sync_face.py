@@ -78,7 +78,7 @@ class SyncFace:
                     return
                 yield item
         finally:
-            self._end(items)
+            self.end(items)
 
     def close(self) -> None:
         """Ends the thread; what is under way is cancelled. More calls do nothing."""
@@ -88,8 +88,11 @@ class SyncFace:
         if finalizer is not None and self._pid == os.getpid():
             finalizer()
 
-    def _end(self, items: AsyncIterator[T]) -> None:
-        """Closes an iterator; without waiting if this is the loop's thread, where a garbage collection may have led."""
+    def end(self, items: AsyncIterator[T]) -> None:
+        """Closes an iterator, which may not have begun.
+
+        Without waiting if this is the loop's thread, where a garbage collection may have led.
+        """
         close = getattr(items, "aclose", None)
         loop = self._loop
         if close is None or loop is None or self._is_closed or loop.is_closed() or self._pid != os.getpid():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from vllm_mxext.client.call import Attempt
 from vllm_mxext.client.document import Document
 from vllm_mxext.client.namespaces import Chat, Completions, Embeddings, Models, Stream
 from vllm_mxext.client.sync_face import SyncFace
@@ -19,6 +20,7 @@ class SyncStream(Iterator[Document]):
     """
 
     def __init__(self, face: SyncFace, stream: Stream) -> None:
+        self._face = face
         self._stream = stream
         self._chunks: Generator[Document, None, None] = face.iterate(stream)
 
@@ -26,6 +28,21 @@ class SyncStream(Iterator[Document]):
     def text(self) -> str:
         """What has come of the first choice."""
         return self._stream.text
+
+    @property
+    def request_id(self) -> str:
+        """The server's name for the request."""
+        return self._stream.request_id
+
+    @property
+    def endpoint_id(self) -> str:
+        """Who answers."""
+        return self._stream.endpoint_id
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """What was tried."""
+        return self._stream.attempts
 
     @property
     def ttft_s(self) -> float | None:
@@ -44,6 +61,7 @@ class SyncStream(Iterator[Document]):
     def close(self) -> None:
         """Ends it; the server is told by the closed connection."""
         self._chunks.close()
+        self._face.end(self._stream)  # the generator does not, if nothing was asked of it
 
 
 class SyncCompletions:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 from vllm_mxext.client.async_client import AsyncVllmClient
 from vllm_mxext.client.breaker import CLOSED, HALF_OPEN, OPEN
-from vllm_mxext.client.call import NORMAL, Call
-from vllm_mxext.client.document import Document
+from vllm_mxext.client.call import NORMAL
 from vllm_mxext.client.errors import ClientError
 from vllm_mxext.client.inference import BatchSettings, Inference, Inputs
 from vllm_mxext.client.limiter import LimiterConfig
@@ -22,13 +21,13 @@ from vllm_mxext.client.metrics import CallRecord
 from vllm_mxext.client.namespaces import CallOptions, Requests
 from vllm_mxext.client.pipeline import Pipeline
 from vllm_mxext.client.router import Endpoint
+from vllm_mxext.client.server_calls import MAIN, ServerCalls
 from vllm_mxext.client.settings import ClientSettings
 from vllm_mxext.client.sync_face import SyncFace
 from vllm_mxext.client.sync_namespaces import SyncChat, SyncCompletions, SyncEmbeddings, SyncModels
 from vllm_mxext.errors import ConfigError
 
-MAIN = "main"
-"""The endpoint that the constructor makes."""
+T = TypeVar("T")
 
 _OF_ENDPOINTS = ("api_key", "base_url", "timeout", "max_retries", "max_concurrent_requests", "failure_threshold")
 
@@ -47,7 +46,7 @@ class RequestQueue:
         return self._pipeline.num_queued
 
 
-class VllmClient:
+class VllmClient(ServerCalls):
     """Asks one server with OpenAI's API, or several, and survives what they do. A context manager, for any threads.
 
     Args:
@@ -75,15 +74,17 @@ class VllmClient:
         self._batches = BatchSettings(read.batch_enabled, read.max_batch_size, read.batch_timeout)
         self._pipeline = pipeline = Pipeline(read.endpoints(MAIN), read.pipeline())
         self._options: dict[str, dict[str, Any]] = {}
-        self._requests = Requests(pipeline, CallOptions())
-        self._inference = inference = Inference(pipeline, self._requests, self._batches)
+        self._is_closed = False
+        requests = Requests(pipeline, CallOptions())
+        self._inference = inference = Inference(pipeline, requests, self._batches)
         self.request_queue = RequestQueue(pipeline)
 
         async def close() -> None:
             await inference.close()
             await pipeline.close()
 
-        self._face = face = SyncFace(close)
+        face = SyncFace(close)
+        super().__init__(face, pipeline, requests, read.model)
         client = AsyncVllmClient.over(pipeline)
         self.chat = SyncChat(face, client.chat)
         self.completions = SyncCompletions(face, client.completions)
@@ -98,8 +99,17 @@ class VllmClient:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A client has connections, which cannot be copied or pickled; make one in each process.")
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._is_closed
+
     def close(self) -> None:
-        """Closes the connections; what is under way ends with `ClosedError`."""
+        """Closes the connections; what is under way ends with `ClosedError`. More calls do nothing."""
+        self._is_closed = True
         self._face.close()
 
     # --- asking ---
@@ -119,10 +129,11 @@ class VllmClient:
         Args:
             model_id: asked for; `default` = whichever the server serves.
             inputs: a prompt, a list of prompts, or a conversation.
-            parameters: fields of the request: `temperature`, `max_tokens`, ….
-            priority: 0 high, 1 normal, 2 low.
+            parameters: fields of the request: `temperature`, `max_tokens`, …, and options: `timeout`, `max_retries`, ….
+            priority: 0 high, 1 normal, 2 low; one in the parameters wins.
 
         Raises:
+            ConfigError: an option is out of range.
             ClientError: there is no answer; its class says why.
         """
         return self._run(model_id, inputs, parameters, {"priority": priority})
@@ -150,69 +161,6 @@ class VllmClient:
         model = model_id or self.settings.model
         return self._face.iterate(self._inference.stream(model, inputs, parameters or {}, {"priority": priority}))
 
-    def get_model(self, model_id: str | None = None) -> Document:
-        """Returns the card of a model; of the first that is served, if none is named.
-
-        Raises:
-            ClientError: there is no such model, or no answer.
-        """
-        name = model_id or self.settings.model
-        if name not in ("", "default"):
-            return self.models.retrieve(name)
-        cards = self.models.list().get("data") or []
-        if not cards:
-            raise ClientError("The server lists no model; wait until it has loaded one.")
-        return Document(cards[0])
-
-    def read_text(self, path: str) -> str:
-        """Returns what is at a path of the server, such as `/metrics`, as text.
-
-        Raises:
-            ClientError: it is not to be had.
-        """
-        call = Call(path, method="GET", may_be_text=True, endpoint_id=MAIN)
-        return str(self._face.run(self._pipeline.call(call)).body)
-
-    # --- adapters ---
-
-    def load_lora(self, lora_name: str, lora_path: str, **fields: Any) -> Document:
-        """Loads an adapter from a path of the server's machine; returns what the server says, in `message`.
-
-        Args:
-            lora_name: how requests will name it.
-            lora_path: its folder.
-            fields: further ones of `POST /v1/load_lora_adapter`, such as `load_inplace`.
-
-        Raises:
-            ClientError: the server refused, or did not answer.
-        """
-        return self._update("/v1/load_lora_adapter", {"lora_name": lora_name, "lora_path": lora_path, **fields})
-
-    def unload_lora(self, lora_name: str) -> Document:
-        """Unloads an adapter; returns what the server says, in `message`.
-
-        Raises:
-            ClientError: the server refused, or did not answer.
-        """
-        return self._update("/v1/unload_lora_adapter", {"lora_name": lora_name})
-
-    def list_loras(self) -> list[Document]:
-        """Returns the loaded adapters.
-
-        Raises:
-            ClientError: the server did not say.
-        """
-        return list(self._face.run(self._requests.get("/v1/lora_adapters"))["data"])
-
-    def chat_with_lora(self, lora_name: str, messages: Sequence[Mapping[str, Any]], **parameters: Any) -> Document:
-        """Returns the chat completion of a conversation with an adapter, 150 tokens at most unless told otherwise.
-
-        Raises:
-            ClientError: there is none; its class says why.
-        """
-        fields = {"max_tokens": 150, **parameters, "model": f"base_model:{lora_name}", "messages": list(messages)}
-        return self._face.run(self._requests.post("/v1/chat/completions", fields))
-
     # --- endpoints ---
 
     def create_endpoint(self, *, shares_load: bool = False, **settings: Any) -> str:
@@ -230,15 +178,22 @@ class VllmClient:
         if foreign is not None:
             raise ConfigError(f"An endpoint has no setting '{foreign}'; it has {', '.join(_OF_ENDPOINTS)}.")
         own = {name: getattr(self.settings, name) for name in ClientSettings.__dataclass_fields__}
-        read = ClientSettings.read({**own, **settings})
-        endpoint_id = f"endpoint-{len(self._pipeline.endpoints)}"
-        endpoint = read.endpoint(endpoint_id)
-        endpoint.is_by_name = not shares_load
-        self._options[endpoint_id] = {"endpoint_id": endpoint_id, "max_retries": read.max_retries}
-        if read.timeout:
-            self._options[endpoint_id]["timeout"] = read.timeout
-        self._on_loop(lambda: self._pipeline.endpoints.append(endpoint))
-        return endpoint_id
+        read = ClientSettings.read({**own, **{name: one for name, one in settings.items() if one is not None}})
+
+        def add() -> str:
+            endpoint_id = f"endpoint-{len(self._pipeline.endpoints)}"
+            endpoint = read.endpoint(endpoint_id)
+            endpoint.is_by_name = not shares_load
+            timeouts = read.pipeline().timeouts
+            self._options[endpoint_id] = {
+                "endpoint_id": endpoint_id,
+                "max_retries": read.max_retries,
+                "timeout": timeouts,
+            }
+            self._pipeline.endpoints.append(endpoint)
+            return endpoint_id
+
+        return self._on_loop(add)
 
     def make_request_with_endpoint(
         self,
@@ -253,7 +208,7 @@ class VllmClient:
         Raises:
             ClientError: there is no such endpoint, or no answer.
         """
-        options = self._options.get(endpoint_id, {"endpoint_id": endpoint_id})
+        options = self._options.get(endpoint_id, {"endpoint_id": str(endpoint_id)})  # None would be any
         return self._run(model, data, parameters, {**options, "priority": priority})
 
     def get_stats(self, endpoint_id: str | None = None) -> dict[str, Any]:
@@ -304,8 +259,8 @@ class VllmClient:
 
     @property
     def failure_count(self) -> int:
-        """Failures since the last success, of the worst endpoint."""
-        return max(one.breaker.failure_count for one in self._pipeline.endpoints)
+        """Failures since the last success, of the worst endpoint that shares the load."""
+        return max(one.breaker.failure_count for one in self._pipeline.endpoints if not one.is_by_name)
 
     @property
     def queue_enabled(self) -> bool:
@@ -314,7 +269,8 @@ class VllmClient:
 
     @queue_enabled.setter
     def queue_enabled(self, is_enabled: bool) -> None:
-        self._pipeline.max_queue = self.settings.queue_size if is_enabled else 0
+        read = ClientSettings.read({"queue_enabled": is_enabled})
+        self._pipeline.max_queue = self.settings.queue_size if read.queue_enabled else 0
 
     @property
     def current_requests(self) -> int:
@@ -333,7 +289,8 @@ class VllmClient:
 
     @max_concurrent_requests.setter
     def max_concurrent_requests(self, number: int) -> None:
-        config = LimiterConfig(max_limit=number)
+        read = ClientSettings.read({"max_concurrent_requests": number})
+        config = LimiterConfig(max_limit=read.max_concurrent_requests)
 
         def change() -> None:
             for endpoint in self._pipeline.endpoints:
@@ -348,7 +305,7 @@ class VllmClient:
 
     @batch_enabled.setter
     def batch_enabled(self, is_enabled: bool) -> None:
-        self._batches.is_enabled = is_enabled
+        self._batches.is_enabled = ClientSettings.read({"batch_enabled": is_enabled}).batch_enabled
 
     @property
     def max_batch_size(self) -> int:
@@ -373,16 +330,11 @@ class VllmClient:
     ) -> Any:
         return self._face.run(self._inference.run(model or self.settings.model, inputs, parameters or {}, options))
 
-    def _update(self, path: str, body: Mapping[str, Any]) -> Document:
-        call = Call(path, body, is_idempotent=False, may_be_text=True, endpoint_id=MAIN)
-        answer = self._face.run(self._pipeline.call(call)).body
-        return Document(answer if isinstance(answer, dict) else {"message": str(answer)})  # vLLM answers with text
+    def _on_loop(self, change: Callable[[], T]) -> T:
+        async def run() -> T:
+            return change()
 
-    def _on_loop(self, change: Callable[[], None]) -> None:
-        async def run() -> None:
-            change()
-
-        self._face.run(run())
+        return self._face.run(run())
 
 
 def _state(endpoint: Endpoint) -> dict[str, Any]:

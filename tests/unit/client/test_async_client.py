@@ -13,7 +13,14 @@ from tests.client.fault_server import WORDS, FaultServer, body, completion, heal
 from vllm_mxext.client.async_client import AsyncVllmClient
 from vllm_mxext.client.call import LOW, Timeouts
 from vllm_mxext.client.document import Document
-from vllm_mxext.client.errors import ClientError, NotFoundError, ProtocolError, ServerError, TimeoutExceededError
+from vllm_mxext.client.errors import (
+    BadRequestError,
+    ClientError,
+    NotFoundError,
+    ProtocolError,
+    ServerError,
+    TimeoutExceededError,
+)
 from vllm_mxext.client.namespaces import Stream, timeouts_of
 from vllm_mxext.client.pipeline import PipelineConfig
 from vllm_mxext.client.retry import RetryPolicy
@@ -119,11 +126,39 @@ async def test_address_and_key_come_from_the_environment(monkeypatch: pytest.Mon
             assert "secret" not in repr(client.pipeline.endpoints)
 
 
-@pytest.mark.parametrize(("url", "key"), [("127.0.0.1:8000", ""), ("http://127.0.0.1", "a\nb")])
-async def test_an_address_or_key_that_cannot_be_is_refused(url: str, key: str) -> None:
-    async with AsyncVllmClient(url, key) as client:
-        with pytest.raises(ConfigError):
-            await client.models.list()
+@pytest.mark.parametrize(("url", "key"), [("127.0.0.1:8000", ""), ("http://127.0.0.1", "a\nb"), ("", ""), ([], "")])
+def test_an_address_or_key_that_cannot_be_is_refused_at_once(url: Any, key: str) -> None:
+    with pytest.raises(ConfigError):
+        AsyncVllmClient(url, key)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("timeout", value) for value in ("5", 0, -1, True, float("nan"))],
+        *[("max_retries", value) for value in (-1, "1", 0.5)],
+        *[("priority", value) for value in (None, "0", 1.5, 3, -1)],
+        *[("extra_headers", value) for value in ("x", {"x": 1})],
+        ("extra_body", [1]),
+    ],
+)
+async def test_an_option_that_cannot_be_is_refused_by_name(name: str, value: Any) -> None:
+    async with AsyncVllmClient(closed_port()) as client:
+        with pytest.raises(ConfigError, match=name):
+            await client.chat.completions.create(**ASKED, **{name: value})
+
+
+async def test_a_stream_that_is_asked_for_sideways_and_a_model_without_a_name_are_refused() -> None:
+    async with AsyncVllmClient(closed_port()) as client:
+        with pytest.raises(BadRequestError, match="stream=True"):
+            await client.chat.completions.create(**ASKED, extra_body={"stream": True})
+        with pytest.raises(BadRequestError, match="name"):
+            await client.models.retrieve("")
+
+
+def test_a_client_is_not_copied() -> None:
+    with pytest.raises(TypeError, match="one in each process"):
+        pickle.dumps(AsyncVllmClient(closed_port()))
 
 
 async def test_an_answer_that_is_no_object_is_refused() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from vllm_mxext.client.call import Timeouts
 from vllm_mxext.client.errors import BadRequestError, ProtocolError
 from vllm_mxext.client.inference import BatchSettings, Inference
 from vllm_mxext.client.namespaces import CallOptions, Requests
@@ -69,7 +70,7 @@ async def test_calls_one_after_the_other_wait_for_nobody() -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "batches"),
-    [([{}, {"max_tokens": 1}, {"max_tokens": 2}], {}), ([{"n": 2}] * 3, {}), ([{}] * 3, {"is_enabled": False})],
+    [([{}, {"max_tokens": 1}, {"max_tokens": 2}], {}), ([{}] * 3, {"is_enabled": False})],
 )
 async def test_other_calls_stay_apart(parameters: list[dict[str, Any]], batches: dict[str, Any]) -> None:
     server = Server(num_together=3)
@@ -92,15 +93,65 @@ async def test_default_names_no_model() -> None:
     assert [body.get("model") for body in server.bodies] == [None, None, "m"]
 
 
-@pytest.mark.parametrize("inputs", [[1, 2], ["a", {"role": "user"}], {}, {"prompt": "a", "messages": []}])
+@pytest.mark.parametrize(
+    "inputs", [[1, 2], ["a", {"role": "user"}], {}, {"prompt": "a", "messages": []}, None, 5, b"", object()]
+)
 async def test_inputs_of_no_known_form_are_refused(inputs: Any) -> None:
+    inference = Server().inference()
     with pytest.raises(BadRequestError):
-        await Server().inference().run("m", inputs, {}, {})
+        await inference.run("m", inputs, {}, {})
+    with pytest.raises(BadRequestError):
+        await anext(inference.stream("m", inputs, {}, {}))
 
 
-async def test_parameters_that_are_no_json_are_refused() -> None:
-    with pytest.raises(BadRequestError, match="JSON"):
-        await Server().inference().run("m", ["a", "b"], {"seed": object()}, {})
+@pytest.mark.parametrize("prompts", ["abc", None, [1], {"prompt": "a"}, b"ab"])
+async def test_a_batch_is_a_list_of_texts_and_not_the_letters_of_one(prompts: Any) -> None:
+    server = Server()
+    with pytest.raises(BadRequestError):
+        await server.inference().run_all("m", prompts, {}, {})
+    assert server.bodies == []
+
+
+async def test_prompts_that_can_be_looked_at_once_are_all_asked() -> None:
+    once: Any = (text for text in "abc")
+    results = await Server().inference().run("m", once, {}, {})
+    assert [one["text"] for one in results] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"seed": object()}, "JSON"),
+        ({1: 2, "a": 3}, "JSON"),
+        ("temperature", "Parameters are fields"),
+        ({"temperature": float("nan")}, "JSON"),
+        ({"stream": True}, "stream_generation"),
+        ({"n": 2}, "n must be 1"),
+    ],
+)
+@pytest.mark.parametrize("inputs", ["a", ["a", "b"]])
+async def test_parameters_that_no_result_can_come_of_are_refused(inputs: Any, parameters: Any, words: str) -> None:
+    with pytest.raises(BadRequestError, match=words):
+        await Server().inference().run("m", inputs, parameters, {})
+
+
+@pytest.mark.parametrize("inputs", ["a", ["a", "b"]])
+async def test_options_may_be_among_the_parameters_and_win(inputs: Any) -> None:
+    server = Server()
+    inference = server.inference()
+    parameters = {"priority": 2, "timeout": Timeouts(total=9), "extra_body": {"top_k": 3}, "max_retries": 1}
+    await inference.run("m", inputs, parameters, {"priority": 1})
+    assert server.bodies[0] == {"model": "m", "prompt": inputs, "top_k": 3}
+    assert [one.priority for one in inference.pipeline.metrics.recent] == [2]
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+async def test_a_list_longer_than_the_queue_is_answered_as_a_whole(is_enabled: bool) -> None:
+    inference = Server().inference(is_enabled=is_enabled, max_size=2)
+    inference.pipeline.max_queue = 1
+    prompts = [f"p{number}" for number in range(100)]
+    results = await inference.run_all("m", prompts, {}, {})
+    assert [isinstance(one, dict) and one["text"] for one in results] == prompts
 
 
 async def test_no_prompts_have_no_results() -> None:
