@@ -32,6 +32,7 @@ COMMANDS = {  # `module.function(argv)` returns the exit code
     "verify": Command("stored", "verify", "read stored files and compare them with their digests"),
     "repair": Command("stored", "repair", "download again what is damaged, and no more"),
     "gc": Command("stored", "gc", "remove what no stored model needs"),
+    "rm": Command("stored", "rm", "remove a model, or one revision, with the files that only it has"),
     "pin": Command("stored", "pin", "keep a model whatever `gc` is told"),
     "unpin": Command("stored", "unpin", "take a pin away"),
     "lock": Command("moving", "lock", "write model.lock, which pins revisions and digests"),
