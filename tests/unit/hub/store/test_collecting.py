@@ -137,10 +137,10 @@ def test_removing_leaves_the_files_that_others_have(store: ModelStore) -> None:
 def test_what_is_pinned_or_served_is_removed_by_force_only(store: ModelStore) -> None:
     first, second = publish(store, "m", "r1", files(1)), publish(store, "m", "r2", files(2))
     store.pins.add(Pin("m", "r1"))
-    with pytest.raises(StoreError, match="r1 is pinned.* or give --force"):
+    with pytest.raises(StoreError, match=r"r1 is pinned.* or give --force"):
         remove(store, [second, first])
     assert store.snapshots() == (first, second)
-    with using(second.folder), pytest.raises(StoreError, match="r2 is being served; .* or give --force"):
+    with using(second.folder), pytest.raises(StoreError, match=r"r2 is being served; .* or give --force"):
         remove(store, [second])
     store.pins.add(Pin("m"))
     with using(second.folder):
