@@ -18,21 +18,24 @@ import random
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import httpx
 from make_adapters import make_adapters
-from make_checkpoint import DEFAULT_SHAPE, VOCAB_SIZE, default_folder, make_checkpoint
+from make_checkpoint import DEFAULT_SHAPE, default_folder, make_checkpoint, prompts_in_words
 
 from vllm_mxext.bench.report import format_table, json_line
+from vllm_mxext.bench.serve.plan import RequestPlan
+from vllm_mxext.bench.serve.request import Reply, ask, request_body
+from vllm_mxext.bench.serve.wire import Address, Wire
 from vllm_mxext.bench.server_process import OUR_SERVER, ServerProcess
-from vllm_mxext.bench.serving import ServingResult, measure_server
 from vllm_mxext.bench.workload import Workload
+from vllm_mxext.errors import EngineError
 
 SERVERS = ("vllm_mxext", "vllm")
 MAX_MODEL_LEN = 1024
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2"}
 """vLLM's KV cache in GiB."""
+
+PARAMS = RequestPlan(endpoint="completions", temperature=0.0, ignore_eos=True, timeout=3600.0)
 
 
 def command(server: str, model: Path, arguments: argparse.Namespace, adapters: list[Path]) -> tuple[list[str], str]:
@@ -51,58 +54,62 @@ def command(server: str, model: Path, arguments: argparse.Namespace, adapters: l
     return [*program, "--gpu-memory-utilization", "0.5", *limits], "/health"
 
 
-def bodies(workload: Workload, models: list[str], seed: int) -> list[dict[str, Any]]:
-    """Returns completion requests whose prompts are words, one token each."""
-    prompts = workload.prompts(range(VOCAB_SIZE), seed)
-    return [
-        {
-            "model": model,
-            "prompt": " ".join(f"w{token}" for token in prompt),
-            "max_tokens": workload.output_len,
-            "temperature": 0,
-            "ignore_eos": True,
-        }
-        for model, prompt in zip(models, prompts, strict=True)
-    ]
-
-
 def zipf(adapters: list[Path], count: int, exponent: float, seed: int) -> list[str]:
     """Returns so many names, the n-th adapter as often as `n ** -exponent` says."""
     weights = [(rank + 1) ** -exponent for rank in range(len(adapters))]
     return random.Random(seed).choices([adapter.name for adapter in adapters], weights, k=count)
 
 
-async def load(url: str, requests: list[dict[str, Any]], concurrency: int) -> ServingResult:
-    """Sends the requests, `concurrency` at a time."""
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False) as client:
-        return await measure_server(client, requests, concurrency)
+async def load(url: str, workload: Workload, models: list[str], concurrency: int, seed: int) -> list[Reply]:
+    """Sends one request of the workload to each model, `concurrency` at a time.
+
+    Raises:
+        EngineError: one was not answered with a count of its tokens.
+    """
+    wire, slots = Wire(Address.parse(url)), asyncio.Semaphore(concurrency)
+
+    async def one(model: str, prompt: str) -> Reply:
+        reply = Reply()
+        async with slots:
+            await ask(wire, PARAMS, request_body(PARAMS, model, prompt, workload.output_len), reply)
+        if reply.failure or "completion_tokens" not in reply.usage:
+            raise EngineError(f"{url} did not answer a request: {reply.failure_detail or 'no usage in the answer'}.")
+        return reply
+
+    prompts = prompts_in_words(workload, seed)
+    try:
+        return await asyncio.gather(*(one(model, prompt) for model, prompt in zip(models, prompts, strict=True)))
+    finally:
+        wire.close()
 
 
-async def first_tokens(url: str, names: list[str], seed: int) -> list[float]:
+def tokens_per_s(replies: list[Reply]) -> float:
+    """Returns output tokens per second, from the first request to the end of the last answer."""
+    elapsed_s = max(reply.ended_s for reply in replies) - min(reply.sent_s for reply in replies)
+    return sum(int(reply.usage["completion_tokens"]) for reply in replies) / elapsed_s
+
+
+def first_tokens(url: str, names: list[str], seed: int) -> list[float]:
     """Returns times to the first token of one request after the other, in seconds."""
-    times = []
-    for index, name in enumerate(names):
-        (body,) = bodies(Workload(1, 32, 2), [name], seed + index)
-        times.append((await load(url, [body], 1)).streams[0].ttft_s)
-    return times
+    replies = asyncio.run(load(url, Workload(len(names), 32, 2), names, 1, seed))
+    return [reply.chunk_times_s[0] - reply.sent_s for reply in replies]
 
 
 def measure(server: str, url: str, adapters: list[Path], arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Loads one server and returns its figures."""
     workload = Workload.parse(arguments.workload)
     figures: dict[str, list[float]] = {"base": [], "adapters": [], "ratio": []}
-    asyncio.run(load(url, bodies(Workload(2, 16, 4), ["base", adapters[-1].name], 99), 2))
+    asyncio.run(load(url, Workload(2, 16, 4), ["base", adapters[-1].name], 2, 99))
     rare = [adapter.name for adapter in adapters[-1 - arguments.probes : -1]]
-    figures["ttft cold"] = asyncio.run(first_tokens(url, rare, 1000))
-    figures["ttft warm"] = asyncio.run(first_tokens(url, [rare[-1]] * arguments.probes, 2000))
-    figures["ttft base"] = asyncio.run(first_tokens(url, ["base"] * arguments.probes, 3000))
+    figures["ttft cold"] = first_tokens(url, rare, 1000)
+    figures["ttft warm"] = first_tokens(url, [rare[-1]] * arguments.probes, 2000)
+    figures["ttft base"] = first_tokens(url, ["base"] * arguments.probes, 3000)
     for repeat in range(arguments.repeats):
         names = zipf(adapters, workload.num_requests, arguments.exponent, repeat)
         for kind, models in (("base", ["base"] * len(names)), ("adapters", names)):
-            result = asyncio.run(load(url, bodies(workload, models, repeat), arguments.concurrency))
-            figures[kind].append(result.figures()["output_tokens_per_s"])
-            print(f"{server} {kind}: {figures[kind][-1]} output tokens/s", flush=True)
+            replies = asyncio.run(load(url, workload, models, arguments.concurrency, repeat))
+            figures[kind].append(tokens_per_s(replies))
+            print(f"{server} {kind}: {figures[kind][-1]:.3f} output tokens/s", flush=True)
         figures["ratio"].append(figures["adapters"][-1] / figures["base"][-1])
     return figures
 

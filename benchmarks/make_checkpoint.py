@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_mxext.bench.workload import Workload
+
 if TYPE_CHECKING:
     import torch
 
@@ -176,6 +178,11 @@ def _random_tensor(shape: tuple[int, ...], generator: torch.Generator) -> torch.
     if len(shape) == 1:
         return torch.ones(shape, dtype=torch.bfloat16)
     return torch.empty(shape).normal_(std=0.02, generator=generator).to(torch.bfloat16)
+
+
+def prompts_in_words(workload: Workload, seed: int) -> list[str]:
+    """Returns prompts of words that are one token each for the checkpoint's tokenizer."""
+    return [" ".join(f"w{token}" for token in prompt) for prompt in workload.prompts(range(VOCAB_SIZE), seed)]
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -9,27 +9,31 @@ Qwen3-0.6B whose tokens are words, so that text prompts have an exact length. Th
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import httpx
-from make_checkpoint import DEFAULT_FOLDER, VOCAB_SIZE, make_checkpoint
+from make_checkpoint import DEFAULT_FOLDER, make_checkpoint, prompts_in_words
 
 from vllm_mxext.bench.bandwidth import read_bandwidth
 from vllm_mxext.bench.report import format_table, json_line
+from vllm_mxext.bench.serve.plan import Plan, RequestPlan, ServerPlan
+from vllm_mxext.bench.serve.result import RunResult
+from vllm_mxext.bench.serve.runner import run_plan
+from vllm_mxext.bench.serve.statistics import latencies, stage_figures
 from vllm_mxext.bench.server_process import OUR_SERVER, ServerProcess
-from vllm_mxext.bench.serving import ServingResult, measure_server
 from vllm_mxext.bench.workload import Workload
 from vllm_mxext.config.machine import usable_cores
+from vllm_mxext.errors import EngineError
 
 SERVERS = ("vllm_mxext", "transformers", "transformers-cb")
 """Ours, and `transformers serve` without and with its continuous batching."""
 
 OUR_FLAGS = ("--kv-cache-memory-bytes", "2GiB", "--no-enable-prefix-caching")
+TIMEOUT_S = 3600.0
+"""For one answer: a server that takes its requests one after the other needs long for the last."""
 
 
 def commands(folder: Path, max_model_len: int) -> dict[str, tuple[list[str], str]]:
@@ -43,45 +47,51 @@ def commands(folder: Path, max_model_len: int) -> dict[str, tuple[list[str], str
     }
 
 
-def bodies(workload: Workload, model: str, seed: int) -> list[dict[str, Any]]:
-    """Returns completion requests whose prompts are words, one token each."""
-    return [
-        {
-            "model": model,
-            "prompt": " ".join(f"w{token}" for token in prompt),
-            "max_tokens": workload.output_len,
-            "temperature": 0,
-        }
-        for prompt in workload.prompts(range(VOCAB_SIZE), seed)
-    ]
+def load(url: str, model: str, workload: Workload, concurrency: int, seed: int) -> RunResult:
+    """Measures one server with streams, `concurrency` at a time.
 
-
-async def load(url: str, requests: list[dict[str, Any]], concurrency: int) -> ServingResult:
-    """Sends the requests, `concurrency` at a time."""
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False) as client:
-        return await measure_server(client, requests, concurrency)
-
-
-def merge(results: list[ServingResult]) -> ServingResult:
-    """Returns all streams of several runs as one."""
-    return ServingResult(
-        sum(run.elapsed_s for run in results), tuple(times for run in results for times in run.streams)
+    Raises:
+        EngineError: not every request was answered with a count of its tokens.
+    """
+    params = RequestPlan(
+        max_tokens=workload.output_len,
+        temperature=0.0,
+        concurrent_requests=concurrency,
+        endpoint="completions",
+        timeout=TIMEOUT_S,
+        server_metrics=False,
     )
+    prompts = tuple(prompts_in_words(workload, seed))
+    result = run_plan(Plan(ServerPlan(url=url, model=model), params, prompts=prompts))
+    for record in result.records:
+        if record.failure or record.token_source != "usage":
+            raise EngineError(f"{url} did not answer a request: {record.failure_detail or 'no usage in the answer'}.")
+    return result
 
 
-def report(results: dict[str, list[ServingResult]], output_len: int) -> dict[str, Any]:
-    """Prints the table and returns the figures for JSON."""
+def report(results: dict[str, list[RunResult]], output_len: int) -> dict[str, Any]:
+    """Prints the table and returns the figures for JSON; latencies are those of the requests of all runs."""
     figures: dict[str, Any] = {}
     rows = []
     for name, runs in results.items():
-        entry = merge(runs).figures()
-        entry["output_tokens_per_s_of_runs"] = [run.figures()["output_tokens_per_s"] for run in runs]
-        entry["short_streams"] = sum(times.num_output_tokens < output_len for run in runs for times in run.streams)
-        figures[name] = entry
-        tpot = entry["tpot_s"]["median"] * 1000
-        times = (entry["ttft_s"]["median"], entry["ttft_s"]["p95"], tpot, entry["e2e_s"]["median"])
-        rows.append((name, entry["output_tokens_per_s"], *times))
+        stages = [stage_figures(run, 0) for run in runs]
+        records = [record for run in runs for record in run.records]
+        of_all = latencies(records)
+        times = {f"{name}_s": getattr(of_all, name) for name in ("ttft", "tpot", "e2e")}
+        tokens, elapsed_s = sum(stage.output_tokens for stage in stages), sum(stage.duration_s for stage in stages)
+        figures[name] = {
+            "elapsed_s": round(elapsed_s, 4),
+            "output_tokens": tokens,
+            "output_tokens_per_s": round(tokens / elapsed_s, 3),
+            "requests_per_s": round(len(records) / elapsed_s, 4),
+            **{name: summary.as_dict() for name, summary in times.items()},
+            "output_tokens_per_s_of_runs": [round(stage.output_tokens_per_s, 3) for stage in stages],
+            "short_streams": sum((record.output_tokens or 0) < output_len for record in records),
+            "doubts": [reason for run in runs for reason in run.invalid_reasons],
+        }
+        tpot_ms = times["tpot_s"].median * 1000
+        first = (times["ttft_s"].median, times["ttft_s"].p95)
+        rows.append((name, tokens / elapsed_s, *first, tpot_ms, times["e2e_s"].median))
     print(format_table(("server", "out tok/s", "TTFT s", "TTFT P95 s", "TPOT ms", "E2E s"), rows))
     return figures
 
@@ -101,7 +111,7 @@ def main() -> None:
     make_checkpoint(arguments.model)
     folder = arguments.model.resolve()
     workload = Workload(arguments.requests, arguments.input_len, arguments.output_len)
-    results: dict[str, list[ServingResult]] = {name: [] for name in arguments.servers}
+    results: dict[str, list[RunResult]] = {name: [] for name in arguments.servers}
     bandwidth = []
     with tempfile.TemporaryDirectory() as logs, contextlib.ExitStack() as stack:
         servers = {}
@@ -110,15 +120,14 @@ def main() -> None:
             server = stack.enter_context(ServerProcess(command, Path(logs) / f"{name}.log"))
             server.wait_for(ready_path)
             servers[name] = server
-            asyncio.run(load(server.url, bodies(Workload(2, 16, 4), str(folder), arguments.seed), 2))
+            load(server.url, str(folder), Workload(2, 16, 4), 2, arguments.seed)
             print(f"{name} is ready", flush=True)
         for repeat in range(arguments.repeats):
             bandwidth.append(round(read_bandwidth(usable_cores()) / 1e9, 1))
             for name, server in servers.items():
-                requests = bodies(workload, str(folder), arguments.seed + repeat)
-                result = asyncio.run(load(server.url, requests, arguments.concurrency))
+                result = load(server.url, str(folder), workload, arguments.concurrency, arguments.seed + repeat)
                 results[name].append(result)
-                print(f"  {repeat + 1}/{arguments.repeats} {name}: {result.elapsed_s:.1f} s", flush=True)
+                print(f"  {repeat + 1}/{arguments.repeats} {name}: {result.duration_s:.1f} s", flush=True)
     figures = report(results, arguments.output_len)
     config = {
         "workload": str(workload),

@@ -217,6 +217,7 @@ PROMISES = {
     "HUB-LOCK-2": "With --frozen nothing passes but what model.lock pins.",
     "HUB-GC-1": "gc removes only what is old and neither current, kept, pinned nor named; a dry run says the same.",
     "HUB-GC-2": "gc keeps out of the way of those who add files; without working locks it leaves what is young.",
+    "HUB-RM-1": "rm removes a model with the files that only it has; what is pinned or served only by force.",
     "HUB-VERIFY-1": "verify finds missing, cut-off and damaged files, and which chunks are bad.",
     "HUB-VERIFY-2": "repair asks sources only for what is damaged.",
     "HUB-BUNDLE-1": "Exported models arrive on another machine as they were; equal models make equal bundles.",

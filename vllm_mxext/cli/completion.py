@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from unittest import mock
 
-from vllm_mxext.cli.hub_commands.parsing import Parser
+from vllm_mxext.config.parser import Parser
 
 WordLists = dict[str, list[str]]
 """Commands typed so far, such as `server start`, with the words that can follow."""

@@ -24,16 +24,6 @@ class UnreachableError(ServerError):
     """No server answers at the address."""
 
 
-def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say which server, which model and how to sample."""
-    parser.add_argument("--url", default=DEFAULT_URL, help=f"address of the server (default: {DEFAULT_URL})")
-    parser.add_argument("--api-key", help=f"key to present (default: ${API_KEY_VARIABLE})")
-    parser.add_argument("--model", help="served model (default: the server's first)")
-    parser.add_argument("--max-tokens", type=int, help="output tokens at most")
-    parser.add_argument("--temperature", type=float, help="0 is greedy (default: the server's)")
-    parser.add_argument("--seed", type=int, help="makes sampling repeatable")
-
-
 def sampling_fields(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the request fields that the flags set."""
     fields = {name: getattr(arguments, name) for name in ("max_tokens", "temperature", "seed")}

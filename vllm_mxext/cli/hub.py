@@ -9,44 +9,37 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from vllm_mxext.cli.hub_commands.parsing import EXIT_CODES, Parser
-from vllm_mxext.config.sources import did_you_mean
-from vllm_mxext.errors import ConfigError, MxError
+from vllm_mxext.cli.commands import Command, group_parser, without_command
+from vllm_mxext.cli.hub_commands.parsing import EXIT_CODES
+from vllm_mxext.config.parser import Parser
+from vllm_mxext.errors import MxError
 from vllm_mxext.hub.exit_codes import USAGE, cause_name, exit_code
 
 _PACKAGE = "vllm_mxext.cli.hub_commands"
 
 
-class HubCommand(NamedTuple):
-    """A command; `module.function(argv)` returns its exit code."""
-
-    module: str
-    function: str
-    summary: str
-
-
-COMMANDS = {
-    "list-profiles": HubCommand("choosing", "list_profiles", "a model's profiles and what each is here; or all models"),
-    "select": HubCommand("choosing", "select", "the best profile, and the command line that serves it"),
-    "explain": HubCommand("choosing", "explain", "every rule, and why each profile won or lost"),
-    "config": HubCommand("settings", "config", "every setting of a start, with where it comes from"),
-    "hardware": HubCommand("choosing", "hardware", "what this machine is made of"),
-    "pull": HubCommand("pulling", "pull", "download a model, or what its source has that is newer"),
-    "download-to-cache": HubCommand("pulling", "download_to_cache", "the same, also for several profiles or all"),
-    "create-model-store": HubCommand("pulling", "create_model_store", "write a model as a plain folder of files"),
-    "list": HubCommand("stored", "list_stored", "what is stored, with sizes and pins"),
-    "verify": HubCommand("stored", "verify", "read stored files and compare them with their digests"),
-    "repair": HubCommand("stored", "repair", "download again what is damaged, and no more"),
-    "gc": HubCommand("stored", "gc", "remove what no stored model needs"),
-    "pin": HubCommand("stored", "pin", "keep a model whatever `gc` is told"),
-    "unpin": HubCommand("stored", "unpin", "take a pin away"),
-    "lock": HubCommand("moving", "lock", "write model.lock, which pins revisions and digests"),
-    "export": HubCommand("moving", "export", "write models into one file for a machine without a network"),
-    "import": HubCommand("moving", "import_bundle", "take models from such a file"),
-    "init": HubCommand("writing", "init", "write a manifest to start from"),
-    "doctor": HubCommand("examining", "doctor", "find what keeps models from being downloaded and started"),
+COMMANDS = {  # `module.function(argv)` returns the exit code
+    "list-profiles": Command("choosing", "list_profiles", "a model's profiles and what each is here; or all models"),
+    "select": Command("choosing", "select", "the best profile, and the command line that serves it"),
+    "explain": Command("choosing", "explain", "every rule, and why each profile won or lost"),
+    "config": Command("settings", "config", "every setting of a start, with where it comes from"),
+    "hardware": Command("choosing", "hardware", "what this machine is made of"),
+    "pull": Command("pulling", "pull", "download a model, or what its source has that is newer"),
+    "download-to-cache": Command("pulling", "download_to_cache", "the same, also for several profiles or all"),
+    "create-model-store": Command("pulling", "create_model_store", "write a model as a plain folder of files"),
+    "list": Command("stored", "list_stored", "what is stored, with sizes and pins"),
+    "verify": Command("stored", "verify", "read stored files and compare them with their digests"),
+    "repair": Command("stored", "repair", "download again what is damaged, and no more"),
+    "gc": Command("stored", "gc", "remove what no stored model needs"),
+    "rm": Command("stored", "rm", "remove a model, or one revision, with the files that only it has"),
+    "pin": Command("stored", "pin", "keep a model whatever `gc` is told"),
+    "unpin": Command("stored", "unpin", "take a pin away"),
+    "lock": Command("moving", "lock", "write model.lock, which pins revisions and digests"),
+    "export": Command("moving", "export", "write models into one file for a machine without a network"),
+    "import": Command("moving", "import_bundle", "take models from such a file"),
+    "init": Command("writing", "init", "write a manifest to start from"),
+    "doctor": Command("examining", "doctor", "find what keeps models from being downloaded and started"),
 }  # fmt: skip
 
 ALIASES = {"list-model-profiles": "list-profiles"}
@@ -59,7 +52,8 @@ def run(argv: Sequence[str]) -> int:
     command = COMMANDS.get(ALIASES.get(name, name)) if name is not None else None
     try:
         if command is None:
-            return _without_command(argv)
+            without_command(_parser(), argv, COMMANDS)
+            return USAGE
         module = importlib.import_module(f"{_PACKAGE}.{command.module}")
         code: int = getattr(module, command.function)(list(argv[1:]))
     except (MxError, KeyboardInterrupt) as error:
@@ -77,18 +71,11 @@ def _failed(error: MxError | KeyboardInterrupt, *, is_json: bool) -> int:
     return code
 
 
-def _without_command(argv: Sequence[str]) -> int:
-    width = max(map(len, COMMANDS))
-    parser = Parser(
-        prog="mxext hub",
-        usage="mxext hub COMMAND [MODEL] [flags]",
-        description="A model's name in, the best profile for this machine out: chosen, explained, downloaded, verified."
-        "\n\ncommands:\n" + "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
-        epilog=f"Every command has --json and takes all flags of 'mxext serve'.\n\n{EXIT_CODES}",
+def _parser() -> Parser:
+    return group_parser(
+        "mxext hub",
+        "mxext hub COMMAND [MODEL] [flags]",
+        "A model's name in, the best profile for this machine out: chosen, explained, downloaded, verified.",
+        f"Every command has --json and takes all flags of 'mxext serve'.\n\n{EXIT_CODES}",
+        COMMANDS,
     )
-    parser.add_argument("command", nargs="?", metavar="COMMAND", help="one of the above")
-    name = parser.parse_known_args(argv)[0].command
-    if name is not None:
-        raise ConfigError(f"There is no command 'mxext hub {name}'{did_you_mean(name, COMMANDS)}")
-    parser.print_help()
-    return USAGE

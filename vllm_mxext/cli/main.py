@@ -7,12 +7,12 @@ a code per cause; `mxext bench serve` has 3 for missed objectives and 4 for a me
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from vllm_mxext.cli.commands import group_parser, without_command
 from vllm_mxext.errors import ConfigError, MxError
 
 EXIT_FAILED = 1
@@ -78,20 +78,18 @@ def _run(arguments: list[str]) -> int:
 
 
 def _without_command(arguments: Sequence[str]) -> int:
-    width = max(map(len, COMMANDS))
-    parser = argparse.ArgumentParser(
-        prog="mxext",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="An LLM inference server with its own engine.\n\ncommands:\n"
-        + "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
-        epilog="'mxext COMMAND --help' describes a command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C.",
+    parser = group_parser(
+        "mxext",
+        None,
+        "An LLM inference server with its own engine.",
+        "'mxext COMMAND --help' describes a command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C.",
+        COMMANDS,
     )
     parser.add_argument("--version", action="store_true", help="print the version and leave")
-    parser.add_argument("command", nargs="?", choices=list(COMMANDS), metavar="COMMAND", help="one of the above")
-    if parser.parse_args(arguments).version:
+    if "--version" in arguments:
         print(_version())
         return 0
-    parser.print_help()
+    without_command(parser, arguments, COMMANDS)
     return EXIT_USAGE
 
 

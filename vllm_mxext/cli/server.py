@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vllm_mxext.cli.hub_commands.parsing import Parser
+from vllm_mxext.cli.commands import group_parser, without_command
 from vllm_mxext.cli.server_commands.answer import Answer
 from vllm_mxext.cli.server_commands.parsing import COMMANDS, EXIT_CODES, command_parser
-from vllm_mxext.config.sources import did_you_mean
+from vllm_mxext.config.parser import Parser
 from vllm_mxext.errors import ConfigError, MxError
 from vllm_mxext.registry.errors import FAILED, INTERRUPTED, USAGE, RegistryError, StartFailedError
 from vllm_mxext.registry.folders import Folders
@@ -29,7 +29,8 @@ def run(argv: Sequence[str]) -> int:
     command = COMMANDS.get(argv[0]) if argv else None
     try:
         if command is None:
-            return _without_command(argv)
+            without_command(_parser(), argv, COMMANDS)
+            return USAGE
         arguments = command_parser(argv[0]).parse_args(argv[1:])
         servers = Servers(Folders.from_environ(os.environ), os.environ)
         module = importlib.import_module(f"{_PACKAGE}.{command.module}")
@@ -65,18 +66,11 @@ def _code_and_cause(error: MxError | KeyboardInterrupt) -> tuple[int, str]:
     return (INTERRUPTED, "interrupted") if isinstance(error, KeyboardInterrupt) else (FAILED, "failed")
 
 
-def _without_command(argv: Sequence[str]) -> int:
-    width = max(map(len, COMMANDS))
-    parser = Parser(
-        prog="mxext server",
-        usage="mxext server COMMAND [NAME] [flags]",
-        description="Servers under names: registered once, then started in the background, watched and stopped."
-        "\n\ncommands:\n" + "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
-        epilog=f"Every command has --help and --json.\n\n{EXIT_CODES}",
+def _parser() -> Parser:
+    return group_parser(
+        "mxext server",
+        "mxext server COMMAND [NAME] [flags]",
+        "Servers under names: registered once, then started in the background, watched and stopped.",
+        f"Every command has --help and --json.\n\n{EXIT_CODES}",
+        COMMANDS,
     )
-    parser.add_argument("command", nargs="?", metavar="COMMAND", help="one of the above")
-    name = parser.parse_known_args(argv)[0].command
-    if name is not None:
-        raise ConfigError(f"There is no command 'mxext server {name}'{did_you_mean(name, COMMANDS)}")
-    parser.print_help()
-    return USAGE

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from vllm_mxext.backoff import retry_after_s
 from vllm_mxext.client.errors import (
     AuthenticationError,
     BadRequestError,
@@ -23,7 +24,6 @@ from vllm_mxext.client.errors import (
     StatusError,
     TimeoutExceededError,
 )
-from vllm_mxext.client.retry import retry_after_s
 
 MAX_TEXT_CHARS = 500
 """Of a server's message, in ours."""

@@ -1,18 +1,14 @@
-"""When to try again: `RetryPolicy` after how long, `RetryBudget` how often at most, `retry_after_s` what servers ask.
+"""When to try again: `RetryPolicy` after how long, `RetryBudget` how often at most.
 
-The waits are "full jitter" (Amazon's Builders' Library): random between 0 and a bound that doubles, never shorter than
-what the server asks for. The budget is gRPC's and Finagle's: calls earn a share of a retry, so that an outage is not
+The budget is gRPC's and Finagle's: calls earn a share of a retry, so that an outage is not
 multiplied by the number of attempts.
 """
 
 from __future__ import annotations
 
-import email.utils
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
+from vllm_mxext import backoff
 from vllm_mxext.client.clock import Clock
 
 
@@ -48,10 +44,7 @@ class RetryPolicy:
 
     def bound_s(self, num_retries: int) -> float:
         """Returns the longest random wait after so many retries."""
-        try:
-            return min(self.max_delay_s, self.first_delay_s * self.factor**num_retries)
-        except OverflowError:
-            return self.max_delay_s
+        return backoff.bound_s(num_retries, self.first_delay_s, self.max_delay_s, self.factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,29 +93,3 @@ class RetryBudget:
         earned = amount + max(0.0, now - self._seen_s) * self._config.per_second
         self._seen_s = now
         self._saved = min(self._config.reserve, self._saved + earned)
-
-
-def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Returns the seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date.
-
-    What is malformed counts as absent, as does what is negative; a date that has passed means now.
-
-    Args:
-        headers: of the answer, lower-case names.
-        now: the date of today, with its zone.
-    """
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        text = headers.get(name, "").strip()
-        try:
-            seconds = float(text) * unit_s
-        except ValueError:
-            continue
-        if math.isfinite(seconds) and seconds >= 0:
-            return seconds
-    try:
-        moment = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-    except (ValueError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return max(0.0, (moment - (now or datetime.now(timezone.utc))).total_seconds())

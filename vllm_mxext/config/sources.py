@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from vllm_mxext import envs
 from vllm_mxext.config.flags import Flag
 from vllm_mxext.config.options import GROUPS, all_flags
+from vllm_mxext.config.parser import Parser
 from vllm_mxext.config.refused import SHORT_NAMES, RefusedFlag, refused_flags
 from vllm_mxext.errors import ConfigError
 
@@ -35,19 +36,12 @@ Settings = dict[str, Setting]
 """Field name -> setting; only what something has set."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises `ConfigError` instead of leaving the process."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
-
-
 def build_parser(prog: str) -> argparse.ArgumentParser:
     """Returns the argument parser of the server's flags; values stay text."""
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         usage=f"{prog} [MODEL] [--config FILE] [flags]",
-        allow_abbrev=False,
+        formatter_class=argparse.HelpFormatter,
         argument_default=argparse.SUPPRESS,
         description="Serves a model through an OpenAI-compatible API.",
         epilog="Every flag --some-flag can also be given as VLLM_MXEXT_SOME_FLAG or as a key of the --config file; "

@@ -9,8 +9,6 @@ from typing import Any
 from vllm_mxext.config.checkpoint_fields import number, positive_int
 from vllm_mxext.errors import ConfigError
 
-_DTYPE_BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "half": 16, "float": 32, "float8_e4m3fn": 8}
-
 _LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 _EXPERT_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
@@ -48,7 +46,6 @@ class ModelShape:
     """A decoder's sizes.
 
     Attributes:
-        architecture: first of `architectures`; empty if the file has none.
         vocab_size: rows of the embedding.
         hidden_size: H.
         inner_size: width of the MLP.
@@ -60,14 +57,10 @@ class ModelShape:
         windows: per layer, tokens whose keys and values it keeps; None = all, 0 = no keys and values at all.
         has_tied_embeddings: the output head is the embedding.
         latent_size: elements per token and layer that are kept instead of keys and values (MLA); 0 = keys and values.
-        experts: None without.
-        dtype_bits: of an element of the weights, where they are not quantised.
-        is_quantized: the checkpoint's own weights have fewer bits.
         layer_parameters: of all layers together.
         num_parameters: of the model, in all.
     """
 
-    architecture: str
     vocab_size: int
     hidden_size: int
     inner_size: int
@@ -79,9 +72,6 @@ class ModelShape:
     windows: tuple[int | None, ...]
     has_tied_embeddings: bool
     latent_size: int
-    experts: Experts | None
-    dtype_bits: int
-    is_quantized: bool
     layer_parameters: int
     num_parameters: int
 
@@ -126,7 +116,6 @@ def parse_shape(config: Mapping[str, Any]) -> ModelShape:
     layers = num_layers * (attention + 2 * hidden_size)
     layers += _mlp_parameters(config, hidden_size, inner_size, num_layers, experts)
     return ModelShape(
-        architecture=next(iter(outer.get("architectures") or config.get("architectures") or ()), ""),
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         inner_size=inner_size,
@@ -138,9 +127,6 @@ def parse_shape(config: Mapping[str, Any]) -> ModelShape:
         windows=_windows(config, num_layers),
         has_tied_embeddings=is_tied,
         latent_size=latent_size,
-        experts=experts,
-        dtype_bits=_dtype_bits(config, outer),
-        is_quantized=bool(outer.get("quantization_config") or config.get("quantization_config")),
         layer_parameters=layers,
         num_parameters=layers + hidden_size + vocab_size * hidden_size * (1 if is_tied else 2),
     )
@@ -254,9 +240,3 @@ def _windows(config: Mapping[str, Any], num_layers: int) -> tuple[int | None, ..
         first = config.get("max_window_layers", num_layers)
         return tuple(window if layer >= first else None for layer in range(num_layers))
     return (window,) * num_layers
-
-
-def _dtype_bits(config: Mapping[str, Any], outer: Mapping[str, Any]) -> int:
-    values = (values.get(name) for values in (config, outer) for name in ("dtype", "torch_dtype"))
-    given = str(next((value for value in values if value), "bfloat16")).removeprefix("torch.")
-    return _DTYPE_BITS.get(given, 16)

@@ -20,15 +20,16 @@ def stored_snapshots(
         asked: a name in the store, a name or alias of the manifest, a URI or ORG/NAME.
         revision: only this one: a revision, its first characters, or a branch or tag that was asked for.
     """
-    names = _names(config, asked)
-    found = [one for one in store.snapshots() if one.name in names or one.name.rpartition("/")[0] in names]
+    names, groups = _names(config, asked)
+    found = [one for one in store.snapshots() if one.name in names or one.name.rpartition("/")[0] in groups]
     if revision is None:
         return tuple(found)
     exact = [store.snapshot(name, revision, must_be_whole=False) for name in dict.fromkeys(one.name for one in found)]
     return tuple(one for one in exact if one is not None)
 
 
-def _names(config: HubConfig, asked: str) -> set[str]:
+def _names(config: HubConfig, asked: str) -> tuple[set[str], set[str]]:
+    """Returns what a model may be stored as, and what names of its artifacts may begin with."""
     names = {asked}
     uri = as_uri(asked, uses_modelscope=config.network.uses_modelscope)
     if uri is not None:
@@ -38,4 +39,6 @@ def _names(config: HubConfig, asked: str) -> set[str]:
         entry = find_model(find_manifest(config, config.network.environ), asked)
     except ConfigError:  # a manifest with mistakes must not keep anybody from looking after what is stored
         entry = None
-    return names | ({entry.name} if entry is not None else set())
+    own = {entry.name} if entry is not None else set()
+    # A name without a slash that no manifest has may be that of an organisation, whose models are not one model.
+    return names | own, {name for name in names if "/" in name} | own

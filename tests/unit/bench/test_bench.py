@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-import httpx
 import pytest
 
 from vllm_mxext.bench.metrics import percentile, summarize
 from vllm_mxext.bench.report import format_table, json_line
-from vllm_mxext.bench.serving import ServingResult, StreamTimes, measure_server
 from vllm_mxext.bench.workload import Workload
-from vllm_mxext.errors import ConfigError, EngineError
+from vllm_mxext.errors import ConfigError
 
 
 def test_a_workload_is_read_as_it_is_written() -> None:
@@ -71,49 +68,3 @@ def test_the_last_line_says_what_ran_where() -> None:
     entry = json.loads(json_line("demo", {"seed": 1}, {"seconds": 2}))
     assert entry["benchmark"] == "demo"
     assert {"commit", "versions", "hardware", "config", "results"} < set(entry)
-
-
-def test_time_per_output_token_leaves_out_the_first() -> None:
-    assert StreamTimes(ttft_s=1.0, e2e_s=3.0, num_output_tokens=5).tpot_s == 0.5
-    assert StreamTimes(ttft_s=1.0, e2e_s=1.0, num_output_tokens=1).tpot_s is None
-
-
-def test_throughput_counts_tokens_and_not_chunks() -> None:
-    figures = ServingResult(2.0, (StreamTimes(0.1, 1.0, 10), StreamTimes(0.1, 2.0, 30))).figures()
-    assert (figures["output_tokens_per_s"], figures["requests_per_s"]) == (20.0, 1.0)
-
-
-def client_that_answers(text: str, status: int = 200) -> httpx.AsyncClient:
-    def answer(request: httpx.Request) -> httpx.Response:
-        assert json.loads(request.content)["stream_options"] == {"include_usage": True}
-        return httpx.Response(status, text=text)
-
-    return httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://server")
-
-
-def events(*objects: dict[str, Any]) -> str:
-    return "".join(f"data: {json.dumps(entry)}\n\n" for entry in objects) + "data: [DONE]\n\n"
-
-
-async def test_tokens_of_a_stream_come_from_the_servers_usage() -> None:
-    text = ": comment\n\n" + events(
-        {"choices": [{"text": "many tokens"}]}, {"choices": [], "usage": {"completion_tokens": 7}}
-    )
-    async with client_that_answers(text) as client:
-        result = await measure_server(client, [{"prompt": "a"}, {"prompt": "b"}], 1)
-    assert [stream.num_output_tokens for stream in result.streams] == [7, 7]
-    assert all(0 < stream.ttft_s <= stream.e2e_s for stream in result.streams)
-
-
-@pytest.mark.parametrize(
-    ("text", "status", "part"),
-    [
-        ("no", 500, "answered 500"),
-        (events({"error": {"message": "died"}}), 200, "died"),
-        (events({"choices": [{"text": "x"}]}), 200, "no usage"),
-    ],
-)
-async def test_a_failing_server_fails_the_measurement(text: str, status: int, part: str) -> None:
-    async with client_that_answers(text, status) as client:
-        with pytest.raises(EngineError, match=part):
-            await measure_server(client, [{}], 1)

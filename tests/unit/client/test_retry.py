@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.client.fake_clock import FakeClock
-from vllm_mxext.client.retry import BudgetConfig, RetryBudget, RetryPolicy, retry_after_s
+from vllm_mxext.backoff import retry_after_s
+from vllm_mxext.client.retry import BudgetConfig, RetryBudget, RetryPolicy
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
-from vllm_mxext.cli.hub_commands.parsing import Parser
 from vllm_mxext.config.app import AppConfig, parse_serve_args
 from vllm_mxext.config.hub import HubConfig, resolve_hub
+from vllm_mxext.config.parser import Parser
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.hub.entries import FoundModel, find_entry
 from vllm_mxext.hub.hardware import Hardware

@@ -1,34 +1,13 @@
-"""`Parser`: argparse for the commands of `mxext hub`; what it does not know is left for the flags of `mxext serve`."""
+"""Parsers of the commands of `mxext hub`; what they do not know is left for the flags of `mxext serve`."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any, NoReturn
 
-from vllm_mxext.errors import ConfigError
+from vllm_mxext.config.parser import Parser
 from vllm_mxext.hub.exit_codes import MEANINGS
 
 EXIT_CODES = "exit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS)
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations that raises `ConfigError` instead of leaving the process.
-
-    Args:
-        **facts: those of `argparse.ArgumentParser`.
-    """
-
-    def __init__(self, **facts: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **facts)
-
-    def error(self, message: str) -> NoReturn:
-        """Raises.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
 
 
 def command_parser(name: str, summary: str, positional: str = "[MODEL]") -> Parser:

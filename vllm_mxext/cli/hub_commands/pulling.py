@@ -9,7 +9,8 @@ from typing import Any
 
 from vllm_mxext.cli.hub_commands.asking import Asked, read
 from vllm_mxext.cli.hub_commands.events import showing
-from vllm_mxext.cli.hub_commands.parsing import Parser, add_choice, add_events, command_parser
+from vllm_mxext.cli.hub_commands.parsing import add_choice, add_events, command_parser
+from vllm_mxext.config.parser import Parser
 from vllm_mxext.errors import DownloadError, HubCause
 from vllm_mxext.hub import mx_download
 from vllm_mxext.hub.as_json import snapshot_as_json

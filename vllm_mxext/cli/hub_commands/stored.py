@@ -1,4 +1,4 @@
-"""`mxext hub list`, `verify`, `repair`, `gc`, `pin`, `unpin`: what is stored, whether it is whole, and what stays."""
+"""`mxext hub list`, `verify`, `repair`, `gc`, `rm`, `pin`, `unpin`: what is stored, whole or not, and what stays."""
 
 from __future__ import annotations
 
@@ -134,6 +134,30 @@ def gc(argv: Sequence[str]) -> int:
     if not report.locks_work:
         lines.append("Locks do not work here, so what is younger than a day stays.")
     asked.answer(value, "\n".join(lines))
+    return DONE
+
+
+def rm(argv: Sequence[str]) -> int:
+    """Removes a model."""
+    from vllm_mxext.hub.store.collecting import remove  # noqa: PLC0415 - few commands remove
+
+    parser = command_parser(
+        "rm", "Remove a model, all revisions or the one of --revision, with the files that no other one has.", "MODEL"
+    )
+    parser.add_argument("--force", "-f", action="store_true", help="also what is pinned or being served")
+    asked = read(parser, argv)
+    if asked.app.origins.get("model") != "command line":
+        raise ConfigError("`mxext hub rm` removes only what its own command line names; give a MODEL.")
+    store = ModelStore(asked.config.folder)
+    removed = remove(store, _wanted(asked, store), is_forced=asked.own.force)
+    lines = [f"Removed {one.name} at {_short(one)}." for one in removed.snapshots]
+    lines.append(f"{format_bytes(removed.num_bytes)} became free.")
+    if not removed.locks_work:
+        lines.append("Locks do not work here, so the files themselves stay until `mxext hub gc` in a day.")
+    asked.answer(
+        {"removed": [snapshot_as_json(one) for one in removed.snapshots], "num_bytes": removed.num_bytes},
+        "\n".join(lines),
+    )
     return DONE
 
 

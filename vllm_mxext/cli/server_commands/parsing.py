@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from vllm_mxext.cli.hub_commands.parsing import Parser
+from vllm_mxext.cli.commands import Command
+from vllm_mxext.config.parser import Parser
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry.errors import MEANINGS
 from vllm_mxext.registry.record import BACKENDS, DTYPES, SELF_HOSTED, SETTINGS, flag_of
@@ -19,29 +20,21 @@ START_TIMEOUT_S = 600.0
 """How long `start` waits: a model may have to be downloaded first."""
 
 
-class ServerCommand(NamedTuple):
-    """A command; `module.function(servers, arguments)` returns its exit code."""
-
-    module: str
-    function: str
-    summary: str
-
-
-COMMANDS = {
-    "add": ServerCommand("registering", "add", "register a server under a name"),
-    "start": ServerCommand("running", "start", "start it in the background and wait until it is ready"),
-    "stop": ServerCommand("running", "stop", "let it finish its requests and end"),
-    "restart": ServerCommand("running", "restart", "stop it, and start it as it is registered now"),
-    "rm": ServerCommand("registering", "rm", "take it off the registry, with its logs"),
-    "list": ServerCommand("showing", "list_servers", "all registered servers"),
-    "ps": ServerCommand("showing", "ps", "those that run: time, memory, requests, model"),
-    "status": ServerCommand("showing", "status", "one server; the exit code says whether it is ready"),
-    "logs": ServerCommand("showing", "logs", "what it has written; -f goes on"),
-    "show": ServerCommand("showing", "show", "how it is registered, and the command that starts it"),
-    "edit": ServerCommand("registering", "edit", "change how it is registered"),
-    "export": ServerCommand("moving", "export", "write registrations as JSON"),
-    "import": ServerCommand("moving", "import_servers", "register the servers of such a file"),
-    "doctor": ServerCommand("examining", "doctor", "find what is wrong with servers, and how to mend it"),
+COMMANDS = {  # `module.function(servers, arguments)` returns an `Answer`
+    "add": Command("registering", "add", "register a server under a name"),
+    "start": Command("running", "start", "start it in the background and wait until it is ready"),
+    "stop": Command("running", "stop", "let it finish its requests and end"),
+    "restart": Command("running", "restart", "stop it, and start it as it is registered now"),
+    "rm": Command("registering", "rm", "take it off the registry, with its logs"),
+    "list": Command("showing", "list_servers", "all registered servers"),
+    "ps": Command("showing", "ps", "those that run: time, memory, requests, model"),
+    "status": Command("showing", "status", "one server; the exit code says whether it is ready"),
+    "logs": Command("showing", "logs", "what it has written; -f goes on"),
+    "show": Command("showing", "show", "how it is registered, and the command that starts it"),
+    "edit": Command("registering", "edit", "change how it is registered"),
+    "export": Command("moving", "export", "write registrations as JSON"),
+    "import": Command("moving", "import_servers", "register the servers of such a file"),
+    "doctor": Command("examining", "doctor", "find what is wrong with servers, and how to mend it"),
 }
 
 

@@ -26,29 +26,22 @@ def read_manifest(path: Path, origin: str = "") -> Manifest:
     Raises:
         ManifestError: it cannot be read, or something in it is wrong; a line `file:line: sentence` per complaint.
     """
-    manifest = _manifest(document.load(path), str(path), origin or f"file {path}", path.absolute().parent)
+    manifest = manifest_of(document.load(path), str(path), origin or f"file {path}", path.absolute().parent)
     return replace(manifest, path=str(path.absolute()))
 
 
-def parse_manifest(
-    content: str | bytes, name: str = "manifest", origin: str = "", folder: Path | None = None
-) -> Manifest:
-    """Reads a manifest that is not in a file.
+def manifest_of(root: Node, name: str, origin: str, folder: Path | None) -> Manifest:
+    """Returns the manifest that a document is.
 
     Args:
-        content: YAML.
-        name: in place of the file's in messages.
+        root: the document.
+        name: of its file, for messages.
         origin: where it comes from, for people.
         folder: that paths in it are relative to; None = the working folder.
 
     Raises:
         ManifestError: something in it is wrong.
     """
-    content = content.encode(errors="surrogatepass") if isinstance(content, str) else content
-    return _manifest(document.parse(content, name), name, origin or name, folder)
-
-
-def _manifest(root: Node, name: str, origin: str, folder: Path | None) -> Manifest:
     notes: tuple[str, ...] = ()
     if "schema" not in root.fields:
         found = nim.import_nim(root) or plain.import_plain(root)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import math
 import re
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 import httpx
 
+from vllm_mxext.backoff import retry_after_s
 from vllm_mxext.errors import DownloadError, HubCause, HubError, TransferError
 from vllm_mxext.hub.redaction import redact
 
@@ -77,7 +76,7 @@ def error_of(  # noqa: PLR0911 - a table of cases
         )
     if status in _PASSING:
         wish = "asks for fewer requests" if status == 429 else f"is in trouble (status {status})"
-        wait_s = retry_after_s(response)
+        wait_s = asked_wait_s(response)
         when = "some minutes" if wait_s is None or wait_s <= 60 else f"{math.ceil(wait_s / 60)} minutes"
         return TransferError(f"{host} {wish}; try again in {when}.", retry_after_s=wait_s)
     explained = advice.explain(response, body)
@@ -148,23 +147,13 @@ def page_error(response: httpx.Response, path: str) -> TransferError:
     )
 
 
-def retry_after_s(response: httpx.Response) -> float | None:
+def asked_wait_s(response: httpx.Response) -> float | None:
     """Returns the seconds after which to ask again, by `Retry-After` or the IETF draft's `RateLimit`."""
-    text = response.headers.get("Retry-After", "").strip()
-    seconds: float | None = None
-    if text.isascii() and text.isdigit():
-        seconds = float(text)
-    elif text:
-        try:
-            moment = email.utils.parsedate_to_datetime(text)
-        except ValueError:
-            return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
-        seconds = (moment - datetime.now(timezone.utc)).total_seconds()
-    elif response.status_code == 429 and (match := re.search(r";\s*t=(\d+)", response.headers.get("RateLimit", ""))):
-        seconds = float(match[1])
-    return None if seconds is None else max(seconds, 0.0)
+    seconds = retry_after_s(response.headers)
+    if seconds is None and response.status_code == 429:
+        match = re.search(r";\s*t=(\d+)", response.headers.get("RateLimit", ""))
+        return float(match[1]) if match is not None else None
+    return seconds
 
 
 def _is_distrusted(error: BaseException | None) -> bool:

@@ -8,27 +8,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import httpx
 
-from vllm_mxext.errors import ConfigError, DownloadError, HubCause, HubError, TransferError
+from vllm_mxext.errors import DownloadError, HubCause, HubError, TransferError
 from vllm_mxext.hub.network import Network
-from vllm_mxext.hub.redaction import redact, shown
+from vllm_mxext.hub.redaction import shown
 from vllm_mxext.hub.retrying import retrying
 from vllm_mxext.hub.sources.answers import Advice, understanding
 from vllm_mxext.hub.sources.endpoints import endpoint_of
 from vllm_mxext.hub.sources.http_range import HttpRange, open_http_range
 from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
 from vllm_mxext.hub.sources.listing import digest_of
+from vllm_mxext.hub.sources.repository import Repository
 from vllm_mxext.hub.sources.requests import Access, Redirects, ask_json
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
-_URI = re.compile(
-    r"(?:hf://)?(?P<name>\w[\w.-]*/\w[\w.-]*|\w[\w.-]*(?=@|$))"
-    r"(?:[@:](?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+))?(?:/(?P<folder>[^/].*?))?/?"
-)
 
 
 class HuggingFaceSource:
@@ -47,13 +44,9 @@ class HuggingFaceSource:
     """
 
     def __init__(self, uri: str, revision: str | None, network: Network) -> None:
-        match = _URI.fullmatch(uri)
-        if match is None:
-            raise ConfigError(f"'{redact(uri)}' must have the form hf://ORG/NAME[@REVISION][/FOLDER].")
         self.uri = uri
-        self._name = match["name"]
-        self._revision = revision or unquote(match["revision"] or "main")
-        self._folder = f"{match['folder']}/" if match["folder"] else ""
+        self._name, asked_revision, self._folder = Repository.parse("hf", uri, revision)
+        self._revision = asked_revision or "main"
         self._network = network
         self._redirects = Redirects()
         environ = network.config.environ

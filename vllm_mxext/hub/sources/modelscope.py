@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote, urlencode
+from urllib.parse import urlencode
 
 import httpx
 
-from vllm_mxext.errors import ConfigError, DownloadError, HubCause, HubError
+from vllm_mxext.errors import DownloadError, HubCause, HubError
 from vllm_mxext.hub.network import Network
 from vllm_mxext.hub.redaction import redact, shown
 from vllm_mxext.hub.retrying import retrying
@@ -19,6 +18,7 @@ from vllm_mxext.hub.sources.endpoints import endpoint_of
 from vllm_mxext.hub.sources.http_range import open_http_range
 from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
 from vllm_mxext.hub.sources.listing import digest_of, make_listing, named_revision
+from vllm_mxext.hub.sources.repository import Repository
 from vllm_mxext.hub.sources.requests import Access, Redirects, ask_json
 
 _DEFAULT_ENDPOINT = "https://modelscope.cn"
@@ -28,10 +28,6 @@ _MAX_ENTRIES = 3000
 
 _MAX_DEPTH = 64
 """Folders in folders."""
-
-_URI = re.compile(
-    r"(?:modelscope://)?(?P<name>\w[\w.-]*/\w[\w.-]*)(?:[@:](?P<revision>[^/@]+))?(?:/(?P<folder>[^/].*?))?/?"
-)
 
 
 class ModelScopeSource:
@@ -49,14 +45,9 @@ class ModelScopeSource:
     """
 
     def __init__(self, uri: str, revision: str | None, network: Network) -> None:
-        match = _URI.fullmatch(uri)
-        if match is None:
-            raise ConfigError(f"'{redact(uri)}' must have the form modelscope://ORG/NAME[@REVISION][/FOLDER].")
         self.uri = uri
-        self._name = match["name"]
-        self._asked_revision = revision or unquote(match["revision"] or "")
+        self._name, self._asked_revision, self._folder = Repository.parse("modelscope", uri, revision, needs_org=True)
         self._revision = named_revision(self._asked_revision, _DEFAULT_REVISION)
-        self._folder = f"{match['folder']}/" if match["folder"] else ""
         self._network = network
         self._redirects = Redirects()
         environ = network.config.environ

@@ -1,8 +1,8 @@
-"""`gc`: removes old snapshots that nobody uses, blobs that no snapshot names, and what dead downloads have left.
+"""Removes old snapshots that nobody uses (`gc`) or named ones (`rm`), and blobs that no snapshot names.
 
-Where locks work, nobody adds files meanwhile. Where they do not, everything younger than a day stays, and what is
-removed is asked about once more right before: publishing makes its blobs young first, and looks afterwards whether they
-are there.
+`gc` also takes what dead downloads have left. Where locks work, nobody adds files meanwhile. Where they do not,
+everything younger than a day stays, and what is removed is asked about once more right before: publishing makes its
+blobs young first, and looks afterwards whether they are there.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vllm_mxext.errors import StoreError
 from vllm_mxext.hub.store import layout, linking, locks, names
 from vllm_mxext.hub.store.failures import storing
 from vllm_mxext.hub.store.in_use import is_in_use
 from vllm_mxext.hub.store.model_store import NEW, OLD, USE_LOCK, ModelStore
+from vllm_mxext.hub.store.pins import Pin
 from vllm_mxext.hub.store.snapshot import Snapshot
 
 _GRACE_WITHOUT_LOCKS_S = 86_400.0
@@ -64,6 +66,21 @@ class GcReport:
     locks_work: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What was removed because somebody said so.
+
+    Attributes:
+        snapshots: they.
+        num_bytes: that became free.
+        locks_work: files that only these snapshots had are gone too; otherwise `gc` takes them in a day.
+    """
+
+    snapshots: tuple[Snapshot, ...]
+    num_bytes: int
+    locks_work: bool
+
+
 def collect(store: ModelStore, rule: GcRule | None = None, *, is_dry_run: bool = False) -> GcReport:
     """Removes what a rule lets go, or only tells it.
 
@@ -86,15 +103,61 @@ def collect(store: ModelStore, rule: GcRule | None = None, *, is_dry_run: bool =
         return report
 
 
+def remove(store: ModelStore, snapshots: Sequence[Snapshot], *, is_forced: bool = False) -> Removal:
+    """Removes snapshots, current or not, with the files that no other one names.
+
+    Args:
+        store: where they are.
+        snapshots: all of them or, if one must stay, none.
+        is_forced: also what is pinned or in use; the pins go too.
+
+    Raises:
+        StoreError: one is pinned or in use, somebody is adding files, or the store cannot be written.
+    """
+    with (
+        locks.holding(store.folder, USE_LOCK, purpose="rm", timeout_s=_WAIT_S) as lock,
+        storing(store.folder),
+    ):
+        for one in () if is_forced else snapshots:
+            _check_free(store, one)
+        num_bytes = sum(_own_bytes(one.folder) for one in snapshots)
+        for one in snapshots:
+            store.discard(one.folder)
+        _forget_pins(store, snapshots)
+        if lock.works:
+            left = store.snapshots()
+            needed = _needed(left, tuple(_unreadable(store, {one.folder for one in left})))
+            for sha256 in _named_digests(snapshots) - needed:
+                num_bytes += store.blobs.size(sha256) or 0
+                store.blobs.remove(sha256)
+            _tidy(store)
+        return Removal(tuple(snapshots), num_bytes, lock.works)
+
+
+def _check_free(store: ModelStore, snapshot: Snapshot) -> None:
+    shown = f"{snapshot.name} at revision {snapshot.revision}"
+    if store.pins.protects(snapshot):
+        raise StoreError(f"{shown} is pinned; take the pin away with `mxext hub unpin`, or give --force.")
+    if is_in_use(snapshot.folder):
+        raise StoreError(f"{shown} is being served; stop the server first, or give --force.")
+
+
+def _forget_pins(store: ModelStore, gone: Sequence[Snapshot]) -> None:
+    """Takes away pins of what is gone, which nobody could name any more."""
+    left = {one.name for one in store.snapshots()}
+    for one in gone:
+        store.pins.remove(Pin(one.name, one.revision))
+        if one.name not in left:
+            store.pins.remove(Pin(one.name))
+
+
 def _plan(store: ModelStore, rule: GcRule, *, is_dry_run: bool, locks_work: bool) -> GcReport:
     now_s = store.clock()
     there = store.snapshots()
     gone = tuple(_superfluous(store, there, rule, now_s))
     kept = {one.folder for one in there} - {one.folder for one in gone}
-    needed = _named_digests([one for one in there if one.folder in kept])
     unreadable = tuple(_unreadable(store, {one.folder for one in there}))
-    for folder in unreadable:
-        needed |= set(_linked_names(folder))
+    needed = _needed([one for one in there if one.folder in kept], unreadable)
     blobs = tuple(_unnamed(store, needed, now_s - rule.grace_s))
     leftovers = tuple(_leftovers(store, rule, now_s))
     num_bytes = sum(size for _, size in blobs)
@@ -123,6 +186,11 @@ def _superfluous(store: ModelStore, there: Sequence[Snapshot], rule: GcRule, now
         model.sort(key=lambda one: (store.is_current(one), linking.is_whole(one), one.created_s), reverse=True)
         others = [one for one in model[1:] if not store.pins.protects(one) and not is_in_use(one.folder)]
         yield from (one for one in others[rule.num_kept :] if one.created_s <= now_s - rule.grace_s)
+
+
+def _needed(snapshots: Sequence[Snapshot], unreadable: Sequence[Path]) -> set[str]:
+    """Returns the digests that snapshots name, and those that folders without a readable description link to."""
+    return _named_digests(snapshots) | {sha256 for folder in unreadable for sha256 in _linked_names(folder)}
 
 
 def _named_digests(snapshots: Sequence[Snapshot]) -> set[str]:

@@ -157,17 +157,6 @@ class ModelStore:
                 raise _incomplete(snapshot)
             self._make_current(snapshot.folder)
 
-    def remove(self, snapshot: Snapshot) -> None:
-        """Takes a snapshot away, whether current or not; its blobs stay until `gc`.
-
-        Raises:
-            StoreError: it is pinned, or the store cannot be written.
-        """
-        if self.pins.protects(snapshot):
-            raise StoreError(f"{snapshot.name} at revision {snapshot.revision} is pinned; take the pin away first.")
-        with storing(self.folder):
-            self.discard(snapshot.folder)
-
     def discard(self, folder: Path) -> None:
         """Removes a folder of this store, which nobody sees half gone.
 

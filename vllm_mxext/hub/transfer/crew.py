@@ -13,6 +13,7 @@ from functools import partial
 from vllm_mxext.config.hub import NetworkConfig
 from vllm_mxext.config.memory_plan import format_bytes
 from vllm_mxext.errors import DownloadError, HubCause, StoreError, TransferError
+from vllm_mxext.hub.retrying import wait_s
 from vllm_mxext.hub.store.blobs import BlobStore
 from vllm_mxext.hub.store.failures import storing
 from vllm_mxext.hub.transfer.claims import Claims
@@ -20,7 +21,7 @@ from vllm_mxext.hub.transfer.job import Job
 from vllm_mxext.hub.transfer.lease import AgainError, Lease, SupersededError
 from vllm_mxext.hub.transfer.meter import Meter
 from vllm_mxext.hub.transfer.order import Order, Tuning
-from vllm_mxext.hub.transfer.pace import Clock, TokenBucket, retry_delay_s
+from vllm_mxext.hub.transfer.pace import Clock, TokenBucket
 from vllm_mxext.hub.transfer.partial_file import LostError, PartialFile
 
 _TICK_S = 0.1
@@ -224,7 +225,7 @@ class Crew:
                     raise _given_up(job, error, num_failures)
                 if error is not None:
                     self._meter.detail = f"asking again for {job.file.path}: {error}"
-                    self._clock.sleep(retry_delay_s(num_failures, error.retry_after_s), self._halt)
+                    self._clock.sleep(wait_s(num_failures, error.retry_after_s), self._halt)
         except SupersededError:
             pass
         except LostError:

@@ -1,16 +1,10 @@
-"""When downloads go on: a clock that can be interrupted, a limit on bytes per second, and how long retries wait."""
+"""When downloads go on: a clock that can be interrupted, and a limit on bytes per second."""
 
 from __future__ import annotations
 
-import random
 import threading
 import time
-from collections.abc import Callable
 from typing import Protocol
-
-_FIRST_DELAY_S = 0.5
-_MAX_DELAY_S = 30.0
-_MAX_RETRY_AFTER_S = 300.0
 
 
 class Clock(Protocol):
@@ -61,15 +55,3 @@ class TokenBucket:
             delay_s = self._free_at_s - now
         if delay_s > 0:
             self._clock.sleep(delay_s, halt)
-
-
-def retry_delay_s(attempt: int, retry_after_s: float | None, jitter: Callable[[], float] = random.random) -> float:
-    """Returns how long to wait after failures in a row: exponential with full jitter, or what the server asks for.
-
-    Args:
-        attempt: failures without progress, from 1.
-        retry_after_s: what the server said; at most five minutes are heeded.
-        jitter: a number from 0 to 1, drawn anew each time.
-    """
-    delay_s = jitter() * min(_MAX_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(attempt, 16))
-    return delay_s if retry_after_s is None else min(_MAX_RETRY_AFTER_S, retry_after_s) + delay_s / 4

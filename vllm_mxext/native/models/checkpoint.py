@@ -19,7 +19,6 @@ _INDEX_NAME = "model.safetensors.index.json"
 _FILE_NAME = "model.safetensors"
 _MAX_NAMES_IN_ERROR = 5
 _NOISE_WIDTH = 0.02
-_INT4_MIDDLE = 8
 _INT4_SCALE = _NOISE_WIDTH / 8
 _INT4_BITS = 2**31
 _INT4_MIDDLE_WORD = 0x88888888 - 2**32

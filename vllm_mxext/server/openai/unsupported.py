@@ -12,10 +12,6 @@ def _any_of(*values: Any) -> Callable[[Any], bool]:
     return lambda value: any(type(value) is type(one) and value == one for one in values)
 
 
-def _number(neutral: float) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and value == neutral
-
-
 _never = _any_of()
 _off = _any_of(False)
 

@@ -1,4 +1,4 @@
-"""`mxext hub list`, `verify`, `repair`, `gc`, `pin`, `unpin`, `lock`, `export` and `import`."""
+"""`mxext hub list`, `verify`, `repair`, `gc`, `rm`, `pin`, `unpin`, `lock`, `export` and `import`."""
 
 from __future__ import annotations
 
@@ -94,6 +94,33 @@ def test_gc_tells_first_and_removes_what_nobody_needs_and_nobody_has_pinned(
     assert "Removed 1 revision" in mxext("gc", "--keep", "0").out
     assert not pulled.exists()
     assert mxext("verify").code == 0
+
+
+@pytest.mark.promise("HUB-RM-1")
+def test_rm_removes_a_model_or_one_revision_unless_it_is_pinned(
+    mxext: Run, pulled: Path, hub: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(NAME, write_model(tmp_path / "newer", seed=1))
+    newer = Path(mxext("pull", "tiny", "--quiet").out.strip())
+    removed = mxext("rm", "tiny", "--revision", pulled.name[:8], "--json").json
+    assert [one["revision"] for one in removed["removed"]] == [pulled.name]
+    assert removed["num_bytes"] > 0
+    assert (pulled.exists(), mxext("verify").code) == (False, 0)
+    mxext("pin", "tiny")
+    refused = mxext("rm", "tiny")
+    assert (refused.code, "is pinned" in refused.err, newer.exists()) == (1, True, True)
+    assert f"Removed {STORED} at {newer.name[:12]}" in mxext("rm", "tiny", "--force").out
+    assert mxext("list", "--json").json["bytes_on_disk"] == 0
+    assert mxext("rm", "tiny").code == 5
+    monkeypatch.setenv("MIM_MODEL_NAME", "tiny")
+    assert mxext("rm").code == 2
+
+
+def test_the_name_of_an_organisation_is_not_that_of_its_models(mxext: Run, pulled: Path, hub: ModelHub) -> None:
+    hub.add("acme/real", builtin.model_path())
+    mxext("pull", "acme/real", "--quiet")
+    assert [mxext(command, "acme").code for command in ("verify", "pin", "rm")] == [5, 5, 5]
+    assert len(mxext("list", "--json").json["models"]) == 2
 
 
 def test_pins_are_of_a_model_or_of_one_revision(mxext: Run, pulled: Path) -> None:

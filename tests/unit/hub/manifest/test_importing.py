@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.hub.manifest_texts import parse_manifest
 from vllm_mxext.errors import ManifestError
 from vllm_mxext.hub.manifest.model import DeviceNeeds, FileEntry, Tags
-from vllm_mxext.hub.manifest.reading import parse_manifest
 
 pytestmark = pytest.mark.promise("HUB-MANIFEST-3")
 

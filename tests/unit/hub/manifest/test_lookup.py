@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.hub.manifest_texts import parse_manifest
 from vllm_mxext import builtin
 from vllm_mxext.config.hub import HubConfig
 from vllm_mxext.config.model_spec import SUPPORTED_ARCHITECTURES
 from vllm_mxext.errors import ManifestError
 from vllm_mxext.hub.manifest.lookup import find_manifest, find_model, origin_of, packaged_manifest, unknown_model
 from vllm_mxext.hub.manifest.model import Manifest
-from vllm_mxext.hub.manifest.reading import parse_manifest
 from vllm_mxext.hub.manifest.writing import write_manifest
 from vllm_mxext.hub.model_shape import parse_shape
 

@@ -16,9 +16,9 @@ import yaml
 
 from tests.unit.hub.manifest.test_importing import NIM_LIST, NIM_MAP, NIM_WRAPPED
 from tests.unit.hub.manifest.test_reading import ROOT, WHOLE
+from tests.unit.hub.manifest_texts import parse_manifest
 from vllm_mxext.errors import ManifestError
 from vllm_mxext.hub.manifest.model import Manifest
-from vllm_mxext.hub.manifest.reading import parse_manifest
 
 NUM_MUTATIONS = 5000 if os.environ.get("VLLM_MXEXT_TEST_LONG") == "1" else 500
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import jsonschema_rs
 import pytest
 
+from tests.unit.hub.manifest_texts import parse_manifest
 from vllm_mxext.errors import ManifestError
 from vllm_mxext.hub.manifest.document import parse
 from vllm_mxext.hub.manifest.model import AdapterEntry, Artifact, DeviceNeeds, FileEntry, HostNeeds, Security, Tags
-from vllm_mxext.hub.manifest.reading import parse_manifest, read_manifest
+from vllm_mxext.hub.manifest.reading import read_manifest
 from vllm_mxext.hub.manifest.schema import published_schema
 
 pytestmark = pytest.mark.promise("HUB-MANIFEST-1")

@@ -15,7 +15,7 @@ from tests.hub_servers.stand_in import Answer, Asked, Fault, StandIn, file_answe
 from vllm_mxext.config.hub import NetworkConfig
 from vllm_mxext.errors import DownloadError, HubCause, HubError, TransferError
 from vllm_mxext.hub.network import Network
-from vllm_mxext.hub.sources.answers import Advice, connection_error, error_of, retry_after_s
+from vllm_mxext.hub.sources.answers import Advice, asked_wait_s, connection_error, error_of
 from vllm_mxext.hub.sources.http_range import HttpRange
 from vllm_mxext.hub.sources.interface import RemoteFile
 from vllm_mxext.hub.sources.requests import Access, ask, ask_json
@@ -237,14 +237,16 @@ def test_statuses_are_of_three_kinds(status: int, is_elsewhere: bool, kind: type
         ({"Retry-After": "7"}, 7.0),
         ({"Retry-After": "100000"}, 100_000.0),
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"Retry-After": "2.5"}, 2.5),
         ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}, None),
         ({"Retry-After": "-5"}, None),
         ({"RateLimit": '"api";r=0;t=55'}, 55.0),
         ({}, None),
     ],
 )
 def test_the_wish_to_wait_is_read(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after_s(httpx.Response(429, headers=headers)) == seconds
+    assert asked_wait_s(httpx.Response(429, headers=headers)) == seconds
 
 
 def test_a_long_wish_to_wait_is_told() -> None:
@@ -255,7 +257,7 @@ def test_a_long_wish_to_wait_is_told() -> None:
 
 def test_a_date_to_wait_for_is_read() -> None:
     date = (datetime.now(timezone.utc) + timedelta(seconds=60)).strftime("%a, %d %b %Y %H:%M:%S GMT")
-    seconds = retry_after_s(httpx.Response(503, headers={"Retry-After": date}))
+    seconds = asked_wait_s(httpx.Response(503, headers={"Retry-After": date}))
     assert seconds is not None
     assert 0 < seconds <= 60
 

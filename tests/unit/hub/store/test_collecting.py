@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.hub.store_files import contents, digest, publish, put_blob
 from vllm_mxext.errors import StoreError
-from vllm_mxext.hub.store.collecting import GcReport, GcRule, collect
+from vllm_mxext.hub.store.collecting import GcReport, GcRule, collect, remove
 from vllm_mxext.hub.store.in_use import using
 from vllm_mxext.hub.store.model_store import ModelStore
 from vllm_mxext.hub.store.pins import Pin
@@ -108,12 +108,55 @@ def test_blobs_that_nobody_names_go_after_the_grace_time(store: ModelStore, now:
     assert store.blobs.find(lonely) is None
 
 
+@pytest.mark.promise("HUB-RM-1")
 def test_a_model_that_was_removed_leaves_nothing(store: ModelStore) -> None:
     made = publish(store, "m", "r", files(1), asked_revision="main")
-    store.remove(made)
-    collect(store, ALL_AT_ONCE)
+    report = remove(store, [made])
+    assert (report.snapshots, report.locks_work) == ((made,), True)
+    assert report.num_bytes > 100
     assert os.listdir(store.folder / "models") == []
     assert [name for name in os.listdir(store.folder / "blobs") if name.startswith("sha256")] == []
+    assert remove(store, [made]).num_bytes == 0
+
+
+@pytest.mark.promise("HUB-RM-1")
+def test_removing_leaves_the_files_that_others_have(store: ModelStore) -> None:
+    same = {"config.json": b"{}", "model.safetensors": b"the same"}
+    first, second = publish(store, "m", "r1", same), publish(store, "m", "r2", {**same, "more": b"more"})
+    other = publish(store, "other", "r", same)
+    assert store.snapshot("m") == second
+    remove(store, [second])
+    assert store.snapshot("m") == first
+    remove(store, [first])
+    assert store.snapshots() == (other,)
+    assert contents(other) == same
+    assert store.blobs.find(digest(b"more")) is None
+
+
+@pytest.mark.promise("HUB-RM-1")
+def test_what_is_pinned_or_served_is_removed_by_force_only(store: ModelStore) -> None:
+    first, second = publish(store, "m", "r1", files(1)), publish(store, "m", "r2", files(2))
+    store.pins.add(Pin("m", "r1"))
+    with pytest.raises(StoreError, match=r"r1 is pinned.* or give --force"):
+        remove(store, [second, first])
+    assert store.snapshots() == (first, second)
+    with using(second.folder), pytest.raises(StoreError, match=r"r2 is being served; .* or give --force"):
+        remove(store, [second])
+    store.pins.add(Pin("m"))
+    with using(second.folder):
+        remove(store, [second, first], is_forced=True)
+    assert (store.snapshots(), store.pins.list()) == ((), ())
+
+
+@pytest.mark.promise("HUB-RM-1")
+def test_without_locks_the_files_of_what_is_removed_are_left_to_gc(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = publish(store, "m", "r", files(1))
+    monkeypatch.setattr(fcntl, "flock", lambda *_args: None)
+    assert not remove(store, [made]).locks_work
+    assert store.snapshots() == ()
+    assert store.blobs.find(made.files[0].sha256) is not None
 
 
 def test_what_dead_downloads_and_publications_left_goes_after_days(store: ModelStore, now: Now) -> None:

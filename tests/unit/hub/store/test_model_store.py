@@ -147,20 +147,12 @@ def test_copies_that_were_cut_off_are_replaced_by_a_new_folder(
     assert contents(store.snapshot("m") or made) == FILES
 
 
-def test_switching_back_and_removing(store: ModelStore) -> None:
+def test_switching_back(store: ModelStore) -> None:
     first = publish(store, "m", R1, FILES)
     second = publish(store, "m", R2, OTHERS)
     store.switch(first)
     assert store.snapshot("m") == first
     assert (store.is_current(first), store.is_current(second)) == (True, False)
-    store.pins.add(Pin("m", R1))
-    with pytest.raises(StoreError, match="is pinned; take the pin away first"):
-        store.remove(first)
-    assert store.pins.remove(Pin("m", R1))
-    store.remove(first)
-    store.remove(first)
-    assert store.snapshot("m") == second
-    assert store.snapshots() == (second,)
 
 
 def test_pins_are_kept_by_name(store: ModelStore) -> None:

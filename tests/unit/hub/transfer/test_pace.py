@@ -11,10 +11,11 @@ from tests.transfer_fakes import CHUNK, Ask, FakeSource, NoWaiting, content, noi
 from vllm_mxext.config.hub import NetworkConfig
 from vllm_mxext.errors import DownloadError, HubCause
 from vllm_mxext.hub.progress import Phase, Progress
+from vllm_mxext.hub.retrying import wait_s
 from vllm_mxext.hub.store.blobs import BlobStore
 from vllm_mxext.hub.transfer.fetch import fetch
 from vllm_mxext.hub.transfer.meter import Meter
-from vllm_mxext.hub.transfer.pace import TokenBucket, retry_delay_s
+from vllm_mxext.hub.transfer.pace import TokenBucket
 
 pytestmark = pytest.mark.promise("HUB-TRANSFER-6")
 
@@ -51,10 +52,10 @@ def test_a_download_keeps_to_its_limit(tmp_path: Path) -> None:
 
 
 def test_waits_grow_with_failures_up_to_a_bound_and_heed_the_server() -> None:
-    assert [retry_delay_s(attempt, None, lambda: 1.0) for attempt in (1, 2, 3, 9, 99)] == [1, 2, 4, 30, 30]
-    assert retry_delay_s(3, None, lambda: 0.0) == 0
-    assert retry_delay_s(1, 12.0, lambda: 1.0) == 12.25
-    assert retry_delay_s(1, 86_400.0, lambda: 0.0) == 300
+    assert [wait_s(attempt, None, lambda: 1.0) for attempt in (1, 2, 3, 9, 99_999)] == [1, 2, 4, 30, 30]
+    assert wait_s(3, None, lambda: 0.0) == 0
+    assert wait_s(1, 12.0, lambda: 1.0) == 13
+    assert wait_s(1, 86_400.0, lambda: 0.0) == 300
 
 
 def test_events_tell_rate_over_the_last_seconds_and_time_left() -> None:

@@ -1,0 +1,58 @@
+"""Names of commands: the help that lists them, and the answer to one that does not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from vllm_mxext.config.parser import Parser
+from vllm_mxext.errors import ConfigError
+
+
+class Summarized(Protocol):
+    """A command of any group."""
+
+    @property
+    def summary(self) -> str:
+        """What it does, a phrase."""
+
+
+class Command(NamedTuple):
+    """A command of a group such as `mxext hub`; a function in a module that only this command imports."""
+
+    module: str
+    function: str
+    summary: str
+
+
+def group_parser(
+    prog: str, usage: str | None, description: str, epilog: str, commands: Mapping[str, Summarized]
+) -> Parser:
+    """Returns the parser of a group, whose help lists its commands.
+
+    Args:
+        prog: the group, as it is typed.
+        usage: how a command line looks; None = made by argparse.
+        description: what the group is for.
+        epilog: stands behind the list.
+        commands: name -> command.
+    """
+    width = max(map(len, commands))
+    listed = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in commands.items())
+    parser = Parser(prog=prog, usage=usage, description=f"{description}\n\ncommands:\n{listed}", epilog=epilog)
+    parser.add_argument("command", nargs="?", metavar="COMMAND", help="one of the above")
+    return parser
+
+
+def without_command(parser: Parser, argv: Sequence[str], commands: Mapping[str, Summarized]) -> None:
+    """Prints the help of a group, after a command line that names none of its commands.
+
+    Raises:
+        ConfigError: it names another.
+    """
+    name = parser.parse_known_args(argv)[0].command
+    if name is not None:
+        from vllm_mxext.config.sources import did_you_mean  # noqa: PLC0415 - only after a mistake
+
+        raise ConfigError(f"There is no command '{parser.prog} {name}'{did_you_mean(name, commands)}")
+    parser.print_help()
