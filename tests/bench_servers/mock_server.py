@@ -28,7 +28,7 @@ class Behaviour:
         ttft_s: from the end of the request to the first text.
         gap_s: between events with text.
         tokens_per_chunk: tokens in each of these.
-        output_tokens: of each answer; None = `max_tokens` of the request.
+        output_tokens: of each answer; None = what the request allows.
         jitter_s: added to each delay, evenly from 0 to this.
         tail_s: between the last text and the end of the stream.
         has_usage: the answer ends with usage, if the request asks for it.
@@ -171,7 +171,9 @@ class MockServer:
         if failure == "html":
             _write(writer, 200, b"<html>Welcome</html>", "text/html")
             return True
-        served.num_tokens = behaviour.output_tokens or int(body.get("max_tokens") or 16)
+        served.num_tokens = behaviour.output_tokens or int(
+            body.get("max_tokens") or body.get("max_completion_tokens") or 16
+        )
         begin = time.monotonic()
         if not body.get("stream"):
             chunks = -(-served.num_tokens // behaviour.tokens_per_chunk)
@@ -230,7 +232,7 @@ class MockServer:
     def _usage(self, served: Served, num_tokens: int) -> dict[str, Any]:
         body = served.body
         if "messages" in body:
-            count = sum(len(message["content"].split()) for message in body["messages"])
+            count = sum(len(_text(message["content"]).split()) for message in body["messages"])
         else:
             count = len(body["prompt"].split() if isinstance(body["prompt"], str) else body["prompt"])
         return {"prompt_tokens": count, "completion_tokens": num_tokens, "total_tokens": count + num_tokens}
@@ -245,6 +247,10 @@ class MockServer:
             await asyncio.sleep(left - _SPIN_S)
         while time.monotonic() < due:  # noqa: ASYNC110 - the clock itself is waited for
             await asyncio.sleep(0)
+
+
+def _text(content: str | list[dict[str, str]]) -> str:
+    return content if isinstance(content, str) else " ".join(part["text"] for part in content)
 
 
 def _chunk(is_chat: bool, text: str, finish: str | None = None, usage: dict[str, Any] | None = None) -> bytes:

@@ -158,9 +158,9 @@ def _moved(record: RequestRecord, by_s: float, stage: int) -> RequestRecord:
         scheduled_s=moved(record.scheduled_s),
         sent_s=record.sent_s + by_s,
         ended_s=record.ended_s + by_s,
-        first_chunk_s=moved(record.first_chunk_s),
-        last_chunk_s=moved(record.last_chunk_s),
+        written_s=moved(record.written_s),
         chunk_times_s=tuple(at + by_s for at in record.chunk_times_s),
+        empty_times_s=tuple(at + by_s for at in record.empty_times_s),
     )
 
 

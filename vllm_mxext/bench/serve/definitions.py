@@ -1,7 +1,10 @@
 """What every figure of one request means, by our definitions and by those of vLLM and guidellm; every formula as text.
 
-Sources: `vllm/benchmarks/lib/endpoint_request_func.py` and `vllm/benchmarks/serve.py` of github.com/vllm-project/vllm;
-`src/guidellm/schemas/base/request_stats.py` of github.com/vllm-project/guidellm.
+Sources: vLLM 0.32 (github.com/vllm-project/vllm): `vllm/benchmarks/lib/endpoint_request_func.py`,
+`async_request_openai_chat_completions`; `vllm/benchmarks/serve.py`, `calculate_metrics`. guidellm 0.8
+(github.com/vllm-project/guidellm), below `src/guidellm`: `backends/openai/http.py`, `_resolve_streaming` and
+`_trace_request_start`; `schemas/base/request_stats.py`; `benchmark/schemas/metrics.py`, `GenerativeMetrics.compile`;
+`schemas/base/statistics.py`, `DistributionSummary.from_values`. `benchmarks/tester_peers.py` holds us to their code.
 """
 
 from __future__ import annotations
@@ -60,12 +63,29 @@ COMPAT_DIFFERENCES: dict[str, tuple[tuple[str, str], ...]] = {
         ("TTFT", "arrival of the first event with a choice, even one without text such as the role - origin"),
         ("E2E", "arrival of the last event with a choice - origin; usage and end of the stream come later"),
         ("chunk gap", "between all events with a choice, also those without text (vLLM calls it ITL)"),
-        ("goodput", "a single token has a TPOT of 0"),
+        (
+            "duration",
+            "with a schedule and without a warm-up it begins with the schedule, before the first request is due",
+        ),
     ),
     "guidellm": (
-        ("origin", "always the time of sending, also with a schedule"),
-        ("TPOT", "(last event with text - origin) / output tokens: the first token is included"),
-        ("token gap", "(last - first event with text) / (output tokens - 1), one value per request (ITL)"),
+        ("origin", "always the time when a request is written to its connection, without the time to open one"),
+        (
+            "TPOT",
+            "(last event with text, or end of the answer without streaming - origin) / output tokens: the first token "
+            "is included; a request weighs as much as it has output tokens",
+        ),
+        (
+            "token gap",
+            "(last - first event with text) / (output tokens - 1), one value per request, which weighs as much as it "
+            "has output tokens after the first (guidellm calls it ITL)",
+        ),
+        ("percentile", "of latencies and gaps: the lowest value that at least so much of the weight does not exceed"),
+        (
+            "goodput",
+            "the limit of TPOT is held against the token gap; requests without a measured value are left out of the "
+            "share",
+        ),
     ),
 }
 """Formulas that `--compat` changes."""
@@ -73,38 +93,30 @@ COMPAT_DIFFERENCES: dict[str, tuple[tuple[str, str], ...]] = {
 
 def ttft_s(record: RequestRecord, compat: str = "own") -> float | None:
     """Returns the time to first token; None without one or without streaming."""
-    if not record.chunk_times_s:
-        return None
-    first = record.chunk_times_s[0]
-    if compat == "vllm" and record.first_chunk_s is not None:
-        first = record.first_chunk_s
-    return first - _origin(record, compat)
+    times = _event_times(record, compat)
+    return times[0] - _origin(record, compat) if times else None
 
 
 def e2e_s(record: RequestRecord, compat: str = "own") -> float:
     """Returns the time to the end of the answer."""
-    ended = record.ended_s
-    if compat == "vllm" and record.last_chunk_s is not None:
-        ended = record.last_chunk_s
-    return ended - _origin(record, compat)
+    times = _event_times(record, compat) if compat == "vllm" else ()
+    return (times[-1] if times else record.ended_s) - _origin(record, compat)
 
 
 def tpot_s(record: RequestRecord, compat: str = "own") -> float | None:
     """Returns the time per output token after the first; None where there is no such thing."""
     first, tokens = ttft_s(record, compat), record.output_tokens
+    if compat == "guidellm":
+        last = record.chunk_times_s[-1] if record.chunk_times_s else record.ended_s
+        return (last - _origin(record, compat)) / tokens if tokens else None
     if first is None or tokens is None:
         return None
-    if compat == "guidellm":
-        return (record.chunk_times_s[-1] - record.sent_s) / tokens if tokens else None
     return (e2e_s(record, compat) - first) / (tokens - 1) if tokens > 1 else None
 
 
 def chunk_gaps_s(record: RequestRecord, compat: str = "own") -> list[float]:
     """Returns the times between events with text."""
-    times: Sequence[float] = record.chunk_times_s
-    if compat == "vllm" and record.first_chunk_s is not None and record.last_chunk_s is not None:
-        times = sorted({record.first_chunk_s, *times, record.last_chunk_s})
-    return [after - before for before, after in pairwise(times)]
+    return [after - before for before, after in pairwise(_event_times(record, compat))]
 
 
 def token_gaps_s(record: RequestRecord, compat: str = "own") -> list[float]:
@@ -138,5 +150,12 @@ def token_arrivals(record: RequestRecord) -> list[tuple[float, float]]:
     return [(at, tokens / len(times)) for at in times]
 
 
+def _event_times(record: RequestRecord, compat: str) -> Sequence[float]:
+    """Returns when the events came that count: those with text, with vLLM all that have a choice."""
+    return sorted(record.chunk_times_s + record.empty_times_s) if compat == "vllm" else record.chunk_times_s
+
+
 def _origin(record: RequestRecord, compat: str) -> float:
+    if compat == "guidellm" and record.written_s is not None:
+        return record.written_s
     return record.sent_s if compat != "own" or record.scheduled_s is None else record.scheduled_s

@@ -24,11 +24,11 @@ class Reply:
     """What came of a request; times are monotonic seconds.
 
     Attributes:
-        sent_s: when it was handed to the connection.
+        sent_s: when a connection was asked for.
+        written_s: when it was written to the connection.
         ended_s: when the answer was complete, or had failed.
-        first_chunk_s: first event with a choice.
-        last_chunk_s: last one.
         chunk_times_s: events with text.
+        empty_times_s: events with a choice that has no text.
         chunk_tokens: tokens of each of these; empty if the server does not say.
         texts: pieces of the text.
         usage: as the server says.
@@ -39,10 +39,10 @@ class Reply:
     """
 
     sent_s: float = 0.0
+    written_s: float | None = None
     ended_s: float = 0.0
-    first_chunk_s: float | None = None
-    last_chunk_s: float | None = None
     chunk_times_s: list[float] = field(default_factory=list)
+    empty_times_s: list[float] = field(default_factory=list)
     chunk_tokens: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     usage: dict[str, Any] = field(default_factory=dict)
@@ -105,7 +105,8 @@ async def ask(wire: Wire, plan: RequestPlan, body: bytes, reply: Reply) -> None:
     except WireError as error:
         _fail(reply, error.kind, str(error))
         return
-    reply.sent_s, reply.ended_s, reply.status = exchange.sent_s, exchange.ended_s, exchange.status
+    reply.sent_s, reply.written_s = exchange.sent_s, exchange.written_s
+    reply.ended_s, reply.status = exchange.ended_s, exchange.status
     if exchange.status != 200:
         _fail(reply, "http_status", f"HTTP {exchange.status}: {_shown(bytes(exchange.body))}")
     elif reader is not None:
@@ -157,11 +158,7 @@ class StreamReader:
             choices, usage, error = event.get("choices"), event.get("usage"), event.get("error")
             if choices:
                 has_text = _take_choice(reply, choices[0])
-                reply.last_chunk_s = at
-                if reply.first_chunk_s is None:
-                    reply.first_chunk_s = at
-                if has_text:
-                    reply.chunk_times_s.append(at)
+                (reply.chunk_times_s if has_text else reply.empty_times_s).append(at)
             else:
                 has_text = False
             if usage:

@@ -38,11 +38,11 @@ class RequestRecord:
         stage: index into `RunResult.stages`.
         is_warmup: sent to reach the steady state, in no figure.
         scheduled_s: when it should have been sent; None where the load is a number of requests in flight.
-        sent_s: when it was handed to the connection.
+        sent_s: when a connection was asked for.
         ended_s: when the answer was complete, or had failed.
-        first_chunk_s: first event with a choice, even an empty one; None without one, or without streaming.
-        last_chunk_s: last such event.
+        written_s: when it was written to the connection, which may have been opened for it; None if it was not.
         chunk_times_s: arrival of every event that carried text; empty without streaming.
+        empty_times_s: arrival of every other event with a choice, such as the role and the reason of the end.
         chunk_tokens: tokens of each of these, if the server says so; else empty.
         prompt_tokens: as the server counts; None if unknown.
         cached_tokens: of these, those that the server had cached; None if it does not say.
@@ -62,9 +62,9 @@ class RequestRecord:
     scheduled_s: float | None
     sent_s: float
     ended_s: float
-    first_chunk_s: float | None = None
-    last_chunk_s: float | None = None
+    written_s: float | None = None
     chunk_times_s: tuple[float, ...] = ()
+    empty_times_s: tuple[float, ...] = ()
     chunk_tokens: tuple[int, ...] = ()
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
@@ -254,7 +254,7 @@ class RunResult:
 
 
 def _record(data: dict[str, Any]) -> RequestRecord:
-    lists = {name: tuple(data.get(name, ())) for name in ("chunk_times_s", "chunk_tokens")}
+    lists = {name: tuple(data.get(name, ())) for name in ("chunk_times_s", "empty_times_s", "chunk_tokens")}
     return RequestRecord(**_known(RequestRecord, data, **lists))
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 from vllm_mxext.bench.metrics import Summary, summarize
@@ -143,8 +145,9 @@ def stage_figures(result: RunResult, index: int, slo: Slo | None = None, compat:
     stage, records = result.stages[index], result.of_stage(index)
     everyone = tuple(record for record in result.records if record.stage == index)
     answered = [record for record in records if record.is_ok]
-    ended = max((record.ended_s for record in records), default=stage.measured_s)
-    duration = max(ended - stage.measured_s, 0.0)
+    begin = _begin(stage, records, everyone, compat)
+    ended = max((record.ended_s for record in records), default=begin)
+    duration = max(ended - begin, 0.0)
     output_tokens = sum(record.output_tokens or 0 for record in answered)
     prompt_tokens = sum(record.prompt_tokens or 0 for record in answered)
     cached = [record.cached_tokens for record in answered if record.cached_tokens is not None]
@@ -163,7 +166,7 @@ def stage_figures(result: RunResult, index: int, slo: Slo | None = None, compat:
         requests_per_s=_per_second(len(answered), duration),
         output_tokens_per_s=_per_second(output_tokens, duration),
         total_tokens_per_s=_per_second(prompt_tokens + output_tokens, duration),
-        mean_in_flight=_per_second(_overlap_s(everyone, stage.measured_s, ended), duration),
+        mean_in_flight=_per_second(_overlap_s(everyone, begin, ended), duration),
         peak_in_flight=_peak(everyone),
         latencies=latencies(answered, compat),
         from_sending=latencies(unscheduled, compat) if has_schedule else None,
@@ -176,6 +179,8 @@ def stage_figures(result: RunResult, index: int, slo: Slo | None = None, compat:
 
 def latencies(answered: Sequence[RequestRecord], compat: str = "own") -> Latencies:
     """Returns the distributions over answered requests."""
+    if compat == "guidellm":
+        return _weighted_latencies(answered)
     return Latencies(
         ttft=_summary(definitions.ttft_s(record, compat) for record in answered),
         tpot=_summary(definitions.tpot_s(record, compat) for record in answered),
@@ -185,12 +190,16 @@ def latencies(answered: Sequence[RequestRecord], compat: str = "own") -> Latenci
     )
 
 
-def is_good(record: RequestRecord, slo: Slo, compat: str = "own") -> bool:
-    """Returns whether a request was answered within all limits."""
+def is_good(record: RequestRecord, slo: Slo, compat: str = "own") -> bool | None:
+    """Returns whether a request was answered within all limits; None if the definitions cannot tell."""
     if not record.is_ok:
         return False
     e2e = definitions.e2e_s(record, compat)
     ttft, tpot = definitions.ttft_s(record, compat), definitions.tpot_s(record, compat)
+    if compat == "guidellm":
+        tpot = next(iter(definitions.token_gaps_s(record, compat)), None)
+        if (slo.ttft_s is not None and ttft is None) or (slo.tpot_s is not None and tpot is None):
+            return None
     measured = ((slo.ttft_s, e2e if ttft is None else ttft), (slo.tpot_s, tpot or 0.0), (slo.e2e_s, e2e))
     return all(limit is None or value <= limit for limit, value in measured)
 
@@ -289,13 +298,61 @@ def _summary(values: Iterable[float | None]) -> Summary | None:
     return summarize(known) if known else None
 
 
+def _weighted_latencies(answered: Sequence[RequestRecord]) -> Latencies:
+    """Returns the distributions of guidellm, in which the long answers count more."""
+
+    def weighed(
+        values: Callable[[RequestRecord, str], float | None], weight: Callable[[int], int] = lambda _: 1
+    ) -> Summary | None:
+        pairs = ((values(record, "guidellm"), weight(record.output_tokens or 0)) for record in answered)
+        return _weighted_summary((value, weight) for value, weight in pairs if value is not None)
+
+    def token_gap(record: RequestRecord, compat: str) -> float | None:
+        return next(iter(definitions.token_gaps_s(record, compat)), None)
+
+    return Latencies(
+        ttft=weighed(definitions.ttft_s),
+        tpot=weighed(definitions.tpot_s, lambda tokens: tokens),
+        e2e=weighed(definitions.e2e_s),
+        chunk_gap=_weighted_summary((gap, 1) for record in answered for gap in definitions.chunk_gaps_s(record)),
+        token_gap=weighed(token_gap, lambda tokens: tokens - 1),
+    )
+
+
+def _weighted_summary(pairs: Iterable[tuple[float, int]]) -> Summary | None:
+    weights: defaultdict[float, int] = defaultdict(int)
+    for value, weight in pairs:
+        weights[value] += weight
+    if not weights:
+        return None
+    total, ordered = sum(weights.values()), sorted(weights)
+    # Added up as guidellm does, so that rounding finds the same value where a share falls between two.
+    shares = list(accumulate(weights[value] / total for value in ordered))
+
+    def at(share: float) -> float:
+        return ordered[min(bisect_left(shares, share), len(ordered) - 1)]
+
+    mean = sum(value * weights[value] for value in ordered) / total
+    return Summary(at(0.5), mean, at(0.95), at(0.99), ordered[0], ordered[-1], total)
+
+
+def _begin(stage: Stage, measured: Sequence[RequestRecord], everyone: Sequence[RequestRecord], compat: str) -> float:
+    """Returns when measuring began; only a run without warm-up has the begin that the others know."""
+    if compat == "own" or len(measured) < len(everyone) or not measured:
+        return stage.measured_s
+    if compat == "vllm":
+        return stage.started_s
+    return min(record.sent_s if record.written_s is None else record.written_s for record in measured)
+
+
 def _per_second(amount: float, seconds: float) -> float:
     return amount / seconds if seconds > 0 else 0.0
 
 
 def _goodput(records: Sequence[RequestRecord], slo: Slo, duration: float, compat: str) -> Goodput:
-    num_good = sum(is_good(record, slo, compat) for record in records)
-    share = num_good / len(records) if records else 0.0
+    judged = [verdict for record in records if (verdict := is_good(record, slo, compat)) is not None]
+    num_good = sum(judged)
+    share = num_good / len(judged) if judged else 0.0
     return Goodput(slo, num_good, share, _per_second(num_good, duration), share * 100 >= slo.percentile)
 
 

@@ -47,7 +47,8 @@ class Exchange:
     """One request and its answer.
 
     Attributes:
-        sent_s: monotonic seconds when the request was handed to the connection.
+        sent_s: monotonic seconds when its connection was asked for.
+        written_s: when it was written to the connection; later than that if a new one was opened.
         ended_s: when the end of the answer came.
         status: of HTTP.
         headers: lower-case names.
@@ -57,6 +58,7 @@ class Exchange:
     reader: BodyReader | None
     done: asyncio.Future[None]
     sent_s: float = 0.0
+    written_s: float = 0.0
     ended_s: float = 0.0
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -150,7 +152,7 @@ class Wire:
             # connecting is part of the time that a user waits.
             sent_s = sent_s or time.monotonic()
             connection = kept or await self._new(timeout_s)
-            exchange = Exchange(reader, loop.create_future(), sent_s)
+            exchange = Exchange(reader, loop.create_future(), sent_s, time.monotonic())
             timer = None if timeout_s is None else loop.call_at(deadline, connection.expire, timeout_s)
             try:
                 connection.start(exchange, request)

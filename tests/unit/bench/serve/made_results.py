@@ -23,7 +23,6 @@ def record(number: int, sent_s: float = 0.0, **changes: Any) -> RequestRecord:
         scheduled_s=None,
         sent_s=sent_s,
         ended_s=times[-1],
-        first_chunk_s=times[0],
         chunk_times_s=times,
         prompt_tokens=10,
         output_tokens=5,
@@ -73,7 +72,6 @@ def sweep(levels: Sequence[int] = (1, 2, 4, 8, 16, 32), seed: int = 0) -> RunRes
                     sent,
                     stage=number,
                     ended_s=times[-1] + 0.001,
-                    first_chunk_s=times[0],
                     chunk_times_s=times,
                     output_tokens=tokens,
                 )

@@ -26,9 +26,9 @@ RECORD = RequestRecord(
     scheduled_s=1.0,
     sent_s=1.5,
     ended_s=4.5,
-    first_chunk_s=1.75,
-    last_chunk_s=4.25,
+    written_s=1.625,
     chunk_times_s=(2.0, 3.0, 4.0),
+    empty_times_s=(1.75, 4.25),
     output_tokens=6,
     token_source="usage",
 )
@@ -76,10 +76,28 @@ def test_vllm_counts_from_sending_over_all_events_with_a_choice() -> None:
 
 
 @pytest.mark.promise("PERF-4")
-def test_guidellm_has_the_first_token_in_tpot() -> None:
-    assert (ttft_s(RECORD, "guidellm"), e2e_s(RECORD, "guidellm")) == (0.5, 3.0)
-    assert tpot_s(RECORD, "guidellm") == 2.5 / 6
+def test_vllm_counts_events_that_came_together_and_those_between() -> None:
+    together = replace(RECORD, empty_times_s=(1.75, 2.5, 4.0))
+    assert chunk_gaps_s(together, "vllm") == [0.25, 0.5, 0.5, 1.0, 0.0]
+
+
+@pytest.mark.promise("PERF-4")
+def test_vllm_has_a_first_token_where_no_event_has_text() -> None:
+    silent = replace(RECORD, chunk_times_s=(), output_tokens=1)
+    assert ttft_s(silent) is None
+    assert ttft_s(silent, "vllm") == 0.25
+
+
+@pytest.mark.promise("PERF-4")
+def test_guidellm_counts_from_writing_and_has_the_first_token_in_tpot() -> None:
+    assert (ttft_s(RECORD, "guidellm"), e2e_s(RECORD, "guidellm")) == (0.375, 2.875)
+    assert tpot_s(RECORD, "guidellm") == 2.375 / 6
     assert token_gaps_s(RECORD, "guidellm") == [2.0 / 5]
+
+
+@pytest.mark.promise("PERF-4")
+def test_guidellm_has_a_tpot_without_streaming() -> None:
+    assert tpot_s(replace(RECORD, chunk_times_s=()), "guidellm") == 2.875 / 6
 
 
 def test_throughput_of_a_request_counts_from_sending() -> None:

@@ -30,7 +30,7 @@ FAILED = {"failure": "timeout", "failure_detail": "no end after 600 s", "output_
 
 
 def unstreamed(**changes: object) -> RunResult:
-    records = [record(number, number, first_chunk_s=None, chunk_times_s=(), **changes) for number in range(3)]
+    records = [record(number, number, chunk_times_s=(), **changes) for number in range(3)]
     return result(records, Plan(server=ServerPlan(model="m"), test_params=RequestPlan(stream=False)))
 
 

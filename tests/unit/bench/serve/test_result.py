@@ -18,7 +18,7 @@ RESULT = RunResult(
     records=(
         RequestRecord("req_0", 0, True, None, 0.0, 0.5),
         RequestRecord(
-            "req_1", 0, False, 0.5, 0.6, 2.0, 0.7, 0.9, (0.8, 0.9), (1, 2), 4, None, 3, "usage", "stop", status=200
+            "req_1", 0, False, 0.5, 0.6, 2.0, 0.65, (0.8, 0.9), (0.7,), (1, 2), 4, None, 3, "usage", "stop", status=200
         ),
     ),
     lag=(ClientLag(0.0, 0.001, 0.002, None, None, 0.5, 10.0),),

@@ -15,7 +15,7 @@ from vllm_mxext.bench.serve.statistics import bootstrap_change, find_knee, run_f
 def record(number: int, sent: float, seconds: float, **changes: object) -> RequestRecord:
     """Ten tokens, the first after a tenth of the time."""
     times = tuple(sent + seconds * (0.1 + 0.1 * part) for part in range(10))
-    base = RequestRecord(f"req_{number}", 0, False, None, sent, sent + seconds, times[0], times[-1], times)
+    base = RequestRecord(f"req_{number}", 0, False, None, sent, sent + seconds, sent, times)
     return replace(base, output_tokens=10, prompt_tokens=5, token_source="usage", **changes)  # type: ignore[arg-type]
 
 
