@@ -14,14 +14,21 @@ from typing import Any
 
 from vllm_mxext.cli.hub_commands.parsing import Parser
 from vllm_mxext.cli.server_commands.answer import Answer
-from vllm_mxext.cli.server_commands.parsing import COMMANDS, EXIT_CODES, command_parser
-from vllm_mxext.config.sources import did_you_mean
+from vllm_mxext.cli.server_commands.parsing import COMMANDS, ELSEWHERE, EXIT_CODES, command_parser
 from vllm_mxext.errors import ConfigError, MxError
 from vllm_mxext.registry.errors import FAILED, INTERRUPTED, USAGE, RegistryError, StartFailedError
 from vllm_mxext.registry.folders import Folders
 from vllm_mxext.registry.servers import Servers
 
 _PACKAGE = "vllm_mxext.cli.server_commands"
+
+_GOES_ON = "Interrupted; if the server was being started already, it goes on: end it with 'mxext server stop'."
+_INTERRUPTED = {
+    "start": _GOES_ON,
+    "restart": _GOES_ON,
+    "stop": "Interrupted; the server still finishes its requests and ends, but nobody kills it if it does not.",
+}
+"""What Ctrl-C leaves behind, by command."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -35,12 +42,12 @@ def run(argv: Sequence[str]) -> int:
         module = importlib.import_module(f"{_PACKAGE}.{command.module}")
         answer: Answer = getattr(module, command.function)(servers, arguments)
     except (MxError, KeyboardInterrupt) as error:
-        return _failed(error, is_json="--json" in argv)
+        return _failed(error, argv[0] if argv else "", is_json="--json" in argv)
     return answer.print(is_json=arguments.json)
 
 
-def _failed(error: MxError | KeyboardInterrupt, *, is_json: bool) -> int:
-    text = str(error) if isinstance(error, MxError) else "Interrupted; a server that was being started goes on."
+def _failed(error: MxError | KeyboardInterrupt, command: str, *, is_json: bool) -> int:
+    text = str(error) if isinstance(error, MxError) else _INTERRUPTED.get(command, "Interrupted.")
     code, cause = _code_and_cause(error)
     if is_json:
         content: dict[str, Any] = {"cause": cause, "message": text}
@@ -76,7 +83,11 @@ def _without_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("command", nargs="?", metavar="COMMAND", help="one of the above")
     name = parser.parse_known_args(argv)[0].command
+    if name in ELSEWHERE:
+        raise ConfigError(f"There is no command 'mxext server {name}'; here it is '{ELSEWHERE[name]}'.")
     if name is not None:
+        from vllm_mxext.config.sources import did_you_mean  # noqa: PLC0415 - slow to import, and rarely needed
+
         raise ConfigError(f"There is no command 'mxext server {name}'{did_you_mean(name, COMMANDS)}")
     parser.print_help()
     return USAGE

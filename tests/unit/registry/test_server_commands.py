@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import psutil
@@ -227,10 +229,12 @@ def test_another_backend_says_what_is_missing(
 
 
 def test_another_backend_that_is_there_gives_the_command_to_type(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    user.types("add", "one", "--model-path", "gpt2", "--backend", "vllm", "--tensor-parallel", "2")
+    words = ("--model-path", "gpt2", "--backend", "vllm", "--tensor-parallel", "2")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: ModuleSpec(name, None))  # only a folder of that name
+    assert "is not installed" in user.types("add", "one", *words)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: ModuleSpec(name, None, origin="there"))
     printed = user.types("start", "one", code=5)
-    assert "python -m vllm.entrypoints.openai.api_server --model gpt2" in printed
+    assert f"{sys.executable} -m vllm.entrypoints.openai.api_server --model gpt2" in printed
     assert "--tensor-parallel-size 2" in printed
 
 
