@@ -68,8 +68,8 @@ def examine(servers: Servers) -> list[Finding]:
 
 
 def _folders(folders: Folders) -> Iterator[Finding]:
-    for folder in (folders.config, folders.state):
-        nearest = next(one for one in (folder, *folder.parents) if os.path.exists(one))
+    wanted = (folders.config, folders.state, folders.servers)
+    for nearest in dict.fromkeys(next(one for one in (want, *want.parents) if os.path.exists(one)) for want in wanted):
         if not os.access(nearest, os.W_OK | os.X_OK):
             yield Finding(
                 Level.PROBLEM, "folder", f"'{nearest}' cannot be written.", f"chmod u+rwx {quote(str(nearest))}"

@@ -58,7 +58,7 @@ def probe(url: str, api_key: str | None = None, *, timeout_s: float = TIMEOUT_S)
     except httpx.DecodingError:
         return Probe(is_reachable=True, problem=f"what answers at {url} cannot be decoded")
     except (httpx.LocalProtocolError, UnicodeError):  # whose texts repeat the key
-        return Probe(problem="its key holds characters that no key may have; look at the variable of --api-key-env")
+        return Probe(problem="the key holds characters that no key may have; look at the variable of --api-key-env")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return Probe(problem=f"nothing answers at {url} ({str(error) or type(error).__name__})")
 

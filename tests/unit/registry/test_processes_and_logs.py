@@ -15,6 +15,7 @@ import pytest
 
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry import logs, ports
+from vllm_mxext.registry.errors import RegistryError
 from vllm_mxext.registry.hints import hint
 from vllm_mxext.registry.processes import end, identify, send
 from vllm_mxext.registry.record import read_record
@@ -39,6 +40,21 @@ def test_a_reused_number_is_somebody_else_and_gets_no_signal(sleeper: subprocess
     assert sleeper.poll() is None
     end(now, timeout_s=5)
     assert sleeper.wait() == -signal.SIGTERM
+
+
+def test_a_process_of_another_user_is_told_and_goes_on(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_words: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.kill", refuse)
+    monkeypatch.setattr("signal.pidfd_send_signal", refuse, raising=False)
+    now = identify(sleeper.pid)
+    assert now is not None
+    with pytest.raises(RegistryError, match="belongs to another user"):
+        end(now, timeout_s=0)
+    assert now.is_alive()
 
 
 def test_a_process_that_nobody_has_buried_is_dead() -> None:

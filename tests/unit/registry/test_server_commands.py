@@ -189,7 +189,16 @@ def test_names_are_taken_once_and_unknown_ones_are_refused(user: User) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["add"], ["add", "x", "--port", "no"], ["add", "x", "--tensor-parallel", "2"], ["fly"], ["stop", "--al"]]
+    "words",
+    [
+        ["add"],
+        ["add", "x", "--port", "no"],
+        ["add", "x", "--tensor-parallel", "2"],
+        ["fly"],
+        ["ls"],
+        ["stop", "--al"],
+        ["add", "x", "--extra-args", "it's"],
+    ],
 )
 def test_wrong_usage_is_one_line_and_code_2(user: User, words: list[str]) -> None:
     assert user.types(*words, code=2).count("\n") == 1
@@ -263,6 +272,8 @@ def test_the_doctor_finds_broken_files_and_what_was_left_behind(user: User, tmp_
     assert "belongs to no registered server" in printed
     assert "is damaged" in printed
     assert "unknown" in user.types("list")
+    user.types("add", "far", "--host", "192.0.2.1", "--port", "9")
+    assert "--host cannot be used" in user.types("doctor", code=1)
     user.folders.book.write_text("broken")
     assert "is not valid JSON" in user.types("doctor", code=1)
     assert user.folders.book.read_text() == "broken"
@@ -297,5 +308,7 @@ def test_an_editor_changes_a_registration_or_nothing(
         monkeypatch.setenv("EDITOR", f"cp {tmp_path / 'wanted.json'}")
         user.types("edit", "one", code=code)
         assert user.asks("show", "one")["model_path"] == "c/d"
+    monkeypatch.setenv("EDITOR", str(tmp_path / "none"))
+    assert "cannot be started" in user.types("edit", "one", code=2)
     monkeypatch.setenv("EDITOR", "false")
     assert "nothing was changed" in user.types("edit", "one", code=1)
