@@ -68,7 +68,7 @@ class Server:
 
     def check(self) -> None:
         """Raises TroubleError unless the server answers and serves the model."""
-        listing = self._request("GET", "/v1/models").json()
+        listing = _content(self._request("GET", "/v1/models"))
         served = {entry["id"]: entry for entry in listing.get("data", [])}
         if self.model not in served:
             raise TroubleError(
@@ -80,7 +80,7 @@ class Server:
     def ask(self, messages: Messages, max_tokens: int = 150, temperature: float = 0.7) -> Answer:
         """Asks for an answer in one piece."""
         began = time.perf_counter()
-        content = self._request("POST", "/v1/chat/completions", self._body(messages, max_tokens, temperature)).json()
+        content = _content(self._request("POST", "/v1/chat/completions", self._body(messages, max_tokens, temperature)))
         choice = content["choices"][0]
         text = choice["message"].get("content") or ""
         return Answer(text, choice["finish_reason"], content.get("usage") or {}, time.perf_counter() - began)
@@ -108,7 +108,7 @@ class Server:
                         is_whole = True
                         break
                     self._take(json.loads(data), answer, time.perf_counter() - began, show)
-        except httpx.TransportError as error:
+        except httpx.HTTPError as error:
             raise TroubleError(f"The stream from {self._url} broke: {error or type(error).__name__}.") from None
         answer.total_s = time.perf_counter() - began
         if not is_whole:
@@ -133,7 +133,7 @@ class Server:
     def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
         try:
             response = self._client.request(method, path, json=body)
-        except httpx.TransportError as error:
+        except httpx.HTTPError as error:
             raise TroubleError(
                 f"No server answers at {self._url} ({error or type(error).__name__}); start one with 'python main.py "
                 "server start NAME', or name another port with --port."
@@ -141,6 +141,13 @@ class Server:
         if response.is_error:
             raise TroubleError(_refusal(response))
         return response
+
+
+def _content(response: httpx.Response) -> dict[str, Any]:
+    content: dict[str, Any] = response.json()
+    if "error" in content:  # some servers say so with status 200
+        raise TroubleError(_refusal(response))
+    return content
 
 
 def _refusal(response: httpx.Response) -> str:
@@ -235,6 +242,13 @@ def check_stream(checks: Checks, answer: Answer, max_tokens: int) -> None:
     checks.expect(not is_simulated, "A long answer comes in more than one chunk.")
 
 
+def port(text: str) -> int:
+    """Returns the number of a port (named for the error text of argparse)."""
+    if not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError("must be from 1 to 65535")
+    return int(text)
+
+
 def run(description: str, argv: Sequence[str] | None, tests: Callable[[Server, Checks], None]) -> int:
     """Reads the command line and runs the tests; returns the exit code.
 
@@ -247,12 +261,19 @@ def run(description: str, argv: Sequence[str] | None, tests: Callable[[Server, C
         description=description, epilog="Exit codes: 0 all checks passed, 1 a check failed or no server, 2 wrong usage."
     )
     parser.add_argument("--model", default="gpt2", help="model to ask (default: gpt2)")
-    parser.add_argument("--port", type=int, default=8000, help="port of the server on this machine (default: 8000)")
+    parser.add_argument("--port", type=port, default=8000, help="port of the server on this machine (default: 8000)")
     arguments = parser.parse_args(argv)
     server, checks = Server(f"http://127.0.0.1:{arguments.port}", arguments.model), Checks()
     try:
         server.check()
         tests(server, checks)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        print(
+            f"{parser.prog}: What answers at port {arguments.port} does not speak like an OpenAI-compatible server "
+            f"({type(error).__name__}: {error}).",
+            file=sys.stderr,
+        )
+        return 1
     except TroubleError as trouble:
         print(f"{parser.prog}: {trouble}", file=sys.stderr)
         return 1

@@ -293,6 +293,7 @@ PROMISES = {
     "REGISTRY-5": "Logs of servers are rotated, so that they stay small, and can be followed.",
     "REGISTRY-6": "Addresses of others are asked; backends that are not started here say what to do instead.",
     "REGISTRY-7": "The example scripts measure real streams, check what they get, and exit with honest codes.",
+    "REGISTRY-8": "Commands typed at the same time, or broken off, leave at most one server per name, all known.",
 }
 """Id -> sentence."""
 

@@ -44,13 +44,23 @@ def group_parser(
     return parser
 
 
-def without_command(parser: Parser, argv: Sequence[str], commands: Mapping[str, Summarized]) -> None:
+def without_command(
+    parser: Parser, argv: Sequence[str], commands: Mapping[str, Summarized], elsewhere: Mapping[str, str] | None = None
+) -> None:
     """Prints the help of a group, after a command line that names none of its commands.
+
+    Args:
+        parser: of the group.
+        argv: the command line behind the group's name.
+        commands: name -> command.
+        elsewhere: name of a command in other tools -> what is typed here.
 
     Raises:
         ConfigError: it names another.
     """
     name = parser.parse_known_args(argv)[0].command
+    if elsewhere and name in elsewhere:
+        raise ConfigError(f"There is no command '{parser.prog} {name}'; here it is '{elsewhere[name]}'.")
     if name is not None:
         from vllm_mxext.config.sources import did_you_mean  # noqa: PLC0415 - only after a mistake
 

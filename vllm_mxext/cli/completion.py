@@ -148,7 +148,11 @@ function __mxext_complete
       mxext server list --quiet 2> /dev/null
   end
 end
-complete -c mxext -a '(__mxext_complete)'"""
+function __mxext_has_names
+  __mxext_complete | string match --quiet --invert -- '-*'
+end
+complete -c mxext --no-files -n __mxext_has_names -a '(__mxext_complete)'
+complete -c mxext -n 'not __mxext_has_names' -a '(__mxext_complete)'"""
 
 
 def _named(separator: str, form: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from vllm_mxext.cli.commands import group_parser, without_command
 from vllm_mxext.cli.server_commands.answer import Answer
-from vllm_mxext.cli.server_commands.parsing import COMMANDS, EXIT_CODES, command_parser
+from vllm_mxext.cli.server_commands.parsing import COMMANDS, ELSEWHERE, EXIT_CODES, command_parser
 from vllm_mxext.config.parser import Parser
 from vllm_mxext.errors import ConfigError, MxError
 from vllm_mxext.registry.errors import FAILED, INTERRUPTED, USAGE, RegistryError, StartFailedError
@@ -23,25 +23,33 @@ from vllm_mxext.registry.servers import Servers
 
 _PACKAGE = "vllm_mxext.cli.server_commands"
 
+_GOES_ON = "Interrupted; if the server was being started already, it goes on: end it with 'mxext server stop'."
+_INTERRUPTED = {
+    "start": _GOES_ON,
+    "restart": _GOES_ON,
+    "stop": "Interrupted; the server still finishes its requests and ends, but nobody kills it if it does not.",
+}
+"""What Ctrl-C leaves behind, by command."""
+
 
 def run(argv: Sequence[str]) -> int:
     """Runs one command; returns the exit code."""
     command = COMMANDS.get(argv[0]) if argv else None
     try:
         if command is None:
-            without_command(_parser(), argv, COMMANDS)
+            without_command(_parser(), argv, COMMANDS, ELSEWHERE)
             return USAGE
         arguments = command_parser(argv[0]).parse_args(argv[1:])
         servers = Servers(Folders.from_environ(os.environ), os.environ)
         module = importlib.import_module(f"{_PACKAGE}.{command.module}")
         answer: Answer = getattr(module, command.function)(servers, arguments)
     except (MxError, KeyboardInterrupt) as error:
-        return _failed(error, is_json="--json" in argv)
+        return _failed(error, argv[0] if argv else "", is_json="--json" in argv)
     return answer.print(is_json=arguments.json)
 
 
-def _failed(error: MxError | KeyboardInterrupt, *, is_json: bool) -> int:
-    text = str(error) if isinstance(error, MxError) else "Interrupted; a server that was being started goes on."
+def _failed(error: MxError | KeyboardInterrupt, command: str, *, is_json: bool) -> int:
+    text = str(error) if isinstance(error, MxError) else _INTERRUPTED.get(command, "Interrupted.")
     code, cause = _code_and_cause(error)
     if is_json:
         content: dict[str, Any] = {"cause": cause, "message": text}

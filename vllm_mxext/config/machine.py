@@ -1,4 +1,4 @@
-"""What this process may use of the machine: physical cores, memory, container limits included; the cache folder."""
+"""What this process may use of the machine: physical cores, memory, container limits included; the user's folders."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ def usable_memory(root: Path = _SYSTEM_ROOT) -> Memory:
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
     """Returns the folder for files that only save time (XDG base directory specification); None without a home."""
     return _user_folder(environ.get("XDG_CACHE_HOME", ""), ".cache")
+
+
+def config_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Returns the folder for what the user has set up; None without a home."""
+    return _user_folder(environ.get("XDG_CONFIG_HOME", ""), ".config")
 
 
 def state_folder(environ: Mapping[str, str] = os.environ) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import platform
 import shlex
@@ -69,7 +68,8 @@ def look(backend: Backend) -> Finding:
         return Finding(True, _version("vllm_mxext"), "vllm_mxext", "is part of vllm_mxext")
     wants = f" It needs {backend.needs}." if backend.needs else ""
     for module in backend.modules:
-        if importlib.util.find_spec(module) is not None:
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin is not None:  # a folder of that name is no package
             version = _version(module)
             return Finding(
                 True, version, module, f"package {module}{f' {version}' if version else ''} is installed.{wants}"
@@ -122,6 +122,8 @@ def startable(record: ServerRecord) -> Backend:
 
 
 def _version(module: str) -> str | None:
+    import importlib.metadata  # noqa: PLC0415 - slow to import, and not every command asks
+
     try:
         return importlib.metadata.version(module)  # takes dashes and underscores for the same
     except importlib.metadata.PackageNotFoundError:
@@ -142,7 +144,7 @@ def _native(record: ServerRecord, port: int) -> list[str]:
 
 def _vllm(record: ServerRecord, port: int) -> list[str]:
     return [
-        *("python", "-m", "vllm.entrypoints.openai.api_server", "--model", record.model_path or ""),
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", record.model_path or ""),
         *("--host", record.host, "--port", str(port), *_served_names(record, [record.name, record.model_path or ""])),
         *_flags(record, tensor_parallel="--tensor-parallel-size", max_model_len="--max-model-len",
                 gpu_memory_utilization="--gpu-memory-utilization", dtype="--dtype"),

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vllm_mxext.config.sources import did_you_mean
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry.errors import BookError, UnknownServerError
 from vllm_mxext.registry.files import locked, write_json
@@ -84,6 +83,8 @@ def find(records: Mapping[str, ServerRecord], name: str) -> ServerRecord:
         raise UnknownServerError(
             f"No server '{name}' is registered, and no other; begin with 'mxext server add {name}'."
         )
+    from vllm_mxext.config.sources import did_you_mean  # noqa: PLC0415 - slow to import, and rarely needed
+
     guess = did_you_mean(name, records)
     if "?" not in guess:
         guess = "; there are " + ", ".join(sorted(records)) + "."
@@ -112,7 +113,7 @@ def parse_servers(text: str, path: Path | str, kind: str = "registry's file") ->
     mend = "it was left as it is. Repair it by hand, or move it away to begin anew."
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BookError(f"The {kind} '{path}' is not valid JSON ({error}); {mend}") from None
     servers = document.get("servers") if isinstance(document, dict) else None
     version = document.get("schema_version") if isinstance(document, dict) else None

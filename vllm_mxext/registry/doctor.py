@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
+from shlex import quote
 
+from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry import logs, ports
 from vllm_mxext.registry.backends import BACKENDS, look
 from vllm_mxext.registry.errors import BookError
 from vllm_mxext.registry.folders import Folders
-from vllm_mxext.registry.record import NATIVE
+from vllm_mxext.registry.record import NATIVE, ServerRecord
 from vllm_mxext.registry.servers import Servers, Status
 
 _SCARCE_BYTES = 2**30
@@ -51,7 +52,9 @@ def examine(servers: Servers) -> list[Finding]:
         found = servers.all()
     except BookError as error:
         return [
-            Finding(Level.PROBLEM, "registry", str(error), f"mv '{servers.book.path}' elsewhere, or repair it."),
+            Finding(
+                Level.PROBLEM, "registry", str(error), f"Repair it, or mv {quote(str(servers.book.path))} elsewhere."
+            ),
             *_folders(servers.folders),
         ]
     findings = [Finding(Level.OK, "registry", f"{len(found)} registered in '{servers.book.path}'.")]
@@ -65,14 +68,16 @@ def examine(servers: Servers) -> list[Finding]:
 
 
 def _folders(folders: Folders) -> Iterator[Finding]:
-    for folder in (folders.config, folders.state):
-        nearest = next(one for one in (folder, *folder.parents) if one.exists())
+    wanted = (folders.config, folders.state, folders.servers)
+    for nearest in dict.fromkeys(next(one for one in (want, *want.parents) if os.path.exists(one)) for want in wanted):
         if not os.access(nearest, os.W_OK | os.X_OK):
-            yield Finding(Level.PROBLEM, "folder", f"'{nearest}' cannot be written.", f"chmod u+rwx '{nearest}'")
+            yield Finding(
+                Level.PROBLEM, "folder", f"'{nearest}' cannot be written.", f"chmod u+rwx {quote(str(nearest))}"
+            )
     for path in (folders.book, *folders.servers.glob("*/run.json")):
-        if path.exists() and not os.access(path, os.R_OK):
-            yield Finding(Level.PROBLEM, "file", f"'{path}' cannot be read.", f"chmod u+rw '{path}'")
-    nearest = next(one for one in (folders.state, *folders.state.parents) if one.exists())
+        if os.path.exists(path) and not os.access(path, os.R_OK):
+            yield Finding(Level.PROBLEM, "file", f"'{path}' cannot be read.", f"chmod u+rw {quote(str(path))}")
+    nearest = next(one for one in (folders.state, *folders.state.parents) if os.path.exists(one))
     free = shutil.disk_usage(nearest).free
     if free < _SCARCE_BYTES:
         text = f"only {free / 2**20:.0f} MiB are free for logs in '{nearest}'."
@@ -98,13 +103,20 @@ def _server(status: Status, folders: Folders) -> Iterator[Finding]:
     """Finds what is wrong with one server."""
     name, record = status.record.name, status.record
     if status.trouble:
-        yield Finding(Level.PROBLEM, name, status.trouble, f"rm '{folders.run_file(name)}'")
+        port = record.known_port
+        who = "" if port is None else f" Its port {port} is now used by {ports.owner(port)}."
+        yield Finding(
+            Level.PROBLEM,
+            name,
+            f"{status.trouble}{who}",
+            f"End it if it runs, then rm {quote(str(folders.run_file(name)))}",
+        )
     elif record.is_remote and not status.is_ready:
         problem = status.probe.problem if status.probe is not None else "it was not asked"
         yield Finding(
             Level.PROBLEM, name, f"{problem}.", "Ask whoever runs it, or correct it with 'mxext server edit'."
         )
-    elif status.run is not None and not status.is_alive:
+    elif status.run is not None and status.word == "died":
         yield Finding(
             Level.PROBLEM, name, f"it {status.run.how_it_ended()}; its process {status.run.server.pid} is gone.",
             f"See 'mxext server logs {name}', then 'mxext server start {name}'; 'mxext server stop {name}' forgets it.",
@@ -114,6 +126,13 @@ def _server(status: Status, folders: Folders) -> Iterator[Finding]:
             Level.PROBLEM, name, "its process runs, but does not answer.",
             f"See 'mxext server logs {name}', then 'mxext server restart {name}'.",
         )  # fmt: skip
+    elif status.word == "not ready" and status.probe is not None:
+        yield Finding(
+            Level.PROBLEM,
+            name,
+            f"{status.probe.problem}.",
+            f"See 'mxext server logs {name}'; a key has to be exported.",
+        )
     if status.run is not None and status.is_alive and not status.run.keeper.is_alive():
         yield Finding(
             Level.WARNING, name, "the process that writes its log was ended, so that nothing is logged.",
@@ -138,11 +157,21 @@ def _start_of(status: Status) -> Iterator[Finding]:
             Level.WARNING, record.name, f"this version does not start {record.kind} itself ({found.text})",
             f"mxext server start {record.name} prints the command line to type instead.",
         )  # fmt: skip
-    if record.model_path is not None and record.model_path.startswith("/") and not Path(record.model_path).exists():
+    if record.model_path is not None and record.model_path.startswith("/") and not os.path.exists(record.model_path):
         yield Finding(
             Level.PROBLEM, record.name, f"there is no model at '{record.model_path}'.", f"{edit} --model-path MODEL"
         )
-    if record.port is not None and not status.is_alive and not ports.is_free(record.host, record.port):
+    if not status.is_alive and not status.trouble:
+        yield from _port_of(record, edit)
+
+
+def _port_of(record: ServerRecord, edit: str) -> Iterator[Finding]:
+    try:
+        is_free = record.port is None or ports.is_free(record.host, record.port)
+    except ConfigError as error:
+        yield Finding(Level.PROBLEM, record.name, str(error), f"{edit} --host 127.0.0.1, or {edit} --port N")
+        return
+    if record.port is not None and not is_free:
         yield Finding(
             Level.PROBLEM, record.name, f"its port {record.port} is taken by {ports.owner(record.port)}.",
             f"End that one, or {edit} --port N",
@@ -153,7 +182,7 @@ def _logs_of(name: str, folders: Folders) -> Iterator[Finding]:
     files = logs.log_files(folders.log(name))
     size = sum(file.stat().st_size for file in files)
     if size > _LARGE_LOGS_BYTES:
-        remedy = f"rm '{folders.log(name)}'.*"
+        remedy = f"rm {quote(str(folders.log(name)))}.*"
         yield Finding(Level.WARNING, name, f"its logs take {size / 2**20:.0f} MiB.", remedy)
 
 
@@ -164,5 +193,5 @@ def _left_behind(folders: Folders, names: set[str]) -> Iterator[Finding]:
         if folder.name not in names:
             yield Finding(
                 Level.WARNING, folder.name, f"'{folder}' belongs to no registered server.",
-                f"See that nothing in it is needed and that its server does not run, then rm -r '{folder}'",
+                f"See that nothing in it is needed and that its server does not run, then rm -r {quote(str(folder))}",
             )  # fmt: skip

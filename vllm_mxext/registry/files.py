@@ -26,6 +26,8 @@ def write_json(path: Path, content: Any) -> None:
     """
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
     target = path.resolve()  # a link stays a link
+    if target.exists() and not target.is_file():
+        raise RegistryError(f"'{path}' is not a file, so that it was left alone; name another one.")
     try:
         make_private(target.parent)
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -78,4 +80,8 @@ def _try(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise RegistryError(
+            f"The file system does not lock ({error.strerror}); name a folder on a local disk by XDG_STATE_HOME."
+        ) from None
     return True

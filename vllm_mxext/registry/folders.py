@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_mxext.config.machine import config_folder, state_folder
 from vllm_mxext.errors import ConfigError
 
 PRIVATE = 0o700
@@ -32,10 +32,12 @@ class Folders:
         Raises:
             ConfigError: there is no home folder, and no variable names another one.
         """
-        return cls(
-            _base(environ, "XDG_CONFIG_HOME", ".config") / "vllm_mxext",
-            _base(environ, "XDG_STATE_HOME", ".local/state") / "vllm_mxext",
-        )
+        config, state = config_folder(environ), state_folder(environ)
+        if config is None or state is None:
+            raise ConfigError(
+                "There is no home folder; set XDG_CONFIG_HOME and XDG_STATE_HOME to folders that you may write."
+            )
+        return cls(config, state)
 
     @property
     def book(self) -> Path:
@@ -63,13 +65,3 @@ class Folders:
 def make_private(folder: Path) -> None:
     """Makes a folder that only its owner can read, with those above it."""
     folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-
-
-def _base(environ: Mapping[str, str], variable: str, default: str) -> Path:
-    given = environ.get(variable, "")
-    if os.path.isabs(given):  # the specification wants relative ones ignored
-        return Path(given)
-    try:
-        return Path.home() / default
-    except RuntimeError:
-        raise ConfigError(f"There is no home folder; set {variable} to a folder that you may write.") from None

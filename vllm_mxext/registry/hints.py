@@ -21,7 +21,7 @@ _MODEL = re.compile(
 )
 _FLAG = re.compile(r"unknown flag|unrecognized arguments|invalid choice", re.IGNORECASE)
 _NETWORK = re.compile(r"cannot be reached|name resolution|connection (refused|error)|timed out|offline", re.IGNORECASE)
-_PERMISSION = re.compile(r"permission denied|not allowed|401|403|gated", re.IGNORECASE)
+_PERMISSION = re.compile(r"permission denied|not allowed|\b40[13]\b|\bgated\b", re.IGNORECASE)
 
 
 def hint(record: ServerRecord, port: int, exit_code: int | None, lines: tuple[str, ...]) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vllm_mxext.registry.errors import RegistryError
-from vllm_mxext.registry.logs import KEPT, MAX_BYTES, RotatingLog
+from vllm_mxext.registry.logs import RotatingLog
 from vllm_mxext.registry.processes import Identity, boot_id, identify
 from vllm_mxext.registry.runs import Run, describe_exit
 
@@ -34,25 +34,23 @@ class Job:
     Attributes:
         command: program and flags.
         port: on which it is told to listen.
+        host: address of the same.
         run_file: where its process is written down.
         log: its log.
-        max_bytes: of the log, after which it is put aside.
-        kept: logs put aside that are kept.
     """
 
     command: list[str]
     port: int
+    host: str
     run_file: str
     log: str
-    max_bytes: int = MAX_BYTES
-    kept: int = KEPT
 
 
 def main() -> int:
     """Keeps the server of the job on standard input until it ends; returns 0, or 1 if it could not be started."""
     job = Job(**json.load(sys.stdin))
-    log = RotatingLog(Path(job.log), max_bytes=job.max_bytes, kept=job.kept)
-    log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} starting on port {job.port}\n".encode())
+    log = RotatingLog(Path(job.log))
+    log.note(f"starting on port {job.port}")
     try:
         # Without `restore_signals`, a broken pipe is an error that a server can overlook, not its death.
         child = subprocess.Popen(
@@ -70,7 +68,7 @@ def main() -> int:
     assert keeper is not None
     # It may have ended already, and is then still there to be buried by us: its number cannot have been given away.
     server = identify(child.pid) or Identity(child.pid, 0.0, boot_id())
-    run = Run(server, keeper, job.port, tuple(job.command), time.time())
+    run = Run(server, keeper, job.port, job.host, tuple(job.command), time.time())
     try:
         run.write(Path(job.run_file))
     except RegistryError as error:
@@ -81,7 +79,7 @@ def main() -> int:
     assert child.stdout is not None
     _copy(child, child.stdout, log)
     code = child.wait()
-    log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} the server {describe_exit(code)}\n".encode())
+    log.note(f"the server {describe_exit(code)}")
     log.close()
     with contextlib.suppress(RegistryError):
         run.ended(time.time(), code).write(Path(job.run_file))
@@ -89,9 +87,9 @@ def main() -> int:
 
 
 def _answer(content: dict[str, Any]) -> None:
-    """Tells whoever started us, and lets go of the terminal."""
-    sys.stdout.write(json.dumps(content) + "\n")
-    sys.stdout.flush()
+    """Tells whoever started us, even if they have gone, and lets go of the terminal."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, json.dumps(content).encode() + b"\n")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 MAX_BYTES = 10 * 2**20
 """Size after which a log is put aside."""
@@ -15,11 +16,14 @@ MAX_BYTES = 10 * 2**20
 KEPT = 4
 """Logs put aside that are kept: `server.log.1` is the youngest."""
 
+NOTE = "--- "
+"""Begins the lines that are not the server's."""
+
 _POLL_S = 0.2
 
 
 class RotatingLog:
-    """A log that never grows beyond `(kept + 1) * max_bytes`; lines stay whole.
+    """A log of about `(kept + 1) * max_bytes` at most; lines stay whole.
 
     Args:
         path: of it.
@@ -33,15 +37,22 @@ class RotatingLog:
         self._kept = kept
         self._file = self._open()
         self._size = path.stat().st_size
+        self._is_line_open = not last_bytes(path, 1).endswith(b"\n") if self._size else False
 
     def write(self, data: bytes) -> None:
         """Appends; what a full disk cannot take is lost, and the server goes on."""
-        if self._size + len(data) > self._max_bytes and self._size > 0:
-            end = data.find(b"\n") + 1  # the rest of a line begun before
+        end = data.find(b"\n") + 1 if self._is_line_open else 0  # the rest of a line begun before
+        is_cut = self._is_line_open and end == 0 and self._size < 2 * self._max_bytes
+        if self._size + len(data) > self._max_bytes and self._size > 0 and not is_cut:
             self._append(data[:end])
             data = data[end:]
             self._rotate()
         self._append(data)
+
+    def note(self, text: str) -> None:
+        """Appends a line of our own with the time, below what the server has begun."""
+        begin = "\n" if self._is_line_open else ""
+        self.write(f"{begin}{NOTE}{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
 
     def close(self) -> None:
         """Closes the file."""
@@ -50,6 +61,7 @@ class RotatingLog:
     def _append(self, data: bytes) -> None:
         with contextlib.suppress(OSError):
             self._size += os.write(self._file, data) if data else 0
+        self._is_line_open = not data.endswith(b"\n") if data else self._is_line_open
 
     def _rotate(self) -> None:
         with contextlib.suppress(OSError):
@@ -57,9 +69,9 @@ class RotatingLog:
                 with contextlib.suppress(FileNotFoundError):
                     _aside(self._path, number).replace(_aside(self._path, number + 1))
             self._path.replace(_aside(self._path, 1))
-            os.close(self._file)
-            self._file = self._open()
+            before, self._file = self._file, self._open()
             self._size = 0
+            os.close(before)
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -81,42 +93,65 @@ def tail(path: Path, count: int) -> list[str]:
     for one in log_files(path):
         if len(lines) >= count:
             break
-        older = one.read_text(encoding="utf-8", errors="replace").splitlines()
-        lines.extendleft(reversed(older[-(count - len(lines)) :]))
+        with contextlib.suppress(FileNotFoundError):  # put aside meanwhile
+            older = _lines(one.read_bytes())
+            lines.extendleft(reversed(older[-(count - len(lines)) :]))
     return list(lines)
+
+
+def _lines(data: bytes) -> list[str]:
+    """Returns lines as a terminal ends them, not at every character that Unicode calls a separator."""
+    lines = data.decode("utf-8", errors="replace").replace("\r\n", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def last_bytes(path: Path, count: int) -> bytes:
+    """Returns the end of a file; nothing if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - count))
+            return file.read(count)
+    except OSError:
+        return b""
 
 
 def last_line(path: Path) -> str:
     """Returns the last line of a log that is not empty, reading only its end."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            lines = file.read().decode("utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
+    lines = last_bytes(path, 4096).decode("utf-8", errors="replace").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def follow(path: Path, is_over: Callable[[], bool], *, sleep: Callable[[float], None] = time.sleep) -> Iterator[str]:
-    """Yields what is appended to a log from now on, through rotations, until nothing more comes.
+def follow(
+    path: Path, count: int, is_over: Callable[[], bool], *, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[str]:
+    """Yields the last lines of a log and those that follow, through rotations, until nothing more comes.
 
     Args:
         path: of it.
+        count: lines from the end to begin with.
         is_over: whether its writer has ended.
         sleep: waits.
     """
-    position = path.stat().st_size if path.exists() else 0
-    file = path.open("rb") if path.exists() else None
+    begun = b""
+    for data in _pieces(path, count, is_over, sleep):
+        *whole, begun = (begun + data).split(b"\n")
+        yield from (line.decode("utf-8", errors="replace") for line in whole)
+    if begun:
+        yield begun.decode("utf-8", errors="replace")
+
+
+def _pieces(path: Path, count: int, is_over: Callable[[], bool], sleep: Callable[[float], None]) -> Iterator[bytes]:
+    file = _open_to_read(path)
     try:
         if file is not None:
-            file.seek(position)
+            yield _end_of(file.read(), path, os.fstat(file.fileno()).st_ino, count)
         while True:
             ends = is_over()  # asked before reading, so that the last words are read
-            if file is None and path.exists():
-                file = path.open("rb")
+            if file is None:
+                file = _open_to_read(path)
             if file is not None:
                 while data := file.read(65536):
-                    yield data.decode("utf-8", errors="replace")
+                    yield data
                 if _is_replaced(path, file.fileno()):
                     file.close()
                     file = None
@@ -127,6 +162,26 @@ def follow(path: Path, is_over: Callable[[], bool], *, sleep: Callable[[float], 
     finally:
         if file is not None:
             file.close()
+
+
+def _end_of(data: bytes, path: Path, number: int, count: int) -> bytes:
+    """Returns the last lines of a log of which the youngest file is read already."""
+    for older in log_files(path)[1:]:
+        if data.count(b"\n") >= count:
+            break
+        with contextlib.suppress(FileNotFoundError):
+            if older.stat().st_ino != number:  # put aside since it was opened
+                data = older.read_bytes() + data
+    lines = data.split(b"\n")
+    is_open = lines[-1] != b""
+    return b"\n".join(lines[len(lines) - count - (not is_open) :]) if count < len(lines) else data
+
+
+def _open_to_read(path: Path) -> IO[bytes] | None:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return None
 
 
 def _is_replaced(path: Path, descriptor: int) -> bool:

@@ -6,8 +6,6 @@ import errno
 import socket
 from collections.abc import Collection
 
-import psutil
-
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry.errors import PortTakenError
 
@@ -27,8 +25,9 @@ def is_free(host: str, port: int) -> bool:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except socket.gaierror as error:
-        raise ConfigError(f"The address '{host}' of --host cannot be resolved: {error.strerror}.") from None
+    except (socket.gaierror, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, socket.gaierror) else "it is not a host's name"
+        raise ConfigError(f"The address '{host}' of --host cannot be resolved: {reason}.") from None
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: old connections do not count
         try:
@@ -46,6 +45,8 @@ def is_free(host: str, port: int) -> bool:
 
 def owner(port: int) -> str:
     """Returns who listens on a port, for people; flags are left out, because they may hold keys."""
+    import psutil  # noqa: PLC0415 - slow to import, and rarely needed
+
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.Error:  # some systems tell only root
@@ -63,14 +64,14 @@ def owner(port: int) -> str:
         return f"process {pid}"
 
 
-def choose(host: str, preferred: int | None, avoid: Collection[int]) -> int:
+def choose(host: str, preferred: int | None, avoid: Collection[int | None]) -> int:
     """Returns a free port: the preferred one, or the first from 8000 on that no other server was given.
 
     Raises:
         ConfigError: the address is not of this machine.
         PortTakenError: there is none.
     """
-    if preferred is not None and is_free(host, preferred):
+    if preferred is not None and preferred not in avoid and is_free(host, preferred):
         return preferred
     for port in range(FIRST, FIRST + _TRIED):
         if port not in avoid and is_free(host, port):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +25,6 @@ class Probe:
         phase: what it does while it is not ready, in its own words; empty if it does not say.
         problem: why it is not ready, for people; empty if it is.
         models: names that it serves.
-        owner: who serves them, as it says.
         version: of its program; None if it does not say.
         running: requests that it works on; None if it does not say.
         waiting: requests in its queue; None if it does not say.
@@ -35,7 +35,6 @@ class Probe:
     phase: str = ""
     problem: str = ""
     models: tuple[str, ...] = ()
-    owner: str = ""
     version: str | None = None
     running: int | None = None
     waiting: int | None = None
@@ -56,7 +55,11 @@ def probe(url: str, api_key: str | None = None, *, timeout_s: float = TIMEOUT_S)
     try:
         with httpx.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=not is_local) as client:
             return _ask(client)
-    except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
+    except httpx.DecodingError:
+        return Probe(is_reachable=True, problem=f"what answers at {url} cannot be decoded")
+    except (httpx.LocalProtocolError, UnicodeError):  # whose texts repeat the key
+        return Probe(problem="the key holds characters that no key may have; look at the variable of --api-key-env")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         return Probe(problem=f"nothing answers at {url} ({str(error) or type(error).__name__})")
 
 
@@ -72,8 +75,8 @@ def _ask(client: httpx.Client) -> Probe:
         )
     try:
         entries = listing.json()["data"] if listing.is_success else None
-        models = tuple(str(entry["id"]) for entry in entries) if entries is not None else ()
-    except (ValueError, LookupError, TypeError):
+        models = tuple(_plain(entry["id"]) for entry in entries) if entries is not None else ()
+    except (ValueError, LookupError, TypeError, RecursionError):
         entries = None
     if entries is None:
         return Probe(
@@ -85,7 +88,6 @@ def _ask(client: httpx.Client) -> Probe:
         is_reachable=True,
         is_ready=True,
         models=models,
-        owner=str(entries[0].get("owned_by", "")) if entries else "",
         version=_field(client.get("/version"), "version") or None,
         running=gauges.get("running"),
         waiting=gauges.get("waiting"),
@@ -103,7 +105,7 @@ def is_ready(url: str, *, timeout_s: float = TIMEOUT_S) -> tuple[bool, str]:
 
     try:
         answer = httpx.get(f"{url}/health", timeout=timeout_s, trust_env=False)
-    except httpx.TransportError:
+    except httpx.HTTPError:
         return False, ""
     return answer.is_success, _field(answer, "phase")
 
@@ -114,13 +116,19 @@ def _gauges(client: httpx.Client) -> dict[str, int]:
         return {}
     found: dict[str, int] = {}
     for name, value in _GAUGE.findall(answer.text):
-        found[name] = found.get(name, 0) + int(float(value))
+        with contextlib.suppress(ValueError, OverflowError):
+            found[name] = found.get(name, 0) + int(float(value))
     return found
 
 
 def _field(answer: httpx.Response, name: str) -> str:
     try:
         content = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
-    return str(content.get(name, "")) if isinstance(content, dict) and answer.status_code in (200, 503) else ""
+    return _plain(content.get(name, "")) if isinstance(content, dict) and answer.status_code in (200, 503) else ""
+
+
+def _plain(text: object) -> str:
+    """Returns what a server says without codes for terminals."""
+    return "".join(one for one in str(text)[:200] if one.isprintable())

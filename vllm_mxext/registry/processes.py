@@ -8,8 +8,12 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+from vllm_mxext.registry.errors import RegistryError
+
+if TYPE_CHECKING:
+    import psutil
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _STAT_OF_US = Path("/proc/self/stat")
@@ -46,6 +50,8 @@ def boot_id() -> str:
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
+        import psutil  # noqa: PLC0415
+
         return str(int(psutil.boot_time()))
 
 
@@ -57,6 +63,8 @@ def _start(pid: int) -> float | None:
             return None
         facts = stat.rpartition(")")[2].split()  # the name in parentheses may hold anything
         return None if facts[0] in "ZX" else float(facts[19])
+    import psutil  # noqa: PLC0415
+
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -65,26 +73,37 @@ def _start(pid: int) -> float | None:
 
 
 def send(identity: Identity, number: signal.Signals) -> bool:
-    """Sends a signal to this very process; false if it has ended, so that no later owner of its number gets it."""
-    if not hasattr(os, "pidfd_open"):
-        with contextlib.suppress(ProcessLookupError):
-            if identity.is_alive():
-                os.kill(identity.pid, number)
-                return True
-        return False
+    """Sends a signal to this very process; false if it has ended, so that no later owner of its number gets it.
+
+    Raises:
+        RegistryError: it belongs to another user.
+    """
+    descriptor = _held(identity.pid)
     try:
-        descriptor = os.pidfd_open(identity.pid)
-    except ProcessLookupError:
-        return False
-    try:
-        if not identity.is_alive():  # asked while the descriptor holds the process
+        if not identity.is_alive():  # asked while the descriptor, if there is one, holds the process
             return False
-        signal.pidfd_send_signal(descriptor, number)
+        if descriptor is None:
+            os.kill(identity.pid, number)
+        else:
+            signal.pidfd_send_signal(descriptor, number)
     except ProcessLookupError:
         return False
+    except PermissionError:
+        raise RegistryError(
+            f"Process {identity.pid} belongs to another user, so that it goes on; end it as that user."
+        ) from None
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
     return True
+
+
+def _held(pid: int) -> int | None:
+    """Returns a descriptor that keeps a process's number from being given away; None where there is no such thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not on Linux, forbidden in a container, or the process has ended
+        return None
 
 
 def end(identity: Identity, *, timeout_s: float) -> bool:
@@ -104,11 +123,17 @@ def end(identity: Identity, *, timeout_s: float) -> bool:
         children += _children(identity)
         send(identity, signal.SIGKILL)
         wait_for_end(identity, 10.0)
-    for child in children:  # a killed one cannot end its own, and psutil knows reused numbers
-        with contextlib.suppress(psutil.Error):
-            if child.is_running() and not is_gentle:
-                child.kill()
+        _kill(children)
     return is_gentle
+
+
+def _kill(children: list[psutil.Process]) -> None:
+    """Kills what a killed process could not end itself; psutil knows reused numbers."""
+    import psutil  # noqa: PLC0415
+
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
 
 
 def wait_for_end(identity: Identity, timeout_s: float) -> bool:
@@ -123,16 +148,22 @@ def wait_for_end(identity: Identity, timeout_s: float) -> bool:
 
 def memory_bytes(identity: Identity) -> int | None:
     """Returns the memory of a process and its children, shared pages divided among their users; None if it is gone."""
-    if not identity.is_alive():
+    import psutil  # noqa: PLC0415 - slow to import, and not every command asks
+
+    children = _children(identity)
+    try:
+        total = _memory_of(psutil.Process(identity.pid))
+    except psutil.Error:
         return None
-    total = 0
-    for process in [psutil.Process(identity.pid), *_children(identity)]:
+    for child in children:
         with contextlib.suppress(psutil.Error):
-            total += _memory_of(process)
+            total += _memory_of(child)
     return total
 
 
 def _memory_of(process: psutil.Process) -> int:
+    import psutil  # noqa: PLC0415
+
     with contextlib.suppress(psutil.AccessDenied):
         info = process.memory_full_info()
         return int(getattr(info, "pss", info.rss))
@@ -140,6 +171,8 @@ def _memory_of(process: psutil.Process) -> int:
 
 
 def _children(identity: Identity) -> list[psutil.Process]:
+    import psutil  # noqa: PLC0415
+
     try:
         return psutil.Process(identity.pid).children(recursive=True) if identity.is_alive() else []
     except psutil.Error:

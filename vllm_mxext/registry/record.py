@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from vllm_mxext.config import values
-from vllm_mxext.config.sources import did_you_mean
+from vllm_mxext.envs import parse_path
 from vllm_mxext.errors import ConfigError
 
 SELF_HOSTED = "self-hosted"
@@ -25,7 +25,9 @@ REMOTE_SETTINGS = ("endpoint_url", "model_path", "api_key_env")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_WORD = re.compile(r"(^|_)(api_?key|key|token|secret|password|passwd|credentials?)(_|$)", re.IGNORECASE)
-_KEY_FLAGS = ("--api-key", "--api_key", "--hf-token", "--hf_token")
+_SECRET_FLAG = re.compile(r"--?(\w+[-_])*(key|token|secret|password|passwd)", re.IGNORECASE)
+_PASSWORD_IN_ADDRESS = re.compile(r"//[^/?#]*@")
+_NOT_TYPED = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +81,20 @@ class ServerRecord:
         """The port that it has or had; None before the first start."""
         return self.port if self.port is not None else self.chosen_port
 
-    def url(self, port: int | None = None) -> str | None:
-        """Returns the address for clients on this machine, without `/v1`; None as long as there is no port."""
+    def url(self, port: int | None = None, host: str | None = None) -> str | None:
+        """Returns the address for clients on this machine, without `/v1`; None as long as there is no port.
+
+        Args:
+            port: of a process that was started before the record changed.
+            host: of the same.
+        """
         if self.is_remote:
             return self.endpoint_url
         port = self.known_port if port is None else port
         if port is None:
             return None
-        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        host = self.host if host is None else host
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def as_mapping(self) -> dict[str, Any]:
@@ -117,9 +125,13 @@ def read_record(name: str, settings: Mapping[Any, Any], place: str = "") -> Serv
     for key, value in settings.items():
         known = str(key).replace("-", "_")
         if known not in _KINDS:
+            from vllm_mxext.config.sources import did_you_mean  # noqa: PLC0415 - slow to import, and rarely needed
+
             raise ConfigError(f"{where}unknown setting '{key}'{did_you_mean(known, _KINDS)}")
         if value is None:
             continue
+        if isinstance(value, str) and _NOT_TYPED.search(value):
+            raise ConfigError(f"{where}{flag_of(known)} must be one line without control characters.")
         try:
             given[known] = _KINDS[known].parse(value)
         except ValueError as error:
@@ -152,14 +164,14 @@ def _endpoint(value: Any) -> str:
     rule = f"must be '{SELF_HOSTED}' or an address such as http://192.0.2.1:8000"
     if value == SELF_HOSTED:
         return SELF_HOSTED
+    if isinstance(value, str) and any(one in value for one in "@?#"):
+        raise _SecretInAddressError
     try:
         parts = urlsplit(value)
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except (ValueError, AttributeError, TypeError):
         raise values.BadValueError(rule) from None
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise _SecretInAddressError
-    if not is_address:
+    if not is_address or " " in value:
         raise values.BadValueError(rule)
     return str(value).rstrip("/").removesuffix("/v1")
 
@@ -177,9 +189,21 @@ class _SecretInAddressError(ConfigError):
 def _model(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise values.BadValueError("must be a folder or a model's name")
-    path = Path(value).expanduser()
-    looks_local = value.startswith(("/", ".", "~")) or path.is_dir() or path.is_file()
-    return str(path.absolute()) if looks_local and "://" not in value else value
+    if _PASSWORD_IN_ADDRESS.search(value):
+        raise ConfigError(
+            "--model-path must have neither user nor password in it, because the registry keeps no secrets; export "
+            "what the source wants, such as HF_TOKEN, before 'start'."
+        )
+    return absolute(value) if value.startswith(("/", ".", "~")) else value
+
+
+def absolute(path: str) -> str:
+    """Returns a path as it is found from any folder.
+
+    Raises:
+        ValueError: it begins with the home folder of an unknown user.
+    """
+    return os.path.abspath(parse_path(path))
 
 
 def _variable(value: Any) -> str:
@@ -199,7 +223,8 @@ class _NotAVariableError(ConfigError):
 
 def _environment(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(
-        isinstance(key, str) and _VARIABLE.fullmatch(key) and isinstance(text, str) for key, text in value.items()
+        isinstance(key, str) and _VARIABLE.fullmatch(key) and isinstance(text, str) and "\0" not in text
+        for key, text in value.items()
     ):
         raise ConfigError("--env must be NAME=VALUE, with a name of letters, digits and underscores.")
     for key in value:
@@ -208,16 +233,22 @@ def _environment(value: Any) -> dict[str, str]:
                 f"--env {key} looks like a secret, and the registry keeps none; export {key} before 'start' instead: "
                 "a server gets the variables of whoever starts it."
             )
+        if _PASSWORD_IN_ADDRESS.search(value[key]):
+            raise ConfigError(
+                f"--env {key} has an address with a user or password in it, and the registry keeps no secrets; export "
+                f"{key} before 'start' instead."
+            )
     return dict(value)
 
 
 def _arguments(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) and "\0" not in one for one in value):
         raise values.BadValueError("must be a list of texts")
     for one in value:
-        if one.partition("=")[0] in _KEY_FLAGS:
+        flag = one.partition("=")[0]
+        if _SECRET_FLAG.fullmatch(flag):
             raise ConfigError(
-                f"{one.partition('=')[0]} in --extra-args would keep a secret in the registry; put the key into a "
+                f"{flag} in --extra-args would keep a secret in the registry; put the key into a "
                 "variable and name that with --api-key-env."
             )
     return tuple(value)

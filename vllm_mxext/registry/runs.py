@@ -23,6 +23,7 @@ class Run:
         server: its process.
         keeper: the process that writes its log.
         port: on which it was told to listen.
+        host: address of the same.
         command: its program and flags.
         started_at: when, in seconds of the calendar (Unix time).
         ended_at: when it ended; None as far as is known.
@@ -32,6 +33,7 @@ class Run:
     server: Identity
     keeper: Identity
     port: int
+    host: str
     command: tuple[str, ...]
     started_at: float
     ended_at: float | None = None
@@ -64,10 +66,13 @@ def read_run(path: Path) -> Run | None:
     """
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema_version"] > SCHEMA_VERSION:
+            raise RegistryError(f"'{path}' was written by a newer version; update vllm_mxext.")
         return Run(
             server=Identity(**content["server"]),
             keeper=Identity(**content["keeper"]),
             port=int(content["port"]),
+            host=str(content["host"]),
             command=tuple(content["command"]),
             started_at=float(content["started_at"]),
             ended_at=content["ended_at"],
@@ -77,10 +82,10 @@ def read_run(path: Path) -> Run | None:
         return None
     except OSError as error:
         raise RegistryError(f"'{path}' cannot be read: {error.strerror}.") from None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise RegistryError(
-            f"'{path}', which says which process the server is, is damaged; see that no server runs there with 'mxext "
-            "server doctor', then remove the file."
+            f"'{path}', which says which process the server is, is damaged; 'mxext server doctor' says who has its "
+            "port: end that process, then remove the file."
         ) from None
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from vllm_mxext.registry.backends import BACKENDS, startable
-from vllm_mxext.registry.book import Book, find
-from vllm_mxext.registry.errors import RegistryError
+from vllm_mxext.registry.book import Book, Records, find
+from vllm_mxext.registry.errors import NotRunningError, RegistryError, StartFailedError
 from vllm_mxext.registry.files import locked
 from vllm_mxext.registry.folders import Folders
 from vllm_mxext.registry.probe import Probe, probe
 from vllm_mxext.registry.processes import end, memory_bytes, wait_for_end
 from vllm_mxext.registry.record import ServerRecord
 from vllm_mxext.registry.runs import Run, read_run
-from vllm_mxext.registry.starting import Progress, launch, pick_port, wait_until_ready
+from vllm_mxext.registry.starting import Plan, Progress, launch, pick_port, plan, wait_until_ready
 
 STOP_TIMEOUT_S = 40.0
 """How long a server may finish its requests: our own takes up to 30 s for them, and a little to end."""
@@ -47,16 +47,20 @@ class Status:
 
     @property
     def word(self) -> str:
-        """`running`, `starting`, `not answering`, `stopped`, `died`, `unknown`, `reachable` or `unreachable`."""
+        """One of the states that `docs/servers.md` names."""
         if self.trouble:
             return "unknown"
         if self.record.is_remote:
-            return "reachable" if self.is_ready else "unreachable"
-        if not self.is_alive:
-            return "died" if self.run is not None else "stopped"
+            good, bad = "reachable", "unreachable"
+        elif self.is_alive:
+            good, bad = "running", "not answering"
+        else:
+            return "stopped" if self.run is None or self.run.exit_code == 0 else "died"
+        if self.probe is None or not self.probe.is_reachable:
+            return bad
         if self.is_ready:
-            return "running"
-        return "starting" if self.probe is not None and self.probe.phase else "not answering"
+            return good
+        return "starting" if self.probe.phase else "not ready"
 
     @property
     def is_ready(self) -> bool:
@@ -66,7 +70,7 @@ class Status:
     @property
     def url(self) -> str | None:
         """Its address for clients on this machine; None if it has none yet."""
-        return self.record.url(self.run.port if self.run is not None else None)
+        return self.record.url() if self.run is None else self.record.url(self.run.port, self.run.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +122,47 @@ class Servers:
             RegistryError: it could not be started, or was not ready in time.
         """
         with self._alone_with(name):
-            record = self._own(name)
-            run = read_run(self.folders.run_file(name))
-            was_running = run is not None and run.server.is_alive()
-            if run is None or not was_running:
-                backend = startable(record)
-                record = self._with_port(name)
-                run = launch(record, backend, record.known_port or 0, self.folders, self._environ)
-        seconds = None
-        if timeout_s is not None:
-            seconds = wait_until_ready(record, run, self.folders, timeout_s, report)
-        return Started(record, run, was_running, seconds)
+            run = self._alive_run(name)
+            if run is not None:
+                record, was_running = self._own(name), True
+            else:
+                plan, was_running = self._planned(name), False
+                record, run = plan.record, self._launched(plan, 0)
+        return self._awaited(record, run, was_running, timeout_s, report)
+
+    def restart(
+        self,
+        name: str,
+        *,
+        stop_timeout_s: float,
+        timeout_s: float | None,
+        report: Callable[[Progress], None] = lambda _progress: None,
+    ) -> Started:
+        """Stops a server if it runs, and starts it; one that cannot be started as it is registered is not stopped.
+
+        Args:
+            name: of it.
+            stop_timeout_s: how long it may take to end.
+            timeout_s: how long to wait until it is ready; None does not wait.
+            report: told how far it is.
+
+        Raises:
+            ConfigError: it cannot be started as it is registered.
+            RegistryError: it could not be started, or was not ready in time.
+        """
+        with self._alone_with(name):
+            before = self._alive_run(name)
+            plan = self._planned(name, held=before.port if before is not None else None)
+            run = self._launched(plan, stop_timeout_s)
+        try:
+            return self._awaited(plan.record, run, False, timeout_s, report)
+        except StartFailedError as error:
+            left = " The one that ran before has been stopped, so that none runs now." if before is not None else ""
+            raise StartFailedError(f"{error}{left}", log_tail=error.log_tail, hint=error.hint) from None
+
+    def _alive_run(self, name: str) -> Run | None:
+        run = read_run(self.folders.run_file(name))
+        return run if run is not None and run.server.is_alive() else None
 
     def _own(self, name: str) -> ServerRecord:
         record = self.book.get(name)
@@ -138,15 +172,69 @@ class Servers:
             )
         return record
 
-    def _with_port(self, name: str) -> ServerRecord:
-        """Chooses the port under the registry's lock, so that two starts never choose the same one."""
+    def _planned(self, name: str, *, held: int | None = None) -> Plan:
+        """Prepares a start under the registry's lock, so that two starts never choose the same port."""
         with self.book.change() as records:
-            record = find(records, name)
-            taken = {one.known_port for one in records.values() if one.name != name}
-            port = pick_port(record, {one for one in taken if one is not None})
+            record = self._own(name)
+            made = plan(record, startable(record), self._environ)
+            others = [one for one in records.values() if one.name != name and not one.is_remote]
+            port = pick_port(record, self._ports_of(others), {one.known_port for one in others}, held)
             if record.port is None and record.chosen_port != port:
                 records[name] = record = replace(record, chosen_port=port)
-        return record
+        return replace(made, record=record, port=port)
+
+    def _ports_of(self, records: list[ServerRecord]) -> dict[tuple[str, int], str]:
+        """Returns which of some servers have which address now; one that starts may not listen there yet."""
+        found = {}
+        for record in records:
+            with suppress(RegistryError):  # of a damaged file nothing is known
+                run = self._alive_run(record.name)
+                if run is not None:
+                    found[run.host, run.port] = record.name
+        return found
+
+    def _launched(self, plan: Plan, stop_timeout_s: float) -> Run:
+        """Starts a server after what runs of it has ended: an earlier keeper is to write down nothing after the new."""
+        self._end(plan.record.name, stop_timeout_s)
+        return launch(plan, self.folders)
+
+    def _awaited(
+        self,
+        record: ServerRecord,
+        run: Run,
+        was_running: bool,
+        timeout_s: float | None,
+        report: Callable[[Progress], None],
+    ) -> Started:
+        seconds = None
+        if timeout_s is not None:
+            try:
+                seconds = wait_until_ready(record, run, self.folders, timeout_s, report)
+            except StartFailedError:
+                with locked(self._lock_of(record.name)):  # whoever stopped it has done so then
+                    last = read_run(self.folders.run_file(record.name))
+                if last is None or last.server != run.server:
+                    raise NotRunningError(
+                        f"'{record.name}' was stopped by another command before it was ready."
+                    ) from None
+                raise
+        return Started(record, run, was_running, seconds)
+
+    @contextmanager
+    def changing(self, *names: str) -> Iterator[Records]:
+        """Yields all servers to be changed in place, as `Book.change()` does.
+
+        Args:
+            *names: of those that change.
+
+        Raises:
+            RegistryError: one that runs here would become somebody else's, so that nobody could stop it.
+        """
+        with self.book.change() as records:
+            yield records
+            for name in names:
+                if records[name].is_remote and self._alive_run(name) is not None:
+                    raise RegistryError(f"'{name}' is running here; stop it first with 'mxext server stop {name}'.")
 
     def stop(self, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> bool | None:
         """Lets a server finish its requests and end, and kills it when it does not.
@@ -162,7 +250,8 @@ class Servers:
             RegistryError: it is not registered, or not ours.
         """
         with self._alone_with(name):
-            self._own(name)
+            if self._alive_run(name) is None:
+                self._own(name)
             return self._end(name, timeout_s)
 
     def _end(self, name: str, timeout_s: float) -> bool | None:
@@ -173,7 +262,10 @@ class Servers:
         is_gentle = end(run.server, timeout_s=timeout_s) if run.server.is_alive() else None
         if not wait_for_end(run.keeper, _KEEPER_S):  # it is to write down nothing after us
             end(run.keeper, timeout_s=0)
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise RegistryError(f"'{path}' cannot be removed: {error.strerror}; give yourself the right.") from None
         return is_gentle
 
     def remove(self, name: str, *, force: bool, timeout_s: float = STOP_TIMEOUT_S) -> None:
@@ -187,10 +279,8 @@ class Servers:
         Raises:
             RegistryError: it is not registered, or runs and is not to be stopped.
         """
-        self.book.get(name)
         with self._alone_with(name):
-            run = read_run(self.folders.run_file(name))
-            if run is not None and run.server.is_alive() and not force:
+            if not force and self._alive_run(name) is not None:
                 raise RegistryError(
                     f"'{name}' is running; stop it first with 'mxext server stop {name}', or remove it with --force."
                 )
@@ -214,6 +304,8 @@ class Servers:
         Raises:
             RegistryError: the registry cannot be read.
         """
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - slow to import
+
         records = list(self.book.read().values())
         with ThreadPoolExecutor(max_workers=max(1, min(16, len(records)))) as pool:
             return list(pool.map(self._status_of, records))
@@ -238,5 +330,8 @@ class Servers:
     def _alone_with(self, name: str) -> Iterator[None]:
         """Holds off other commands that start, stop or remove the same server."""
         self.book.get(name)
-        with locked(self.folders.state / "locks" / f"{name}.lock"):
+        with locked(self._lock_of(name)):
             yield
+
+    def _lock_of(self, name: str) -> Path:
+        return self.folders.state / "locks" / f"{name}.lock"

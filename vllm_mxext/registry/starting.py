@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vllm_mxext.errors import ConfigError
@@ -25,6 +26,7 @@ from vllm_mxext.registry.runs import Run, describe_exit, read_run
 
 _POLL_S = 0.1
 _TAIL_LINES = 15
+_LINE_CHARACTERS = 500
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,64 +45,103 @@ class Progress:
     last_line: str
 
 
-def pick_port(record: ServerRecord, avoid: Collection[int]) -> int:
-    """Returns the port for a start: the one that was asked for, the last one, or a free one.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A start of which all that can be known before has been checked.
 
-    Args:
+    Attributes:
         record: the server.
-        avoid: ports of other registered servers.
-
-    Raises:
-        ConfigError: the address cannot be used.
-        PortTakenError: somebody has the port that was asked for; the text says who.
+        backend: of it.
+        environ: variables that it gets.
+        port: to listen on; 0 as long as none is chosen.
     """
-    if record.port is None:
-        return ports.choose(record.host, record.chosen_port, avoid)
-    if not ports.is_free(record.host, record.port):
-        raise PortTakenError(
-            f"Port {record.port} is taken by {ports.owner(record.port)}; end that one, or choose another port with "
-            f"'mxext server edit {record.name} --port'."
-        )
-    return record.port
+
+    record: ServerRecord
+    backend: Backend
+    environ: Mapping[str, str] = field(repr=False)
+    port: int = 0
 
 
-def launch(record: ServerRecord, backend: Backend, port: int, folders: Folders, environ: Mapping[str, str]) -> Run:
-    """Starts a server with its keeper; returns as soon as its process is written down.
+def plan(record: ServerRecord, backend: Backend, environ: Mapping[str, str]) -> Plan:
+    """Prepares a start.
 
     Args:
         record: the server.
         backend: of it.
-        port: to listen on.
-        folders: of the user.
-        environ: variables that it gets, with those of the record added.
+        environ: variables of whoever starts it, to which those of the record are added.
 
     Raises:
         ConfigError: the variable with its key is not set.
+    """
+    return Plan(record, backend, _environment(record, backend, environ))
+
+
+def pick_port(
+    record: ServerRecord, others: Mapping[tuple[str, int], str], avoid: Collection[int | None], held: int | None
+) -> int:
+    """Returns the port that a server is to listen on.
+
+    Args:
+        record: the server.
+        others: which of our servers have which address now, even if they do not listen yet.
+        avoid: ports that other servers were given.
+        held: port that the server itself has until it is stopped.
+
+    Raises:
+        ConfigError: nobody may listen there.
+        PortTakenError: somebody has the port that was asked for; the text says who.
+    """
+    if record.known_port is not None and record.known_port == held:
+        return held
+    if record.port is None:
+        return ports.choose(record.host, record.chosen_port, {*avoid, *(port for _, port in others)})
+    other = others.get((record.host, record.port))
+    if other is None and not ports.is_free(record.host, record.port):
+        other = next((name for (_, port), name in others.items() if port == record.port), "")
+    if other is None:
+        return record.port
+    owner = f"the server '{other}' ('mxext server stop {other}')" if other else ports.owner(record.port)
+    raise PortTakenError(
+        f"Port {record.port} is taken by {owner}; end that one, or choose another port with 'mxext server edit "
+        f"{record.name} --port'."
+    )
+
+
+def launch(plan: Plan, folders: Folders) -> Run:
+    """Starts a server with its keeper; returns as soon as its process is written down.
+
+    Raises:
         StartFailedError: the program cannot be started.
     """
+    record = plan.record
     folder = folders.of(record.name)
-    make_private(folder)
     job = Job(
-        backend.command(record, port),
-        port,
+        plan.backend.command(record, plan.port),
+        plan.port,
+        record.host,
         run_file=str(folders.run_file(record.name)),
         log=str(folders.log(record.name)),
     )
-    keeper = subprocess.Popen(
-        [sys.executable, "-m", "vllm_mxext.registry.keeper"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        cwd=folder,  # not where the user happens to be: that folder could not be unmounted
-        env=_environment(record, backend, environ),
-    )
+    try:
+        make_private(folder)
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "vllm_mxext.registry.keeper"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            cwd=folder,  # not where the user happens to be: that folder could not be unmounted
+            env=plan.environ,
+        )
+    except OSError as error:
+        raise StartFailedError(f"'{record.name}' could not be started: '{folder}': {error.strerror}.") from None
     assert keeper.stdin is not None
     assert keeper.stdout is not None
     assert keeper.stderr is not None
     with keeper.stdin as job_pipe, keeper.stdout as answers, keeper.stderr as complaints:
-        job_pipe.write(json.dumps(asdict(job)).encode())
-        job_pipe.close()
+        with contextlib.suppress(BrokenPipeError):  # it complains about what has ended it
+            job_pipe.write(json.dumps(asdict(job)).encode())
+            job_pipe.close()
         answer = answers.readline()  # it goes on living, so that nobody waits for its end
         complaint = "" if answer else complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
     content = json.loads(answer) if answer else {"error": complaint or "its keeper did not answer"}
@@ -117,7 +158,7 @@ def _environment(record: ServerRecord, backend: Backend, environ: Mapping[str, s
         "site-packages",
         "dist-packages",
     ):  # `python main.py` in a folder that is not installed
-        found["PYTHONPATH"] = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [environ.get("PYTHONPATH")])])
+        found["PYTHONPATH"] = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [found.get("PYTHONPATH")])])
     if record.api_key_env is not None:
         key = environ.get(record.api_key_env)
         if not key:
@@ -150,7 +191,7 @@ def wait_until_ready(
     """
     began = time.monotonic()
     log = folders.log(record.name)
-    url = record.url(run.port)
+    url = record.url(run.port, run.host)
     assert url is not None
     while True:
         is_alive = run.server.is_alive()
@@ -176,10 +217,15 @@ def start_failure(record: ServerRecord, run: Run, folders: Folders) -> StartFail
     code = last.exit_code if last is not None and last.server == run.server else None
     lines = [line for line in logs.tail(folders.log(record.name), 400) if line.strip()]
     begin = max(
-        (at for at, line in enumerate(lines) if line.startswith("--- ") and " starting on " in line), default=-1
+        (at for at, line in enumerate(lines) if line.startswith(logs.NOTE) and " starting on " in line), default=-1
     )
-    said = tuple(line for line in lines[begin + 1 :] if not line.startswith("--- "))[-_TAIL_LINES:]
+    said = tuple(_plain(line) for line in lines[begin + 1 :] if not line.startswith(logs.NOTE))[-_TAIL_LINES:]
     how = describe_exit(code) if code is not None else "ended"
     return StartFailedError(
         f"'{record.name}' {how} before it was ready.", log_tail=said, hint=hint(record, run.port, code, said)
     )
+
+
+def _plain(line: str) -> str:
+    """Returns a line as it may stand among ours: no codes for terminals, and not without end."""
+    return "".join(one for one in line.expandtabs() if one.isprintable())[:_LINE_CHARACTERS]

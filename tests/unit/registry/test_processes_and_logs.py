@@ -15,6 +15,7 @@ import pytest
 
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry import logs, ports
+from vllm_mxext.registry.errors import RegistryError
 from vllm_mxext.registry.hints import hint
 from vllm_mxext.registry.processes import end, identify, send
 from vllm_mxext.registry.record import read_record
@@ -39,6 +40,21 @@ def test_a_reused_number_is_somebody_else_and_gets_no_signal(sleeper: subprocess
     assert sleeper.poll() is None
     end(now, timeout_s=5)
     assert sleeper.wait() == -signal.SIGTERM
+
+
+def test_a_process_of_another_user_is_told_and_goes_on(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_words: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.kill", refuse)
+    monkeypatch.setattr("signal.pidfd_send_signal", refuse, raising=False)
+    now = identify(sleeper.pid)
+    assert now is not None
+    with pytest.raises(RegistryError, match="belongs to another user"):
+        end(now, timeout_s=0)
+    assert now.is_alive()
 
 
 def test_a_process_that_nobody_has_buried_is_dead() -> None:
@@ -94,8 +110,35 @@ def test_a_log_is_followed_through_its_rotation(tmp_path: Path) -> None:
         done = step is None
         log.write(step or b"")
 
-    text = "".join(logs.follow(path, lambda: done, sleep=sleep))
-    assert text == "first\n" * 3 + "second\n" * 3 + "third\n" * 3
+    lines = list(logs.follow(path, 1, lambda: done, sleep=sleep))
+    assert lines == ["before", *["first"] * 3, *["second"] * 3, *["third"] * 3]
+
+
+def test_a_followed_log_loses_neither_halves_of_letters_nor_its_last_words(tmp_path: Path) -> None:
+    path = tmp_path / "server.log"
+    log = logs.RotatingLog(path)
+    log.write("old\nbefore\nfür ".encode()[:-2])
+    steps = iter(["ü".encode()[:1], "ü".encode()[1:] + b"x\nlast words"])
+
+    def sleep(_seconds: float) -> None:
+        log.write(next(steps, b""))
+
+    over = iter([False, False, False])
+    assert list(logs.follow(path, 1, lambda: next(over, True), sleep=sleep)) == ["füüx", "last words"]
+
+
+def test_lines_of_ours_begin_below_what_the_server_has_not_ended(tmp_path: Path) -> None:
+    path = tmp_path / "server.log"
+    logs.RotatingLog(path).write(b"no end")
+    log = logs.RotatingLog(path, max_bytes=40)
+    log.note("starting")
+    log.write(b"a line that came in two halves, ")
+    log.write(b"and was not cut\n")
+    log.write(b"next\n")
+    assert [line.partition(" 2")[0] for line in logs.tail(path, 9)] == [
+        "no end", "---", "a line that came in two halves, and was not cut", "next"
+    ]  # fmt: skip
+    assert len(logs.log_files(path)) > 1
 
 
 @pytest.mark.parametrize(

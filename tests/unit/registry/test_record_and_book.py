@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry.book import Book
-from vllm_mxext.registry.errors import BookError, UnknownServerError
+from vllm_mxext.registry.errors import BookError, RegistryError, UnknownServerError
+from vllm_mxext.registry.files import write_json
 from vllm_mxext.registry.folders import Folders
 from vllm_mxext.registry.record import read_record
 
@@ -45,6 +47,10 @@ def test_a_record_reads_what_it_has_written() -> None:
         ({"endpoint_url": "localhost:8000"}, "must be 'self-hosted' or an address"),
         ({"endpoint_url": "http://h:8000", "port": 1}, "--port is for servers that this machine starts"),
         ({"env": {"no-name": "1"}}, "--env must be NAME=VALUE"),
+        ({"env": {"A": "\0"}}, "--env must be NAME=VALUE"),
+        ({"extra_args": ["\0"]}, "--extra-args must be a list of texts"),
+        ({"model_path": "~nobody-of-that-name/m"}, "home folder of an unknown user"),
+        ({"endpoint_url": "http://h:8000\n"}, "one line without control characters"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_a_sentence(settings: dict[str, Any], sentence: str) -> None:
@@ -69,6 +75,11 @@ def test_a_name_that_could_be_a_path_or_a_flag_is_refused(name: str) -> None:
         {"env": {"MY_API_KEY": "S3CRET"}},
         {"extra_args": ["--api-key", "S3CRET"]},
         {"extra_args": ["--api-key=S3CRET"]},
+        {"extra_args": ["--ssl-keyfile-password", "S3CRET"]},
+        {"endpoint_url": "https://me:S3CRET@host:99999"},
+        {"endpoint_url": "me:S3CRET@host"},
+        {"model_path": "https://me:S3CRET@host/model"},
+        {"env": {"HTTPS_PROXY": "http://me:S3CRET@proxy:3128"}},
     ],
 )
 @pytest.mark.promise("REGISTRY-3")
@@ -87,6 +98,7 @@ def test_a_secret_is_neither_kept_nor_repeated(settings: dict[str, Any]) -> None
         ('{"schema_version": 1, "servers": {"a": {"port": -1}}}', "has a wrong entry"),
         ('{"schema_version": 99, "servers": {}}', "written by a newer version"),
         ("\udcff", "not UTF-8"),
+        ("[" * 100_000, "is not valid JSON"),
     ],
 )
 @pytest.mark.promise("REGISTRY-1")
@@ -123,6 +135,24 @@ def test_many_who_change_it_at_once_lose_nothing(folders: Folders) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(24)))
     assert len(Book(folders).read()) == 24
+
+
+def test_a_folder_that_is_called_like_a_model_changes_nothing(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Book(folders).change() as records:
+        records["a"] = read_record("a", {"model_path": "gpt2"})
+        records["b"] = read_record("b", {"model_path": "m" * 300})
+    (tmp_path / "gpt2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert [one.model_path for one in Book(folders).read().values()] == ["gpt2", "m" * 300]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RegistryError, match="is not a file"):
+        write_json(tmp_path / "pipe", {})
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
 def test_a_linked_file_stays_a_link(folders: Folders, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import psutil
@@ -187,7 +189,16 @@ def test_names_are_taken_once_and_unknown_ones_are_refused(user: User) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["add"], ["add", "x", "--port", "no"], ["add", "x", "--tensor-parallel", "2"], ["fly"], ["stop", "--al"]]
+    "words",
+    [
+        ["add"],
+        ["add", "x", "--port", "no"],
+        ["add", "x", "--tensor-parallel", "2"],
+        ["fly"],
+        ["ls"],
+        ["stop", "--al"],
+        ["add", "x", "--extra-args", "it's"],
+    ],
 )
 def test_wrong_usage_is_one_line_and_code_2(user: User, words: list[str]) -> None:
     assert user.types(*words, code=2).count("\n") == 1
@@ -227,10 +238,12 @@ def test_another_backend_says_what_is_missing(
 
 
 def test_another_backend_that_is_there_gives_the_command_to_type(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    user.types("add", "one", "--model-path", "gpt2", "--backend", "vllm", "--tensor-parallel", "2")
+    words = ("--model-path", "gpt2", "--backend", "vllm", "--tensor-parallel", "2")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: ModuleSpec(name, None))  # only a folder of that name
+    assert "is not installed" in user.types("add", "one", *words)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: ModuleSpec(name, None, origin="there"))
     printed = user.types("start", "one", code=5)
-    assert "python -m vllm.entrypoints.openai.api_server --model gpt2" in printed
+    assert f"{sys.executable} -m vllm.entrypoints.openai.api_server --model gpt2" in printed
     assert "--tensor-parallel-size 2" in printed
 
 
@@ -259,6 +272,8 @@ def test_the_doctor_finds_broken_files_and_what_was_left_behind(user: User, tmp_
     assert "belongs to no registered server" in printed
     assert "is damaged" in printed
     assert "unknown" in user.types("list")
+    user.types("add", "far", "--host", "192.0.2.1", "--port", "9")
+    assert "--host cannot be used" in user.types("doctor", code=1)
     user.folders.book.write_text("broken")
     assert "is not valid JSON" in user.types("doctor", code=1)
     assert user.folders.book.read_text() == "broken"
@@ -293,5 +308,7 @@ def test_an_editor_changes_a_registration_or_nothing(
         monkeypatch.setenv("EDITOR", f"cp {tmp_path / 'wanted.json'}")
         user.types("edit", "one", code=code)
         assert user.asks("show", "one")["model_path"] == "c/d"
+    monkeypatch.setenv("EDITOR", str(tmp_path / "none"))
+    assert "cannot be started" in user.types("edit", "one", code=2)
     monkeypatch.setenv("EDITOR", "false")
     assert "nothing was changed" in user.types("edit", "one", code=1)

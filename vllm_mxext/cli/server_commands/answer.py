@@ -15,7 +15,7 @@ class Answer:
     """What a command has done or found.
 
     Attributes:
-        value: for programs; printed as one JSON object.
+        value: for programs; printed as one JSON object unless it is empty.
         text: for people; nothing is printed if it is empty.
         exit_code: of the command.
     """
@@ -26,7 +26,7 @@ class Answer:
 
     def print(self, *, is_json: bool) -> int:
         """Prints it; returns the exit code."""
-        shown = self.as_json() if is_json else self.text
+        shown = self.as_json() if is_json and self.value else self.text
         if shown:
             print(shown)
         return self.exit_code

@@ -20,7 +20,7 @@ def export(servers: Servers, arguments: argparse.Namespace) -> Answer:
     records = servers.book.read()
     chosen = {name: find(records, name) for name in arguments.names} or records
     document = as_document(chosen)
-    if arguments.output is None:
+    if arguments.output in (None, "-"):
         return Answer(document, Answer(document, "").as_json())
     write_json(Path(arguments.output), document)
     names = list(document["servers"])
@@ -37,7 +37,7 @@ def import_servers(servers: Servers, arguments: argparse.Namespace) -> Answer:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"'{arguments.file}' cannot be read: {reason}.") from None
     given = parse_servers(text, arguments.file, "export")
-    with servers.book.change() as records:
+    with servers.changing(*given) as records:
         taken = sorted(set(given) & set(records))
         if taken and not arguments.replace:
             raise NameTakenError(

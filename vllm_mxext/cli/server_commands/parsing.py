@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from vllm_mxext.cli.commands import Command
 from vllm_mxext.config.parser import Parser
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry.errors import MEANINGS
-from vllm_mxext.registry.record import BACKENDS, DTYPES, SELF_HOSTED, SETTINGS, flag_of
+from vllm_mxext.registry.record import BACKENDS, DTYPES, SELF_HOSTED, SETTINGS, absolute, flag_of
 from vllm_mxext.registry.servers import STOP_TIMEOUT_S
 
 EXIT_CODES = "exit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS)
@@ -38,6 +39,13 @@ COMMANDS = {  # `module.function(servers, arguments)` returns an `Answer`
 }
 
 
+ELSEWHERE = {
+    "ls": "list", "create": "add", "register": "add", "remove": "rm", "delete": "rm", "inspect": "show",
+    "log": "logs", "kill": "stop --timeout 0", "down": "stop", "up": "start", "run": "start", "reload": "restart",
+}  # fmt: skip
+"""What other tools call a command."""
+
+
 def command_parser(name: str) -> Parser:
     """Returns the parser of one command."""
     summary = COMMANDS[name].summary
@@ -51,14 +59,23 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the settings of a record that the flags name.
 
     Raises:
-        ConfigError: one of `--env` has no value.
+        ConfigError: one of `--env` has no value, or a quotation mark of `--extra-args` is not closed.
     """
     found = {key: getattr(arguments, key) for key in SETTINGS if getattr(arguments, key) is not None}
     if "env" in found:
         found["env"] = dict(map(_name_and_value, found["env"]))
     if "extra_args" in found and len(found["extra_args"]) == 1:
-        found["extra_args"] = shlex.split(found["extra_args"][0])  # given as one text
+        found["extra_args"] = _words(found["extra_args"][0])  # given as one text
+    if "model_path" in found and os.path.exists(os.path.expanduser(found["model_path"])):
+        found["model_path"] = absolute(found["model_path"])  # now, because later commands are typed elsewhere
     return found
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"--extra-args cannot be split into words: {error}.") from None
 
 
 def _name_and_value(text: str) -> tuple[str, str]:
@@ -143,7 +160,9 @@ def _list(parser: Parser) -> None:
 def _logs(parser: Parser) -> None:
     _add_name(parser)
     parser.add_argument("--follow", "-f", action="store_true", help="go on until the server ends")
-    parser.add_argument("--lines", "-n", type=int, default=50, metavar="N", help="lines from the end (default: 50)")
+    parser.add_argument(
+        "--lines", "--tail", "-n", type=int, default=50, metavar="N", help="lines from the end (default: 50)"
+    )
 
 
 def _edit(parser: Parser) -> None:

@@ -30,7 +30,7 @@ _LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 def add(servers: Servers, arguments: argparse.Namespace) -> Answer:
     """Registers a server; of one that exists, changes settings if neither address nor model is named."""
     name, settings = arguments.name, given_settings(arguments)
-    with servers.book.change() as records:
+    with servers.changing(name) as records:
         known = records.get(name)
         is_change = known is not None and not arguments.replace and not {"endpoint_url", "model_path"} & set(settings)
         if known is not None and not arguments.replace and not (is_change and settings):
@@ -51,9 +51,13 @@ def edit(servers: Servers, arguments: argparse.Namespace) -> Answer:
     if both:
         raise ConfigError(f"{both[0].replace('_', '-')} is both set and unset; do one of them.")
     known = servers.book.get(name)
-    edited = None if settings or unset else _edited(known)
-    with servers.book.change() as records:
+    before, edited = known, None if settings or unset else _edited(known)
+    with servers.changing(name) as records:
         known = find(records, name)
+        if edited is not None and known != before:
+            raise RegistryError(
+                f"'{name}' was changed by another command meanwhile; nothing was changed. Edit it again."
+            )
         content = edited if edited is not None else {**known.as_mapping(), **settings}
         kept = {key: value for key, value in content.items() if key not in unset}
         if settings.get("endpoint_url", SELF_HOSTED) != SELF_HOSTED:  # what only a start needs is needed no longer
@@ -98,7 +102,7 @@ def _notes(servers: Servers, record: ServerRecord) -> list[str]:
         notes.append(f"{record.kind} {found.text}")
     if record.host not in _LOCAL_HOSTS and record.api_key_env is None:
         notes.append(f"with --host {record.host} everybody who reaches this machine may use it; set --api-key-env.")
-    if record.model_path is not None and record.model_path.startswith("/") and not Path(record.model_path).exists():
+    if record.model_path is not None and record.model_path.startswith("/") and not os.path.exists(record.model_path):
         notes.append(f"there is nothing at '{record.model_path}' yet.")
     run = read_run(servers.folders.run_file(record.name))
     if run is not None and run.server.is_alive():
@@ -117,7 +121,10 @@ def _edited(record: ServerRecord) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{record.name}.json"
         file.write_text(json.dumps(record.as_mapping(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
+        try:
+            code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"The editor '{editor}' cannot be started ({error}); set VISUAL or EDITOR.") from None
         if code != 0:
             raise RegistryError(f"The editor '{editor}' ended with code {code}; nothing was changed.")
         try:

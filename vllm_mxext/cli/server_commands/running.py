@@ -12,7 +12,9 @@ from vllm_mxext.registry.servers import Servers, Started
 
 def start(servers: Servers, arguments: argparse.Namespace) -> Answer:
     """Starts a server."""
-    return _told(_started(servers, arguments), "Started")
+    with Waiting(arguments.name, is_silent=arguments.json) as waiting:
+        started = servers.start(arguments.name, timeout_s=_patience(arguments), report=waiting.report)
+    return _told(started, "Started")
 
 
 def stop(servers: Servers, arguments: argparse.Namespace) -> Answer:
@@ -30,19 +32,21 @@ def stop(servers: Servers, arguments: argparse.Namespace) -> Answer:
 
 def restart(servers: Servers, arguments: argparse.Namespace) -> Answer:
     """Stops a server if it runs, and starts it."""
-    servers.stop(arguments.name, timeout_s=_seconds(arguments.stop_timeout))
-    return _told(_started(servers, arguments), "Restarted")
-
-
-def _started(servers: Servers, arguments: argparse.Namespace) -> Started:
-    timeout_s = None if arguments.no_wait else _seconds(arguments.timeout)
+    stop_timeout_s = _seconds(arguments.stop_timeout)
     with Waiting(arguments.name, is_silent=arguments.json) as waiting:
-        return servers.start(arguments.name, timeout_s=timeout_s, report=waiting.report)
+        started = servers.restart(
+            arguments.name, stop_timeout_s=stop_timeout_s, timeout_s=_patience(arguments), report=waiting.report
+        )
+    return _told(started, "Restarted")
+
+
+def _patience(arguments: argparse.Namespace) -> float | None:
+    return None if arguments.no_wait else _seconds(arguments.timeout)
 
 
 def _told(started: Started, verb: str) -> Answer:
     record, run = started.record, started.run
-    url = record.url(run.port)
+    url = record.url(run.port, run.host)
     value = {
         "name": record.name,
         "url": url,

@@ -15,7 +15,7 @@ from vllm_mxext.registry import logs as log_files
 from vllm_mxext.registry.backends import BACKENDS
 from vllm_mxext.registry.errors import DONE, NOT_RUNNING, NotRunningError
 from vllm_mxext.registry.ports import FIRST
-from vllm_mxext.registry.runs import read_run
+from vllm_mxext.registry.runs import Run, read_run
 from vllm_mxext.registry.servers import Servers, Status
 
 _BUILT_IN = "built-in"
@@ -59,9 +59,13 @@ def _ps_row(status: Status) -> tuple[str, ...]:
     counts = (None, None) if probe is None else (probe.running, probe.waiting)
     running, waiting = ("-" if count is None else str(count) for count in counts)
     return (
-        status.record.name, status.word, str(run.server.pid), str(run.port), duration(time.time() - run.started_at),
+        status.record.name, status.word, str(run.server.pid), str(run.port), duration(_uptime(run)),
         size(status.memory), running, waiting, status.record.model_path or _BUILT_IN,
     )  # fmt: skip
+
+
+def _uptime(run: Run) -> float:
+    return max(0.0, time.time() - run.started_at)  # the clock may have been set back
 
 
 def status(servers: Servers, arguments: argparse.Namespace) -> Answer:
@@ -103,7 +107,7 @@ def _facts(servers: Servers, found: Status) -> dict[str, Any]:
         "url": found.url,
         "port": run.port if run is not None else record.known_port,
         "pid": run.server.pid if run is not None and found.is_alive else None,
-        "uptime_s": round(time.time() - run.started_at, 3) if run is not None and found.is_alive else None,
+        "uptime_s": round(_uptime(run), 3) if run is not None and found.is_alive else None,
         "memory_bytes": found.memory,
         "requests_running": probe.running if probe is not None else None,
         "requests_waiting": probe.waiting if probe is not None else None,
@@ -137,28 +141,20 @@ def logs(servers: Servers, arguments: argparse.Namespace) -> Answer:
         raise NotRunningError(
             f"'{record.name}' has written nothing yet; start it with 'mxext server start {record.name}'."
         )
+    if arguments.follow:
+        _follow(servers, record.name, arguments.lines, is_json=arguments.json)
+        return Answer({}, "")
     lines = log_files.tail(path, arguments.lines)
-    if not arguments.follow:
-        return Answer({"name": record.name, "log": str(path), "lines": lines}, "\n".join(lines))
-    _follow(servers, record.name, lines, is_json=arguments.json)
-    return Answer({"name": record.name, "ended": True}, "")
+    return Answer({"name": record.name, "log": str(path), "lines": lines}, "\n".join(lines))
 
 
-def _follow(servers: Servers, name: str, lines: list[str], *, is_json: bool) -> None:
+def _follow(servers: Servers, name: str, count: int, *, is_json: bool) -> None:
     def is_over() -> bool:
         run = read_run(servers.folders.run_file(name))
         return run is None or not run.keeper.is_alive()
 
-    def show(line: str) -> None:
+    for line in log_files.follow(servers.folders.log(name), count, is_over):
         print(json.dumps({"line": line}, ensure_ascii=False) if is_json else line, flush=True)
-
-    for line in lines:
-        show(line)
-    rest = ""
-    for text in log_files.follow(servers.folders.log(name), is_over):
-        *whole, rest = (rest + text).split("\n")
-        for line in whole:
-            show(line)
 
 
 def show(servers: Servers, arguments: argparse.Namespace) -> Answer:

@@ -1,0 +1,66 @@
+"""Whatever answers at an address is described, and neither ends the command nor writes to the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from vllm_mxext.registry.probe import Probe, is_ready, probe
+
+MODELS = b'{"data": [{"id": "m\\u001b]0;title\\u0007"}]}'
+
+
+@contextlib.contextmanager
+def answering(bodies: dict[str, bytes], headers: dict[str, str] | None = None) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *words: object) -> None:
+            """Says nothing."""
+
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path in bodies else 404)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(bodies.get(self.path, b""))
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("listing", [b"[" * 100_000, b"<html>", b'{"data": [null]}', b'{"data": 3}', b"\xff\x00"])
+def test_a_listing_that_is_none_is_a_problem_in_words(listing: bytes) -> None:
+    with answering({"/v1/models": listing}) as url:
+        found = probe(url)
+    assert (found.is_reachable, found.is_ready) == (True, False)
+    assert "not like an OpenAI-compatible server" in found.problem
+
+
+def test_an_answer_that_cannot_be_decoded_is_a_problem_in_words() -> None:
+    with answering({"/v1/models": MODELS, "/health": b"not compressed"}, {"Content-Encoding": "gzip"}) as url:
+        assert "cannot be decoded" in probe(url).problem
+        assert is_ready(url) == (False, "")
+
+
+@pytest.mark.parametrize("number", ["1e999", "1.2.3"])
+def test_a_number_of_requests_that_is_none_is_left_out_and_names_hold_no_codes(number: str) -> None:
+    with answering({"/v1/models": MODELS, "/metrics": f"vllm:num_requests_running {number}\n".encode()}) as url:
+        assert probe(url) == Probe(is_reachable=True, is_ready=True, models=("m]0;title",))
+
+
+@pytest.mark.promise("REGISTRY-3")
+@pytest.mark.parametrize("key", ["S3CRET\r", "S3CRET\n", "S3CRET\N{LATIN SMALL LETTER E WITH ACUTE}"])
+def test_a_key_that_cannot_be_sent_is_not_repeated(key: str) -> None:
+    with answering({"/v1/models": MODELS}) as url:
+        found = probe(url, key)
+    assert "S3CRET" not in found.problem
+    assert "--api-key-env" in found.problem
