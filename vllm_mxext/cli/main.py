@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from vllm_mxext.config.sources import did_you_mean
 from vllm_mxext.errors import ConfigError, MxError
 
 EXIT_FAILED = 1
@@ -74,6 +75,8 @@ def _run(arguments: list[str]) -> int:
         module = importlib.import_module(COMMANDS[arguments[0]].module)
         code: int = module.run(arguments[1:])
         return code
+    if arguments and not arguments[0].startswith("-"):
+        raise ConfigError(f"There is no command 'mxext {arguments[0]}'{did_you_mean(arguments[0], COMMANDS)}")
     return _without_command(arguments)
 
 
@@ -86,7 +89,7 @@ def _without_command(arguments: Sequence[str]) -> int:
         + "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
         epilog="'mxext COMMAND --help' describes a command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C.",
     )
-    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("command", nargs="?", choices=list(COMMANDS), metavar="COMMAND", help="one of the above")
     if parser.parse_args(arguments).version:
         print(_version())

@@ -35,14 +35,15 @@ def run(argv: Sequence[str]) -> int:
         module = importlib.import_module(f"{_PACKAGE}.{command.module}")
         answer: Answer = getattr(module, command.function)(servers, arguments)
     except (MxError, KeyboardInterrupt) as error:
-        return _failed(error, is_json="--json" in argv)
+        return _failed(error, argv)
     return answer.print(is_json=arguments.json)
 
 
-def _failed(error: MxError | KeyboardInterrupt, *, is_json: bool) -> int:
-    text = str(error) if isinstance(error, MxError) else "Interrupted; a server that was being started goes on."
+def _failed(error: MxError | KeyboardInterrupt, argv: Sequence[str]) -> int:
+    goes_on = "; the server that was being started goes on" if argv[0] in ("start", "restart") else ""
+    text = str(error) if isinstance(error, MxError) else f"Interrupted{goes_on}."
     code, cause = _code_and_cause(error)
-    if is_json:
+    if "--json" in argv:
         content: dict[str, Any] = {"cause": cause, "message": text}
         if isinstance(error, StartFailedError):
             content |= {"log_tail": list(error.log_tail), "hint": error.hint}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.client import unified
 from tests.client.checks import Target
 from tests.client.standard_checks import NOBODY
 from tests.client.unified import echo_target, main
@@ -71,6 +72,14 @@ def test_wrong_usage_ends_with_2(arguments: list[str], environ: dict[str, str]) 
     with pytest.raises(SystemExit) as caught:
         main(arguments, environ)
     assert caught.value.code == 2
+
+
+def test_an_interrupted_run_ends_with_130(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(unified, "run_checks", press)
+    assert main(["--real"], {"VLLM_API_URL": NOBODY}) == unified.INTERRUPTED
 
 
 @pytest.mark.parametrize("path", ["generators/models/test_vllm_unified.py", "tests/client/test_vllm_unified.py"])
