@@ -33,7 +33,7 @@ from vllm_mxext.client.settings import ClientSettings
 from vllm_mxext.errors import MxError
 
 RESULTS = Path("collected_results")
-USAGE = 2
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,13 @@ SUITES = (
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
     """Runs the suites that the flags name; returns the exit code."""
+    try:
+        return _main(argv, environ)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _main(argv: Sequence[str] | None, environ: Mapping[str, str] | None) -> int:
     environ = os.environ if environ is None else environ
     parser = _parser()
     options = parser.parse_args(argv)
@@ -140,6 +147,8 @@ def _run(suite: Suite, target: Target, stamp: str) -> dict[str, object]:
 def _show(result: CheckResult) -> None:
     name = result.name.replace("_", " ")
     _say(f"  {result.status:12}{name} ({result.duration_s:.2f} s){': ' + result.problem if result.problem else ''}")
+    for figure, value in result.figures.items():
+        _say(f"              {figure} {f'{value:.4g}' if isinstance(value, float) else value}")
 
 
 def _say(line: str) -> None:

@@ -151,3 +151,60 @@ result = client.chat_with_lora("math_tuned", [
 ])
 print(json.dumps(result, indent=2))
 """
+
+RUNNER = (
+    "python generators/models/test_vllm_unified.py --standard",
+    "python generators/models/test_vllm_unified.py --performance",
+    "python generators/models/test_vllm_unified.py --real",
+    "python generators/models/test_vllm_unified.py --all",
+    "python generators/models/test_vllm_unified.py --all --model meta-llama/Llama-2-7b-chat-hf "
+    "--api-url http://vllm-server:8000 --timeout 60",
+)
+
+HEALTH = "curl http://localhost:8000/health"
+MODEL_INFORMATION = "curl http://localhost:8000/model"
+GENERATE = """\
+curl -X POST http://localhost:8000/generate \\
+    -H "Content-Type: application/json" \\
+    -d '{"prompt": "Hello, world!", "max_tokens": 20}'"""
+CHAT = """\
+curl -X POST http://localhost:8000/v1/chat/completions \\
+    -H "Content-Type: application/json" \\
+    -d '{
+      "model": "meta-llama/Llama-2-7b-chat-hf",
+      "messages": [{"role": "user", "content": "Hello, world!"}],
+      "max_tokens": 20
+    }'"""
+ADAPTERS = "curl http://0.0.0.0:8000/v1/lora_adapters"
+
+SDK_CLASS = '''\
+#!/usr/bin/env python3
+import requests
+import json
+
+class VllmMxextClient:
+    def __init__(self, base_url="http://0.0.0.0:8000"):
+        self.base_url = base_url.rstrip('/')
+
+    def load_lora(self, lora_name: str, lora_path: str):
+        """Load a LoRA adapter"""
+        response = requests.post(
+            f"{self.base_url}/v1/load_lora_adapter",
+            json={"lora_name": lora_name, "lora_path": lora_path}
+        )
+        return response.json()
+
+    def chat_with_lora(self, lora_name: str, messages: list):
+        """Chat using LoRA adapter"""
+        response = requests.post(
+            f"{self.base_url}/v1/chat/completions",
+            json={
+                "model": f"base_model:{lora_name}",
+                "messages": messages,
+                "max_tokens": 150
+            }
+        )
+        return response.json()
+
+# Usage
+'''

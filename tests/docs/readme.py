@@ -34,6 +34,12 @@ def heading_levels(path: Path) -> list[int]:
     return [len(match[1]) for match in re.finditer(r"^(#+) ", prose(path), re.MULTILINE)]
 
 
+def anchors(path: Path) -> set[str]:
+    """Returns what links can name in a page, as GitHub makes it from headings."""
+    titles = re.findall(r"^#+ (.*)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def links(path: Path) -> list[str]:
     return re.findall(r"\]\(([^)]+)\)", prose(path))
 

@@ -6,11 +6,9 @@ The server is one with known delays, in a process of its own; only its address a
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import pytest
 
 from tests.docs import documented_performance as documented
 from tests.docs.readme import ROOT
+from tests.docs.shell import lay_out, type_in
 from vllm_mxext.bench.server_process import ServerProcess
 
 pytestmark = [
@@ -40,6 +39,7 @@ class Shell:
 
     folder: Path
     url: str
+    environ: dict[str, str]
 
     @property
     def logs(self) -> list[Path]:
@@ -50,21 +50,7 @@ class Shell:
         for name in ("performance_tester", "performance_test.py"):
             places = f" --server-url {self.url} --log-dir {self.folder}/logs"
             command = re.sub(rf"({re.escape(name)})(?= )", rf"\1{places}", command)
-        environ = {
-            **os.environ,
-            "PATH": os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]]),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "XDG_STATE_HOME": str(self.folder / "state"),
-        }
-        result = subprocess.run(
-            ["bash", "-c", command],
-            cwd=self.folder,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        result = type_in(self.folder, command, self.environ)
         is_late = result.returncode == 4 and "the client" in result.stdout
         assert result.returncode == 0 or is_late, result.stdout[-2000:] + result.stderr
         return result.stdout
@@ -89,12 +75,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def shell(tmp_path: Path, url: str) -> Shell:
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    (tmp_path / "bin").mkdir()
-    program = tmp_path / "bin" / "python"
-    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    program.chmod(0o755)
-    return Shell(tmp_path, url)
+    return Shell(tmp_path, url, lay_out(tmp_path, "scripts"))
 
 
 def commands(block: str) -> list[str]:

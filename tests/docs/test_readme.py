@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.readme import CHINESE, ENGLISH, ROOT, code_blocks, heading_levels, inline_code, links, table_rows
+from tests.docs.readme import (
+    CHINESE,
+    ENGLISH,
+    ROOT,
+    anchors,
+    code_blocks,
+    heading_levels,
+    inline_code,
+    links,
+    table_rows,
+)
+
+FOLDERS = ("docs", "benchmarks", "vllm_mxext", "training", "tests", "examples", "scripts", "generators")
 
 
 @pytest.mark.promise("DOCS-2")
@@ -26,12 +38,23 @@ def test_both_languages_name_the_same_things() -> None:
     assert sorted(set(links(ENGLISH)) - {CHINESE.name}) == sorted(set(links(CHINESE)) - {ENGLISH.name})
 
 
-@pytest.mark.parametrize("page", [ENGLISH, CHINESE, ROOT / "CONTRIBUTING.md", ROOT / "docs/design/architecture.md"])
+PAGES = sorted({*ROOT.glob("*.md"), *(page for name in FOLDERS for page in (ROOT / name).rglob("*.md"))})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    missing = [
-        link for link in links(page) if "://" not in link and not (page.parent / link.partition("#")[0]).exists()
-    ]
+    missing = []
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if "://" not in link and (not target.exists() or (anchor and anchor not in anchors(target))):
+            missing.append(link)
     assert not missing
+
+
+def test_every_page_is_found_from_the_readme() -> None:
+    listed = {(ROOT / link.partition("#")[0]).resolve() for link in links(ENGLISH) if "://" not in link}
+    assert not {page for page in PAGES if ROOT / "docs" in page.parents} - listed
 
 
 def test_the_readme_shows_an_example_of_each_way_to_use_it() -> None:

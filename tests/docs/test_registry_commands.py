@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.docs import documented_servers as documented
-from tests.docs.readme import ROOT
+from tests.docs.readme import ENGLISH, ROOT, code_blocks
+from tests.docs.shell import lay_out, type_in
 from vllm_mxext.bench.server_process import free_port
 
 NAMES = "gpt2 vllm-gpt2 vllm-llama my-vllm-model"
@@ -33,40 +30,21 @@ class Shell:
 
     folder: Path
     port: int
+    environ: dict[str, str]
 
     def type(self, command: str, code: int = 0) -> str:
         """What a command prints; it must end with the code. Its ports become that of the server under test."""
         command = PORTS.sub(str(self.port), command)
         if command.startswith("./examples") and "--port" not in command:
             command += f" --port {self.port}"
-        result = subprocess.run(
-            ["bash", "-c", command], cwd=self.folder, env=self.environ, capture_output=True, text=True, timeout=120,
-            check=False,
-        )  # fmt: skip
+        result = type_in(self.folder, command, self.environ)
         assert result.returncode == code, result.stdout + result.stderr
         return result.stdout + result.stderr
-
-    @property
-    def environ(self) -> dict[str, str]:
-        own = {
-            "PATH": os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]]),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "XDG_CONFIG_HOME": str(self.folder / "config"),
-            "XDG_STATE_HOME": str(self.folder / "state"),
-        }
-        return {**os.environ, **own}
 
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    for name in ("examples", "main.py"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "bin").mkdir()
-    for name in ("python", "python3"):
-        program = tmp_path / "bin" / name
-        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-        program.chmod(0o755)
-    shell = Shell(tmp_path, free_port())
+    shell = Shell(tmp_path, free_port(), lay_out(tmp_path, "examples", "main.py"))
     yield shell
     for name in shell.type("python main.py server list --quiet").split():
         shell.type(f"python main.py server stop {name}")
@@ -115,3 +93,23 @@ def test_a_server_is_registered_started_and_tested_as_documented(shell: Shell) -
     assert "'finish_reason': 'stop'" in shell.type("python ask.py")
     assert "does not serve 'other'" in shell.type("./examples/test_vllm.py --model other", code=1)
     assert "Stopped" in shell.type("python main.py server stop vllm-gpt2")
+
+
+@needs_shell
+@pytest.mark.e2e
+@pytest.mark.promise("DOCS-5")
+def test_the_commands_of_the_page_and_of_the_readme_run_in_order(shell: Shell) -> None:
+    page = [block.text for block in code_blocks(ROOT / "docs" / "servers.md")]
+    life, tests, completion = page
+    (readme,) = [block.text for block in code_blocks(ENGLISH) if "server add" in block.text]
+    assert set(readme.splitlines()) <= set(life.splitlines())
+    add, start, ps, logs, stop = life.splitlines()
+    assert add.endswith(" --model-path builtin")
+    shell.type(f"{add} --port {shell.port}")
+    shell.type(start)
+    assert "demo  running" in shell.type(ps)
+    assert "Serving demo, mx-tiny, builtin on " in shell.type(logs)
+    for command in tests.splitlines():
+        assert "checks passed" in shell.type(command)
+    assert "Stopped 'demo'." in shell.type(stop)
+    assert "complete -" in shell.type(f"{completion.strip()} && complete -p mxext")

@@ -40,7 +40,6 @@ exit codes:
 """At the end of `--help`."""
 
 _ALIASES = {
-    "--url": "server.url",
     "--input-len": "workload.input_tokens",
     "--output-len": "workload.output_tokens",
     "--shared-prefix": "workload.shared_prefix_tokens",
@@ -121,7 +120,7 @@ def _parser(prog: str, *, asks_for_model: bool) -> argparse.ArgumentParser:
     model = "without --model the server's first model" if asks_for_model else "--model is needed"
     parser = argparse.ArgumentParser(
         prog=prog,
-        usage="%(prog)s --model MODEL [options]",
+        usage=f"%(prog)s {'[--model MODEL]' if asks_for_model else '--model MODEL'} [options]",
         description=f"Measure a running server; {model}.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -142,8 +141,9 @@ def _parser(prog: str, *, asks_for_model: bool) -> argparse.ArgumentParser:
         "compared without measuring",
     )
     parser.add_argument(
-        "--history", dest="show_history", action="store_true", help="print the table of earlier runs and leave"
+        "--history", dest="show_history", action="store_true", help="print the table of earlier runs and exit"
     )
+    parser.add_argument("--url", dest="server.url", metavar="URL", default=None, help="the same as --server-url")
     for alias, dest in _ALIASES.items():
         parser.add_argument(alias, dest=dest, default=None, help=argparse.SUPPRESS)
     return parser
@@ -200,6 +200,9 @@ def _finish(result: RunResult, plan: Plan, baseline: RunResult | None, other: Ru
         print(f"\n{further_block(report)}")
     for problem in problems:
         print(f"mxext: {problem}", file=sys.stderr)
+    if not any(one.num_ok for one in report.stages) and not result.is_interrupted:
+        detail = next((one.failure_detail for one in result.records if one.failure_detail), "")
+        print(f"mxext: No request was answered{f': {detail}' if detail else '.'}", file=sys.stderr)
     return _exit_code(report, plan, is_saved=not problems)
 
 

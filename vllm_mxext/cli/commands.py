@@ -56,7 +56,7 @@ def without_command(
         elsewhere: name of a command in other tools -> what is typed here.
 
     Raises:
-        ConfigError: it names another.
+        ConfigError: it names another, or has an unknown flag.
     """
     name = parser.parse_known_args(argv)[0].command
     if elsewhere and name in elsewhere:
@@ -65,4 +65,5 @@ def without_command(
         from vllm_mxext.config.sources import did_you_mean  # noqa: PLC0415 - only after a mistake
 
         raise ConfigError(f"There is no command '{parser.prog} {name}'{did_you_mean(name, commands)}")
+    parser.parse_args(argv)
     parser.print_help()

@@ -17,6 +17,8 @@ def run(argv: Sequence[str]) -> int:
     add_talker_arguments(parser)
     parser.add_argument("prompt", nargs="?", help="the prompt (default: standard input)")
     arguments, flags = parser.parse_known_args(argv)
+    if arguments.prompt is None and sys.stdin.isatty():
+        print("Type the prompt; Ctrl-D on a line of its own ends it.", file=sys.stderr)
     prompt = sys.stdin.read() if arguments.prompt is None else arguments.prompt
     with (
         make_talker(arguments, flags) as talker,

@@ -74,6 +74,8 @@ def _run(arguments: list[str]) -> int:
         module = importlib.import_module(COMMANDS[arguments[0]].module)
         code: int = module.run(arguments[1:])
         return code
+    if arguments and not arguments[0].startswith("-"):
+        raise ConfigError(f"There is no command 'mxext {arguments[0]}'{did_you_mean(arguments[0], COMMANDS)}")
     return _without_command(arguments)
 
 
@@ -85,7 +87,7 @@ def _without_command(arguments: Sequence[str]) -> int:
         "'mxext COMMAND --help' describes a command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C.",
         COMMANDS,
     )
-    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
     if "--version" in arguments:
         print(_version())
         return 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vllm_mxext.cli.connection import DEFAULT_URL, Connection
 from vllm_mxext.config.app import parse_serve_args
 from vllm_mxext.config.options import all_flags
+from vllm_mxext.config.sources import did_you_mean
 from vllm_mxext.errors import ConfigError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ def make_talker(arguments: argparse.Namespace, flags: Sequence[str]) -> Talker:
     """
     if arguments.model is None:
         if flags:
-            raise ConfigError(f"Unknown flag {flags[0]}; flags of the engine need --model.")
+            flag = flags[0].partition("=")[0]
+            close = did_you_mean(flag, [f"--{name.replace('_', '-')}" for name in vars(arguments)])
+            raise ConfigError(f"Unknown flag {flag}{close} Flags of the engine need --model.")
         connection = Connection(DEFAULT_URL if arguments.url is None else arguments.url, arguments.api_key)
         return ServerTalker(connection, arguments.model_name or connection.first_model())
     if arguments.url is not None or arguments.model_name is not None:

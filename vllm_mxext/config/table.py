@@ -11,6 +11,7 @@ from vllm_mxext.config.options import all_flags
 from vllm_mxext.config.resolve import Decision, ResolvedConfig
 
 HIDDEN = "******"
+DEFAULT = "default"
 
 _NOTHING: Mapping[str, Decision] = {}
 
@@ -29,9 +30,9 @@ class Row(NamedTuple):
     origin: str
 
 
-def format_table(resolved: ResolvedConfig) -> str:
-    """Returns one line per flag: name, value, origin."""
-    return format_rows(rows(resolved.app, resolved.decisions))
+def format_changes(resolved: ResolvedConfig) -> str:
+    """Returns one line per flag that was given or looked up: name, value, origin; all others have their defaults."""
+    return format_rows([row for row in rows(resolved.app, resolved.decisions) if row.origin != DEFAULT])
 
 
 def rows(app: AppConfig, decisions: Mapping[str, Decision] = _NOTHING) -> list[Row]:
@@ -54,10 +55,10 @@ def format_rows(shown: list[Row]) -> str:
 def _row(flag: Flag, app: AppConfig, decisions: Mapping[str, Decision]) -> Row:
     decision = decisions.get(flag.field)
     value = getattr(getattr(app, flag.group), flag.field)
-    origin = app.origins.get(flag.field, "default")
+    origin = app.origins.get(flag.field, DEFAULT)
     if decision is not None:
         value = decision.value
-        origin = decision.reason if origin == "default" else f"{origin}, {decision.reason}"
+        origin = decision.reason if origin == DEFAULT else f"{origin}, {decision.reason}"
     if flag.facts.is_secret:
         value = tuple(HIDDEN for _ in value)
     return Row(flag.name, format_value(value), origin)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vllm_mxext.builtin import BUILTIN_MODEL_NAME
+from vllm_mxext.builtin import BUILTIN_ALIASES, BUILTIN_MODEL_NAME
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry.errors import BackendMissingError
 from vllm_mxext.registry.record import NATIVE, ServerRecord
@@ -18,6 +18,9 @@ from vllm_mxext.registry.record import NATIVE, ServerRecord
 OUR_SERVER = (sys.executable, "-m", "vllm_mxext.entrypoints.openai.api_server")
 
 _EXAMPLE_PORT = 8000
+
+_QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics,/version,/v1/models")
+"""What the registry itself asks, which would bury the requests in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +134,14 @@ def _version(module: str) -> str | None:
 
 
 def _native(record: ServerRecord, port: int) -> list[str]:
-    names = [record.name, record.model_path or BUILTIN_MODEL_NAME]
+    model = record.model_path or BUILTIN_MODEL_NAME
+    names = BUILTIN_ALIASES if model in BUILTIN_ALIASES else (model,)
+    quiet = () if _gives(record, "--disable-access-log-for-endpoints") else _QUIET
     return [
         *OUR_SERVER,
-        *("--model", record.model_path or BUILTIN_MODEL_NAME, "--host", record.host, "--port", str(port)),
-        *_served_names(record, list(dict.fromkeys(names))),
+        *("--model", model, "--host", record.host, "--port", str(port)),
+        *_served_names(record, list(dict.fromkeys((record.name, *names)))),
+        *quiet,
         *_flags(record, tensor_parallel="--tensor-parallel-size", max_model_len="--max-model-len",
                 gpu_memory_utilization="--gpu-memory-utilization", dtype="--dtype"),
         *record.extra_args,
@@ -179,10 +185,11 @@ def _tensorrt_llm(record: ServerRecord, port: int) -> list[str]:
 
 def _served_names(record: ServerRecord, names: list[str]) -> list[str]:
     """Requests may name the model or the server, unless the user has other wishes."""
-    wished = {"--served-model-name", "--served_model_name"}
-    if any(one.partition("=")[0] in wished for one in record.extra_args):
-        return []
-    return ["--served-model-name", *names]
+    return [] if _gives(record, "--served-model-name") else ["--served-model-name", *names]
+
+
+def _gives(record: ServerRecord, flag: str) -> bool:
+    return any(one.partition("=")[0].replace("_", "-") == flag for one in record.extra_args)
 
 
 def _flags(record: ServerRecord, **flags: str) -> list[str]:

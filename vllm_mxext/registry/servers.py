@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,6 +24,9 @@ STOP_TIMEOUT_S = 40.0
 """How long a server may finish its requests: our own takes up to 30 s for them, and a little to end."""
 
 _KEEPER_S = 5.0
+
+_LISTENS_S = 30.0
+"""How long a server that does not listen counts as starting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +328,10 @@ class Servers:
             variable = BACKENDS[record.kind].key_variable
         key = self._environ.get(variable) if variable is not None else None
         memory = memory_bytes(run.server) if run is not None else None
-        return replace(status, probe=probe(status.url, key), memory=memory)
+        answer = probe(status.url, key)
+        if run is not None and not answer.is_reachable and time.time() - run.started_at < _LISTENS_S:
+            answer = Probe(phase="starting", problem="it does not listen yet")
+        return replace(status, probe=answer, memory=memory)
 
     @contextmanager
     def _alone_with(self, name: str) -> Iterator[None]:

@@ -61,10 +61,10 @@ def test_every_documented_option_is_in_the_help_with_its_default(capsys: pytest.
     assert left.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
     for option, default in re.findall(r"^  (--[a-z-]+).*?(?:\(default: (.*)\))?$", HELP, re.MULTILINE):
-        found = re.search(rf"{option} (?:(?! --).)*", printed)
+        found = re.findall(rf"{option} (?:(?! --).)*", printed)
         assert found, option
         if default:
-            assert f"(default: {default})" in found[0]
+            assert any(f"(default: {default})" in one for one in found)
 
 
 @pytest.mark.promise("CLI-2")
@@ -106,6 +106,15 @@ def test_a_file_is_needed_by_the_config_runner(capsys: pytest.CaptureFixture[str
     assert left.value.code == 2
     assert performance_config_runner.main(["none.yaml"]) == 2
     assert "none.yaml" in capsys.readouterr().err
+
+
+def test_the_last_line_says_why_nothing_was_answered(measured: Measured, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = record(0, failure="http_status", failure_detail="HTTP 404: There is no such model.", token_source="none")
+    measured(result([failed]))
+    assert main(["bench", "serve", "--model", "m", "--no-save"]) == 1
+    assert (
+        capsys.readouterr().err.splitlines()[-1] == "mxext: No request was answered: HTTP 404: There is no such model."
+    )
 
 
 @pytest.mark.promise("PERF-26")

@@ -54,6 +54,26 @@ def test_no_command_prints_help_and_is_wrong_usage(capsys: pytest.CaptureFixture
     assert "COMMAND" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["sevre"], "did you mean serve?"),
+        (["server", "strat"], "did you mean start?"),
+        (["server", "add", "demo", "--prot", "9"], "Unknown flag --prot; did you mean --port?"),
+        (["server", "rm", "demo", "another"], "'another' is one argument too many"),
+        (["chat", "--max-tokns=9"], "did you mean --max-tokens?"),
+        (["complete", "a", "--temprature", "0"], "did you mean --temperature?"),
+        (["bench", "serve", "--concurent-requests", "9"], "did you mean --concurrent-requests?"),
+    ],
+)
+def test_what_was_mistyped_is_named_with_a_suggestion(
+    typed: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(typed) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert meant in line
+
+
 def test_a_wrong_flag_is_one_line_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--prot", "1"]) == 2
     printed = capsys.readouterr()

@@ -13,7 +13,7 @@ from vllm_mxext.config.engine import LoRAConfig
 from vllm_mxext.config.machine import Memory
 from vllm_mxext.config.resolve import Machine, ResolvedConfig, resolve
 from vllm_mxext.config.server import LoRAModule, LoRAServingConfig
-from vllm_mxext.config.table import format_table
+from vllm_mxext.config.table import format_changes
 from vllm_mxext.engine.engine_args import EngineArgs
 from vllm_mxext.errors import ConfigError
 
@@ -57,7 +57,7 @@ def test_each_way_to_ask_for_adapters_switches_them_on_and_the_table_says_which(
     for argv, environ, origin in asked:
         config = resolved(*argv, **environ)
         assert config.engine.lora is not None
-        row = next(line for line in format_table(config).splitlines() if line.startswith("  enable-lora "))
+        row = next(line for line in format_changes(config).splitlines() if line.startswith("  enable-lora "))
         assert row.split(maxsplit=2)[1:] == ["on", origin]
 
 

@@ -59,7 +59,7 @@ def test_the_commands_of_the_readme_run_as_printed(user: User) -> None:
     (block,) = (block.text for block in code_blocks(ENGLISH) if "server add demo" in block.text)
     for line in block.splitlines():
         program, command, *words = line.split()
-        assert (program, command) == (".venv/bin/mxext", "server")
+        assert (program, command) == ("mxext", "server")
         user.types(*words)
     assert user.types("list", "--quiet") == "demo\n"
 
@@ -134,7 +134,7 @@ def test_a_server_that_is_not_ready_in_time_goes_on(user: User, monkeypatch: pyt
     user.types("add", "one", "--port", str(free_port()))
     user.types("start", "one", "--no-wait")
     assert "goes on starting" in user.types("start", "one", "--timeout", "0.5", code=3)
-    assert user.asks("ps")["servers"][0]["state"] in ("starting", "not answering")
+    assert user.asks("ps")["servers"][0]["state"] == "starting"
 
 
 @pytest.mark.promise("REGISTRY-4")

@@ -203,7 +203,7 @@ class LoadPlan:
         metavar="B",
     )
     ramp_to: float = _option(
-        0.0, "float", "Let the rate grow from --request-rate to this", "--ramp-to", minimum=0, metavar="R"
+        0.0, "float", "Let the rate grow from --request-rate to this (0: it stays)", "--ramp-to", minimum=0, metavar="R"
     )
     duration: float = _option(
         0.0,
@@ -243,11 +243,15 @@ class SloPlan:
     """Section `slo`: what a good answer is; milliseconds, 0 = no limit."""
 
     preset: str = _option("", "text", "Limits of a benchmark", "--slo", choices=tuple(SLO_PRESETS), metavar="PRESET")
-    ttft_ms: float = _option(0.0, "float", "Limit of the time to first token", "--slo-ttft-ms", minimum=0, metavar="MS")
-    tpot_ms: float = _option(
-        0.0, "float", "Limit of the time per output token", "--slo-tpot-ms", minimum=0, metavar="MS"
+    ttft_ms: float = _option(
+        0.0, "float", "Limit of the time to first token (0: none)", "--slo-ttft-ms", minimum=0, metavar="MS"
     )
-    e2e_ms: float = _option(0.0, "float", "Limit of the end-to-end latency", "--slo-e2e-ms", minimum=0, metavar="MS")
+    tpot_ms: float = _option(
+        0.0, "float", "Limit of the time per output token (0: none)", "--slo-tpot-ms", minimum=0, metavar="MS"
+    )
+    e2e_ms: float = _option(
+        0.0, "float", "Limit of the end-to-end latency (0: none)", "--slo-e2e-ms", minimum=0, metavar="MS"
+    )
     percentile: float = _option(
         99.0, "float", "Share of the answers that must be good, in percent", "--slo-percentile", minimum=0, metavar="P"
     )

@@ -130,15 +130,13 @@ def _add_flag(group: argparse._ArgumentGroup, dest: str, option: Option, default
         return
     if option.kind == "switch":
         positive, negative = option.flag, f"--no-{option.flag[2:]}"
-        state = "default: True" if default else "default: False"
-        group.add_argument(positive, dest=dest, action="store_true", default=None, help=f"{option.help} ({state})")
-        group.add_argument(negative, dest=dest, action="store_false", default=None, help=f"Opposite of {positive}")
+        group.add_argument(
+            positive, dest=dest, action="store_true", default=None, help=f"{option.help} (default: {bool(default)})"
+        )
+        group.add_argument(negative, dest=dest, action="store_false", default=None, help=f"The opposite of {positive}")
         return
-    shown = (
-        ""
-        if default in (None, "", ()) or "default:" in option.help or "off" in option.help
-        else f" (default: {default})"
-    )
+    is_told = default in (None, "", ()) or "default:" in option.help or (default == 0 and "0:" in option.help)
+    shown = "" if is_told else f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
     choices = f": {', '.join(option.choices)}" if option.choices else ""
     group.add_argument(
         option.flag,

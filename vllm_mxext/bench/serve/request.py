@@ -108,7 +108,7 @@ async def ask(wire: Wire, plan: RequestPlan, body: bytes, reply: Reply) -> None:
     reply.sent_s, reply.written_s = exchange.sent_s, exchange.written_s
     reply.ended_s, reply.status = exchange.ended_s, exchange.status
     if exchange.status != 200:
-        _fail(reply, "http_status", f"HTTP {exchange.status}: {_shown(bytes(exchange.body))}")
+        _fail(reply, "http_status", f"HTTP {exchange.status}: {_refusal(bytes(exchange.body))}")
     elif reader is not None:
         reader.finish(exchange.headers.get("content-type", ""))
     else:
@@ -211,6 +211,14 @@ def _read_whole(reply: Reply, body: bytes) -> None:
 
 def _fail(reply: Reply, kind: str, detail: str) -> None:
     reply.failure, reply.failure_detail = kind, detail
+
+
+def _refusal(body: bytes) -> str:
+    try:
+        message = orjson.loads(body)["error"]["message"]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return _shown(body)
+    return _shown(str(message).encode())
 
 
 def _shown(content: bytes) -> str:

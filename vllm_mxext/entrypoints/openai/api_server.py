@@ -15,7 +15,7 @@ from vllm_mxext.config.app import AppConfig, parse_serve_args
 from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.config.hub import without_effect
 from vllm_mxext.config.resolve import ResolvedConfig, resolve, resolve_server
-from vllm_mxext.config.table import format_table
+from vllm_mxext.config.table import format_changes
 from vllm_mxext.entrypoints.starting import Start, stored_start
 from vllm_mxext.errors import ConfigError, MxError
 from vllm_mxext.logger import LogSettings, configure_logging, init_logger
@@ -65,7 +65,7 @@ def run(app: AppConfig) -> int:
 
 def _resolved(start: Start) -> ResolvedConfig:
     resolved = resolve(start.app)
-    logger.info("Configuration:\n%s", format_table(resolved))
+    logger.info("Configuration, beside defaults ('mxext hub config' shows all):\n%s", format_changes(resolved))
     return resolved
 
 

@@ -75,8 +75,9 @@ async def _ask_engine(context: ServerContext) -> None:
 
 def _report(context: ServerContext) -> dict[str, Any]:
     status = context.adapters.status
+    seconds = context.hub.downloads.phase_seconds | dict(status.phase_seconds)
     return {
         "status": "ready" if status.phase is EnginePhase.READY else "waiting",
         "phase": status.phase.value,
-        "phase_seconds": context.hub.downloads.phase_seconds | dict(status.phase_seconds),
+        "phase_seconds": {phase: round(value, 3) for phase, value in seconds.items()},
     }
