@@ -276,13 +276,15 @@ PROMISES = {
     "PERF-11": "Synthetic prompts have exactly the number of tokens asked for, and share exactly what they should.",
     "PERF-12": "Measured times are those of the server's own clock, and a client that cannot keep up says so.",
     "PERF-13": "An interrupted run returns what had come.",
+    "PERF-14": "The knee of a sweep is where the server is full, also with few requests, or is said not to be reached.",
     "PERF-20": "Every documented command line of the performance tester runs as printed.",
     "PERF-21": "The console has the documented headings in English and Chinese, and an absent figure is n/a, never 0.",
     "PERF-22": "The log has the documented name, sections and keys, replaces nothing, and falls back to a folder that "
     "can be written, with a message.",
     "PERF-23": "Prometheus text, CSV and JSON hold the figures of the report, and nothing for what is absent.",
     "PERF-24": "The HTML report is one file that loads nothing and runs no script.",
-    "PERF-25": "A difference is claimed only if its interval excludes none, and never of an invalid run.",
+    "PERF-25": "A difference is claimed only if its interval excludes none, and never of an invalid run; what cannot "
+    "be compared is no success.",
     "PERF-26": "A regression, a missed objective and an invalid measurement have exit codes of their own.",
     "PERF-27": "Earlier runs are kept, and shown with sparklines.",
     # Server registry

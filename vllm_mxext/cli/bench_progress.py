@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from vllm_mxext.bench.serve.labels import LABELS, Language
 from vllm_mxext.bench.serve.plan import Plan
 from vllm_mxext.bench.serve.result import RunResult
 from vllm_mxext.bench.serve.stage_run import Progress
@@ -23,7 +24,7 @@ def measure(plan: Plan) -> RunResult:
     """
     from vllm_mxext.bench.serve.runner import run_plan  # noqa: PLC0415 - not needed for help and comparisons
 
-    line = ProgressLine(sys.stderr)
+    line = ProgressLine(sys.stderr, language="zh" if plan.output.language == "zh" else "en")
     try:
         return run_plan(plan, line.show)
     finally:
@@ -36,10 +37,12 @@ class ProgressLine:
     Args:
         stream: for people; whether it is a terminal decides how.
         now: monotonic seconds.
+        language: of the words.
     """
 
-    def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic, language: Language = "en") -> None:
         self._stream = stream
+        self._language: Language = language
         self._is_terminal = stream.isatty()
         self._now = now
         self._last_s = now()
@@ -47,12 +50,12 @@ class ProgressLine:
     def show(self, progress: Progress) -> None:
         """Shows where a stage is."""
         if self._is_terminal:
-            self._stream.write(_ERASE_LINE + progress_text(progress))
+            self._stream.write(_ERASE_LINE + progress_text(progress, self._language))
         elif self._now() - self._last_s < _EVERY_S:
             return
         else:
             self._last_s = self._now()
-            self._stream.write(progress_text(progress) + "\n")
+            self._stream.write(progress_text(progress, self._language) + "\n")
         self._stream.flush()
 
     def close(self) -> None:
@@ -62,19 +65,20 @@ class ProgressLine:
             self._stream.flush()
 
 
-def progress_text(progress: Progress) -> str:
+def progress_text(progress: Progress, language: Language = "en") -> str:
     """Returns one line with the current figures."""
+    words = LABELS[language]
     planned = "" if progress.num_planned is None else f"/{progress.num_planned}"
     parts = [
         f"{progress.server}: {progress.stage}",
-        f"{progress.num_done}{planned} done",
-        f"{progress.num_in_flight} in flight",
+        words["done"].format(count=f"{progress.num_done}{planned}"),
+        words["n_in_flight"].format(count=progress.num_in_flight),
         f"{progress.chunks_per_s:.0f} chunks/s",
         "TTFT n/a" if progress.ttft_s is None else f"TTFT {progress.ttft_s:.3f}s",
         f"{progress.elapsed_s:.0f} s",
     ]
     if progress.num_failed:
-        parts.insert(2, f"{progress.num_failed} failed")
+        parts.insert(2, words["n_failed"].format(count=progress.num_failed))
     if progress.is_warmup:
-        parts.append("warm-up")
+        parts.append(words["is_warmup"])
     return ", ".join(parts)

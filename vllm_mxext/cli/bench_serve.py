@@ -71,7 +71,7 @@ def run(argv: Sequence[str], prog: str = "mxext bench serve", *, asks_for_model:
     base = read_plan(Path(arguments.config)) if arguments.config else Plan()
     language = _language(getattr(arguments, "output.language") or base.output.language)
     if arguments.show_history:
-        print(format_history(History().runs(), language))
+        _print(format_history(History().runs(), language))
         return 0
     given = arguments.compare or []
     are_urls = [text.startswith(("http://", "https://")) for text in given]
@@ -83,7 +83,7 @@ def run(argv: Sequence[str], prog: str = "mxext bench serve", *, asks_for_model:
     if given and are_urls[0]:
         setattr(arguments, "server.compare_url", given[0])
     elif given:
-        other = RunResult.read(Path(given[0]))
+        other = _earlier(RunResult.read(Path(given[0])), f"'{given[0]}'")
     _set_objectives(arguments)
     if asks_for_model and not base.server.model and getattr(arguments, "server.model") is None:
         setattr(arguments, "server.model", "unknown")
@@ -91,7 +91,8 @@ def run(argv: Sequence[str], prog: str = "mxext bench serve", *, asks_for_model:
         setattr(arguments, "server.model", _first_model(arguments, base))
     plan = plan_from_arguments(arguments, base)
     _check_outputs(plan.output)
-    baseline = History().baseline(plan.output.baseline) if plan.output.baseline else None
+    name = plan.output.baseline
+    baseline = _earlier(History().baseline(name), f"The baseline '{name}'") if name else None
     result = measure(plan)
     if not result.records:
         print("mxext: interrupted before the first answer.", file=sys.stderr)
@@ -184,78 +185,111 @@ def _check_outputs(output: OutputPlan) -> None:
         History().result_path(output.run_name)
 
 
-def _finish(result: RunResult, plan: Plan, baseline: RunResult | None, other: RunResult | None) -> int:
+def _earlier(result: RunResult, name: str) -> Report:
+    """The report of an earlier run.
+
+    Raises:
+        ConfigError: it is damaged, or nothing can be compared with it; said before a server is asked.
+    """
+    report = _report(result, name)
+    check_comparable(result, name)
+    try:
+        compare(report.blocks, report.blocks)
+    except ConfigError as error:
+        raise ConfigError(f"{name} cannot be compared with: {error}") from None
+    return report
+
+
+def _report(result: RunResult, name: str) -> Report:
+    try:
+        report = Report.of(result)
+        _ = report.blocks, report.values
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ConfigError(f"{name} is damaged ({error}); write it again with --json.") from None
+    return report
+
+
+def _print(text: str) -> None:
+    """Prints; what the terminal's encoding does not have becomes a question mark instead of the end of a run."""
+    try:
+        print(text)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "ascii"
+        print(text.encode(encoding, "replace").decode(encoding))
+
+
+def _finish(result: RunResult, plan: Plan, baseline: Report | None, other: Report | None) -> int:
     """Compares, shows and saves; returns the exit code."""
     output = plan.output
     language = _language(output.language)
     report = Report.of(result, language=language)
     compared = _compared(report, plan, other)
-    against = _against(baseline, report)
+    against = _comparisons(baseline, report, language) if baseline else ()
     report = dataclasses.replace(report, comparisons=compared, baseline=against)
-    paths, problems = save_outputs(report, output)
+    saved = save_outputs(report, output)
     if output.console_output:
-        print(documented_block(report))
-        if paths:
-            print("\n" + "\n".join(f"{LABELS[language]['saved']}: {path}" for path in paths))
-        print(f"\n{further_block(report)}")
-    for problem in problems:
-        print(f"mxext: {problem}", file=sys.stderr)
+        _print(documented_block(report))
+        if saved.paths:
+            _print("\n" + "\n".join(f"{LABELS[language]['saved']}: {path}" for path in saved.paths))
+        _print(f"\n{further_block(report)}")
+    for sentence in (*saved.notices, *saved.problems):
+        print(f"mxext: {sentence}", file=sys.stderr)
     if not any(one.num_ok for one in report.stages) and not result.is_interrupted:
         detail = next((one.failure_detail for one in result.records if one.failure_detail), "")
         print(f"mxext: No request was answered{f': {detail}' if detail else '.'}", file=sys.stderr)
-    return _exit_code(report, plan, is_saved=not problems)
+    return _exit_code(report, plan, is_saved=not saved.problems, is_compared=other is None or bool(compared))
 
 
-def _exit_code(report: Report, plan: Plan, *, is_saved: bool) -> int:
+def _exit_code(report: Report, plan: Plan, *, is_saved: bool, is_compared: bool) -> int:
     words = LABELS[report.language]
     regressions = [one for one in report.baseline if one.is_regression(plan.output.max_regression / 100)]
     if report.result.is_interrupted:
         return EXIT_INTERRUPTED
     if not any(one.num_ok for one in report.stages) or not is_saved:
         return EXIT_FAILED
-    is_untold = plan.server.compare_url and not report.comparisons
-    if not report.result.is_valid or is_untold or (plan.output.baseline and not report.baseline):
+    is_told = is_compared and (bool(report.comparisons) or not plan.server.compare_url)
+    if not report.result.is_valid or not is_told or (plan.output.baseline and not report.baseline):
         return EXIT_INVALID  # what was asked for could not be told, for a reason that has been printed
     for one in regressions:
-        print(f"{words['regression']}: {one.sentence('the baseline', 'this run')}", file=sys.stderr)
+        sentence = one.sentence(words["the_baseline"], words["this_run"], report.language)
+        print(f"{words['regression']}: {sentence}", file=sys.stderr)
     if plan.output.baseline and not regressions:
         print(f"{words['no_regression']}.", file=sys.stderr)
     return EXIT_MISSED if regressions or report.is_missed else 0
 
 
-def _compared(report: Report, plan: Plan, other: RunResult | None) -> tuple[Comparison, ...]:
+def _compared(report: Report, plan: Plan, other: Report | None) -> tuple[Comparison, ...]:
     """Two servers of one run, or this run (A) and an earlier one (B)."""
-    if other is None and not plan.server.compare_url:
+    if other is not None:
+        return _comparisons(report, other, report.language)
+    if not plan.server.compare_url:
         return ()
     try:
-        if other is not None:
-            return _compare_results(report, Report.of(other))
-        check_comparable(report.result, report.result)
-        return compare(report.samples(plan.server.name), report.samples(plan.server.compare_name))
-    except ConfigError as error:
-        print(f"mxext: {error}", file=sys.stderr)
-        return ()
-
-
-def _against(baseline: RunResult | None, report: Report) -> tuple[Comparison, ...]:
-    if baseline is None:
-        return ()
-    try:
-        return _compare_results(Report.of(baseline), report)
+        check_comparable(report.result, "This run")
+        return compare(report.turns(plan.server.name), report.turns(plan.server.compare_name), is_paired=True)
     except ConfigError as error:
         print(f"mxext: {error}", file=sys.stderr)
         return ()
 
 
 def _compare_files(first: Path, second: Path, language: Language) -> int:
-    reports = [Report.of(RunResult.read(path)) for path in (first, second)]
-    compared = _compare_results(*reports)
-    print(format_comparison(LABELS[language]["compare"], compared, language))
+    one, other = (_report(RunResult.read(path), f"'{path}'") for path in (first, second))
+    compared = _comparisons(one, other, language)
+    if not compared:
+        return EXIT_INVALID
+    _print(format_comparison(LABELS[language]["compare"], compared, language))
     return 0
 
 
-def _compare_results(first: Report, second: Report) -> tuple[Comparison, ...]:
-    check_comparable(first.result, second.result)
-    for sentence in differences(first.result, second.result):
-        print(f"mxext: not the same test: {sentence}", file=sys.stderr)
-    return compare(first.samples(), second.samples())
+def _comparisons(first: Report, second: Report, language: Language) -> tuple[Comparison, ...]:
+    """Comparisons of two runs; none, and the reason printed, where there is nothing to be told."""
+    try:
+        for report, name in ((first, "The first run"), (second, "The second run")):
+            check_comparable(report.result, name)
+        compared = compare(first.blocks, second.blocks)
+    except ConfigError as error:
+        print(f"mxext: {error}", file=sys.stderr)
+        return ()
+    for sentence in differences(first.result, second.result, language):
+        print(f"mxext: {sentence}", file=sys.stderr)
+    return compared

@@ -74,8 +74,6 @@ def _run(arguments: list[str]) -> int:
         module = importlib.import_module(COMMANDS[arguments[0]].module)
         code: int = module.run(arguments[1:])
         return code
-    if arguments and not arguments[0].startswith("-"):
-        raise ConfigError(f"There is no command 'mxext {arguments[0]}'{did_you_mean(arguments[0], COMMANDS)}")
     return _without_command(arguments)
 
 

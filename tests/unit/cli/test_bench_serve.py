@@ -172,7 +172,94 @@ def test_two_files_are_compared_without_measuring(
     assert plans == []
     assert "TTFT: B is slower than A by 20.0 %" in capsys.readouterr().out
     (tmp_path / "c.json").write_text(ten_requests(invalid_reasons=("Late.",)).to_json())
-    assert main(["bench", "serve", "--compare", str(tmp_path / "a.json"), str(tmp_path / "c.json")]) == 2
+    assert main(["bench", "serve", "--compare", str(tmp_path / "a.json"), str(tmp_path / "c.json")]) == 4
+    assert "The second run is not a valid measurement" in capsys.readouterr().err
+
+
+@pytest.mark.promise("PERF-25")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (ten_requests(invalid_reasons=("Late.",)).to_json(), "is not a valid measurement"),
+        (result(slower(1.0, 5)).to_json(), "at least 6 blocks"),
+        (ten_requests().to_json().replace('"sent_s": 0.0', '"sent_s": "soon"'), "is damaged"),
+        (ten_requests().to_json().replace('"stages": [', '"stages": ["x", '), "is not complete"),
+        (ten_requests().to_json()[:-9], "is not JSON"),
+        ("{}", "is not the result of a performance test"),
+    ],
+)
+def test_an_earlier_run_that_nothing_can_be_compared_with_is_told_before_a_server_is_asked(
+    text: str, told: str, measured: Measured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans = measured(ten_requests())
+    (tmp_path / "run.json").write_text(text)
+    for option in ("--compare", "--baseline"):
+        assert main(["bench", "serve", "--model", "m", "--no-save", option, str(tmp_path / "run.json")]) == 2
+        assert told in capsys.readouterr().err
+    assert plans == []
+
+
+@pytest.mark.promise("PERF-25")
+@pytest.mark.parametrize("option", ["--compare", "--baseline"])
+def test_a_run_that_could_not_be_compared_as_asked_is_no_success(
+    option: str, measured: Measured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text(ten_requests().to_json())
+    measured(result(slower(1.0, 3)))
+    assert main(["bench", "serve", "--model", "m", "--no-save", option, str(tmp_path / "run.json")]) == 4
+    assert "ask for more with --num-requests" in capsys.readouterr().err
+
+
+@pytest.mark.promise("PERF-26")
+def test_failing_more_often_than_the_baseline_is_a_regression(
+    measured: Measured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["bench", "serve", "--model", "m", "--log-dir", str(tmp_path)]
+    measured(result(slower(1.0)))
+    assert main([*call, "--run-name", "before"]) == 0
+    half = [dataclasses.replace(one, failure="http_status" if at % 2 else "") for at, one in enumerate(slower(1.0))]
+    measured(result(half))
+    assert main([*call, "--baseline", "before"]) == 3
+    assert (
+        "REGRESSION: share of answered requests: this run is worse than the baseline by 50" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.promise("PERF-22")
+def test_a_log_in_another_folder_is_no_failure(
+    measured: Measured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured(ten_requests())
+    (tmp_path / "file").write_text("")
+    assert main(["bench", "serve", "--model", "m", "--log-dir", str(tmp_path / "file" / "log")]) == 0
+    printed = capsys.readouterr()
+    assert "--log-dir names another folder" in printed.err
+    assert f"Results saved to: {tmp_path / 'state'}" in printed.out
+
+
+def test_a_terminal_without_chinese_letters_does_not_end_a_run(
+    measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(ten_requests())
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, "ascii", write_through=True))
+    assert main(["bench", "serve", "--model", "m", "--no-save", "--lang", "zh"]) == 0
+    assert b"P95: 0.200s" in printed.getvalue()
+
+
+@pytest.mark.promise("PERF-21")
+def test_every_sentence_of_a_chinese_report_is_chinese(
+    measured: Measured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text(result(slower(1.2)).to_json())
+    measured(result(slower(1.0)))
+    flags = ["--lang", "zh", "--compare", str(tmp_path / "run.json"), "--max-tokens", "7"]
+    assert main(["bench", "serve", "--model", "m", "--no-save", *flags]) == 0
+    printed = capsys.readouterr()
+    for line in (printed.out + printed.err).splitlines():
+        assert re.search(r"[\u4e00-\u9fff]", line) or not re.search(r"[a-z]{3,} [a-z]{2,} [a-z]{2,}", line), line
+    assert "TTFT：B 比 A 慢 20.0%" in printed.out
+    assert "两次测试不相同" in printed.err
 
 
 def test_an_address_to_compare_with_is_measured_in_turns(measured: Measured) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vllm_mxext.bench.serve import definitions
 from vllm_mxext.bench.serve.labels import LABELS
-from vllm_mxext.bench.serve.report_data import Report, named_values, seconds
+from vllm_mxext.bench.serve.report_data import Report, level_name, named_values, seconds
 from vllm_mxext.bench.serve.svg import Axes, Mark, Series, histogram, line_chart
 
 _MAX_BUCKETS = 120
@@ -38,7 +38,7 @@ def load_charts(report: Report) -> list[Chart]:
     loads = [one.stage.level for one in levels]
     load_label = words["rate"] if has_rates else words["concurrency"]
     is_log = loads[-1] >= _WIDE * loads[0] > 0
-    marks = [Mark(report.figures.stage.level, words["knee"])] if report.knee is not None else []
+    marks = [Mark(report.figures.stage.level, words["knee"])] if report.knee_index is not None else []
 
     def line(name: str, key: str, xs: Iterable[float]) -> Series:
         pairs = zip(xs, (one[key] for one in values), strict=True)
@@ -91,10 +91,16 @@ def timeline_charts(report: Report) -> list[Chart]:
     for at, change in changes:
         open_now += change
         flight.append((at, float(open_now)))
-    is_compared = len({one.server for one in result.stages}) > 1
     # A single stage needs a mark only where its warm-up ends.
     marked = len(result.stages) > 1 or any(record.is_warmup for record in result.records)
-    marks = [Mark(one.measured_s, one.server if is_compared else one.name) for one in result.stages] if marked else []
+    marks = (
+        [
+            Mark(one.measured_s, one.server if report.is_comparison else level_name(one, report.language))
+            for one in result.stages
+        ]
+        if marked
+        else []
+    )
     time = words["time"]
     points = tuple((index * width, amount) for index, amount in enumerate([*tokens, 0.0]))
     charts = [
@@ -120,7 +126,7 @@ def timeline_charts(report: Report) -> list[Chart]:
 
 def distribution_charts(report: Report) -> list[Chart]:
     """Returns histograms of TTFT, TPOT and E2E at the main level."""
-    words, samples, values = LABELS[report.language], report.samples(), report.values
+    words, samples, values = LABELS[report.language], report.samples, report.values
     charts = []
     for name in ("ttft", "tpot", "e2e"):
         if not samples[name]:

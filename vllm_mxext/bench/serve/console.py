@@ -13,6 +13,7 @@ from vllm_mxext.bench.serve.report_data import (
     POINTS,
     Report,
     count,
+    level_name,
     named_values,
     number,
     seconds,
@@ -21,8 +22,6 @@ from vllm_mxext.bench.serve.report_data import (
 
 RULE = "=" * 80
 _DASH = "-" * 80
-_WORDS = {"better": "faster", "worse": "slower", "same": "same"}
-"""Verdict -> name of its label."""
 
 
 def documented_block(report: Report) -> str:
@@ -71,16 +70,16 @@ def format_comparison(title: str, compared: Sequence[Comparison], language: Lang
     header = (words["figure"], "A", "B", words["ratio"], words["interval"], words["verdict"])
     rows = [
         (
-            one.figure,
+            words[f"compared_{one.figure}"],
             one.first,
             one.second,
             f"{one.ratio:.3f}",
             f"{one.low:.3f} .. {one.high:.3f}",
-            words[_WORDS[one.verdict]],
+            words[one.verdict],
         )
         for one in compared
     ]
-    sentences = [f"  {one.sentence('A', 'B')}" for one in compared] if language == "en" else []
+    sentences = [f"  {one.sentence('A', 'B', language)}" for one in compared]
     return "\n".join([f"{title}:", *_indented(format_table(header, rows)), *sentences])
 
 
@@ -96,7 +95,7 @@ def _counts(report: Report) -> list[str]:
     words, one, values = LABELS[report.language], report.figures, report.values
     sources = ", ".join(f"{name} ({times})" for name, times in one.token_sources.items())
     rows = [
-        ("stage", one.stage.name) if len(report.stages) > 1 else ("server", one.stage.server),
+        ("stage", level_name(one.stage, report.language)) if len(report.stages) > 1 else ("server", one.stage.server),
         ("successful", count(values.get("successful_requests"))),
         ("failed", count(values.get("failed_requests"))),
         ("warmup", count(sum(record.is_warmup for record in report.result.records))),
@@ -132,10 +131,10 @@ def _levels(report: Report) -> list[str]:
     for index, one in enumerate(report.stages):
         values = named_values(one)
         cells = [seconds(values.get(name)) for name in ("ttft_median", "ttft_p99", "tpot_median", "e2e_p99")]
-        mark = words["knee"] if index == report.knee else ""
+        mark = words["knee"] if index == report.knee_index else ""
         rows.append(
             (
-                one.stage.name,
+                level_name(one.stage, report.language),
                 one.stage.server,
                 number(values.get("output_throughput")),
                 number(values.get("request_throughput")),
@@ -143,7 +142,8 @@ def _levels(report: Report) -> list[str]:
                 mark,
             )
         )
-    return [f"{words['stages']}:", *_indented(format_table(header, rows))]
+    sentence = [f"  {report.knee_sentence}"] if report.knee else []
+    return [f"{words['stages']}:", *_indented(format_table(header, rows)), *sentence]
 
 
 def _objectives(report: Report) -> list[str]:
@@ -160,7 +160,7 @@ def _objectives(report: Report) -> list[str]:
     if report.result.is_valid:  # figures that must not be used meet nothing
         lines.append(f"  {words['slo_missed'] if report.is_missed else words['slo_met']}")
         if report.is_sweep and report.best_good is not None:
-            lines.append(f"  {words['best_good']}: {report.best_good.stage.name}")
+            lines.append(f"  {words['best_good']}: {level_name(report.best_good.stage, report.language)}")
     return lines
 
 

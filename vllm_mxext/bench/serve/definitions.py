@@ -50,8 +50,16 @@ FORMULAS: tuple[tuple[str, str], ...] = (
     ("percentile", "linear interpolation between the two nearest values"),
     (
         "knee",
-        "sweep of concurrency: the lowest level with at least 95 % of the best output tokens/s; sweep of rates: the "
-        "highest rate up to which, in the steady window, answers ended as fast as requests were sent, within 5 %",
+        "sweep of concurrency: the lowest level whose output tokens/s (in the steady window, if there is one) are at "
+        "least 90 % of the median of those of it and of all higher levels; sweep of rates: the highest rate up to "
+        "which, in the steady window, answers ended as fast as requests were sent, within 5 %; not reached if the "
+        "highest level did not fill the server",
+    ),
+    (
+        "comparison",
+        "ratio of the means over blocks of each side: the turns of two servers, pair by pair, or consecutive parts of "
+        "two runs; of latencies each block gives its median; interval: bootstrap over the blocks (percentiles widened "
+        "for few blocks after Hesterberg), 95 % for each figure on its own",
     ),
 )
 """Name and formula of every figure, by our definitions, in the order of a report."""

@@ -80,7 +80,7 @@ class History:
     def runs(self) -> list[Run]:
         """Returns all runs, oldest first; lines that are none, such as one cut off by a full disk, are left out."""
         try:
-            lines = self._file.read_text(encoding="utf-8").splitlines()
+            lines = self._file.read_text(encoding="utf-8", errors="replace").split("\n")
         except FileNotFoundError:
             return []
         return [run for run in map(_run, lines) if run is not None]

@@ -15,6 +15,7 @@ from vllm_mxext.bench.serve.report_data import (
     POINTS,
     Report,
     count,
+    level_name,
     named_values,
     number,
     request_values,
@@ -72,7 +73,10 @@ def to_html(report: Report) -> str:
         _tiles(report),
         _section(words["stages"], _levels(report)) if len(report.stages) > 1 else "",
         _grid(words["latency_chart"], charts),
-        _grid(f"{words['distributions']} · {report.figures.stage.name}", distribution_charts(report)),
+        _grid(
+            f"{words['distributions']} · {level_name(report.figures.stage, report.language)}",
+            distribution_charts(report),
+        ),
         _grid(words["timeline"], timeline_charts(report)),
         _compared(words["compare"], report.comparisons, report),
         _compared(words["baseline"], report.baseline, report),
@@ -100,7 +104,7 @@ def _head(report: Report, model: str) -> str:
     if report.figures.goodput is not None and result.is_valid:
         badges.append((words["slo_missed"], "bad") if report.is_missed else (words["slo_met"], "good"))
     if report.is_sweep and report.best_good is not None and result.is_valid:
-        badges.append((f"{words['best_good']}: {report.best_good.stage.name}", "good"))
+        badges.append((f"{words['best_good']}: {level_name(report.best_good.stage, report.language)}", "good"))
     if result.is_interrupted:
         badges.append((words["interrupted"], "bad"))
     shown = "".join(f'<span class="badge {kind}">{escape(text)}</span>' for text, kind in badges)
@@ -142,11 +146,22 @@ def _levels(report: Report) -> str:
     for index, one in enumerate(report.stages):
         values = named_values(one)
         latencies = [seconds(values[f"{name}_{point}"]) for name in DISTRIBUTIONS[:3] for point in ("median", "p99")]
-        knee = f" ({words['knee']})" if index == report.knee else ""
+        knee = f" ({words['knee']})" if index == report.knee_index else ""
         rates = (number(values["output_throughput"]), number(values["request_throughput"]))
-        rows.append((f"{one.stage.name}{knee}", one.stage.server, *rates, *latencies, count(values["failed_requests"])))
+        rows.append(
+            (
+                f"{level_name(one.stage, report.language)}{knee}",
+                one.stage.server,
+                *rates,
+                *latencies,
+                count(values["failed_requests"]),
+            )
+        )
     names = [f"{name} {point}" for name in ("TTFT", "TPOT", "E2E") for point in ("P50", "P99")]
-    return _table((words["stage"], words["server"], "tokens/s", words["rate"], *names, words["failed"]), rows)
+    sentence = f"<p>{escape(report.knee_sentence)}</p>" if report.knee else ""
+    return sentence + _table(
+        (words["stage"], words["server"], "tokens/s", words["rate"], *names, words["failed"]), rows
+    )
 
 
 def _figures(report: Report) -> str:
@@ -186,20 +201,20 @@ def _compared(title: str, compared: Sequence[Comparison], report: Report) -> str
     if not compared:
         return ""
     words = LABELS[report.language]
-    names = {"better": words["faster"], "worse": words["slower"], "same": words["same"]}
     rows = [
         (
-            words[one.figure],
+            words[f"compared_{one.figure}"],
             f"{one.first:.4g}",
             f"{one.second:.4g}",
             f"{one.ratio:.3f}",
             f"{one.low:.3f} – {one.high:.3f}",
-            names[one.verdict],
+            words[one.verdict],
         )
         for one in compared
     ]
     header = (words["figure"], "A", "B", words["ratio"], words["interval"], words["verdict"])
-    return _section(title, _table(header, rows))
+    sentences = _list(one.sentence("A", "B", report.language) for one in compared)
+    return _section(title, _table(header, rows) + sentences)
 
 
 def _requests(report: Report) -> str:
@@ -209,7 +224,7 @@ def _requests(report: Report) -> str:
     for record in report.result.records[:_MAX_ROWS]:
         values = request_values(record, report.compat)
         cells = (_cell(values[name]) for name in shown)
-        rows.append((*cells, "warm-up" if record.is_warmup else record.failure or record.finish_reason))
+        rows.append((*cells, words["is_warmup"] if record.is_warmup else record.failure or record.finish_reason))
     total = len(report.result.records)
     more = f" ({_MAX_ROWS} / {total})" if total > _MAX_ROWS else f" ({total})"
     table = _table((*shown, ""), rows)

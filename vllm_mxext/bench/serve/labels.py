@@ -1,4 +1,4 @@
-"""The words of reports, in English and Chinese; the first block of each has the documented headings."""
+"""The words and sentences of reports, in English and Chinese; the first of each are the documented headings."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ _ENGLISH = {
     "ratio": "ratio",
     "interval": "95 % interval",
     "verdict": "verdict",
-    "faster": "better",
-    "slower": "worse",
+    "better": "better",
+    "worse": "worse",
     "same": "no difference seen",
     "baseline": "Against the baseline",
     "regression": "REGRESSION",
@@ -95,6 +95,42 @@ _ENGLISH = {
     "all_requests": "All requests",
     "server_metrics": "The server's own metrics",
     "table": "All figures",
+    "knee_found": "Knee: {level}.",
+    "knee_above": "Knee: not reached; {level} did not fill the server.",
+    "knee_below": "Knee: below the lowest level; even {level} was more than the server does.",
+    "compared_ttft": "TTFT",
+    "compared_tpot": "TPOT",
+    "compared_e2e": "E2E",
+    "compared_throughput": "throughput per request",
+    "compared_output_throughput": "output tokens per second",
+    "compared_answered": "share of answered requests",
+    "sentence_same": "{figure}: no difference seen between {first} and {second} (ratio {ratio:.3f}, "
+    "95 % interval {low:.3f} to {high:.3f}).",
+    "sentence_differs": "{figure}: {second} is {word} than {first} by {percent:.1f} % (ratio {ratio:.3f}, "
+    "95 % interval {low:.3f} to {high:.3f}).",
+    "speed_better": "faster",
+    "speed_worse": "slower",
+    "the_baseline": "the baseline",
+    "this_run": "this run",
+    "difference": "Not the same test: {name} was {first} in the first run and {second} in the second.",
+    "late": "Stage '{stage}': the client woke up {late:.1f} ms late (99th percentile; up to {limit:.1f} ms would not "
+    "matter); run the tester on another machine, or with less load on this one.",
+    "late_sending": "Stage '{stage}': the client sent requests {late:.1f} ms late (99th percentile; up to {limit:.1f} "
+    "ms would not matter); run the tester on another machine, or with less load on this one.",
+    "busy": "Stage '{stage}': the client used {share:.0%} of its processor core; run the tester on another machine, or "
+    "with less load on this one.",
+    "no_files": "Stage '{stage}': the client ran out of file descriptors; raise the limit (ulimit -n) or ask for fewer "
+    "requests at once.",
+    "note_tokenizer": "Output tokens of {count} answers were counted with the tokenizer, as the server sent no usage.",
+    "note_server": "Output tokens of {count} answers were counted by the server's /tokenize, as it sent no usage.",
+    "note_none": "Output tokens of {count} answers are unknown: the server sent no usage and has no /tokenize; give "
+    "--tokenizer.",
+    "note_again": "Prompts were used more than once; a server that caches prefixes answers them faster the "
+    "second time.",
+    "done": "{count} done",
+    "n_failed": "{count} failed",
+    "n_in_flight": "{count} in flight",
+    "is_warmup": "warm-up",
 }
 
 _CHINESE = {
@@ -162,8 +198,8 @@ _CHINESE = {
     "ratio": "比值",
     "interval": "95% 置信区间",
     "verdict": "结论",
-    "faster": "更好",
-    "slower": "更差",
+    "better": "更好",
+    "worse": "更差",
     "same": "未见差异",
     "baseline": "与基线对比",
     "regression": "性能退化",
@@ -185,6 +221,39 @@ _CHINESE = {
     "all_requests": "所有请求",
     "server_metrics": "服务器自身的指标",
     "table": "所有指标",
+    "knee_found": "拐点：{level}。",
+    "knee_above": "拐点：未达到；{level} 还没有使服务器饱和。",
+    "knee_below": "拐点：低于最低级别；连 {level} 也超出了服务器的能力。",
+    "compared_ttft": "TTFT",
+    "compared_tpot": "TPOT",
+    "compared_e2e": "E2E",
+    "compared_throughput": "单个请求的吞吐量",
+    "compared_output_throughput": "每秒输出Token数",
+    "compared_answered": "得到回答的请求所占比例",
+    "sentence_same": "{figure}：{first} 与 {second} 之间未见差异（比值 {ratio:.3f}，95% 置信区间 "
+    "{low:.3f} 至 {high:.3f}）。",
+    "sentence_differs": "{figure}：{second} 比 {first} {word} {percent:.1f}%（比值 {ratio:.3f}，95% 置信区间 "
+    "{low:.3f} 至 {high:.3f}）。",
+    "speed_better": "快",
+    "speed_worse": "慢",
+    "the_baseline": "基线",
+    "this_run": "本次测试",
+    "difference": "两次测试不相同：{name} 在第一次中为 {first}，在第二次中为 {second}。",
+    "late": "阶段“{stage}”：客户端晚了 {late:.1f} 毫秒才被唤醒（P99；{limit:.1f} 毫秒以内没有影响）；"
+    "请在另一台机器上运行测试，或减轻本机的负载。",
+    "late_sending": "阶段“{stage}”：客户端晚了 {late:.1f} 毫秒才发送请求（P99；{limit:.1f} 毫秒以内没有影响）；"
+    "请在另一台机器上运行测试，或减轻本机的负载。",
+    "busy": "阶段“{stage}”：客户端占用了其处理器核心的 {share:.0%}；请在另一台机器上运行测试，或减轻本机的负载。",
+    "no_files": "阶段“{stage}”：客户端的文件描述符已用完；请提高上限（ulimit -n），或减少同时进行的请求。",
+    "note_tokenizer": "服务器没有返回 usage，{count} 个回答的输出Token由分词器计数。",
+    "note_server": "服务器没有返回 usage，{count} 个回答的输出Token由服务器的 /tokenize 计数。",
+    "note_none": "{count} 个回答的输出Token数未知：服务器没有返回 usage，也没有 /tokenize；"
+    "请用 --tokenizer 指定分词器。",
+    "note_again": "提示词被重复使用；有前缀缓存的服务器第二次会回答得更快。",
+    "done": "已完成 {count}",
+    "n_failed": "失败 {count}",
+    "n_in_flight": "进行中 {count}",
+    "is_warmup": "预热",
 }
 
 LABELS: Mapping[Language, Mapping[str, str]] = {"en": _ENGLISH, "zh": _CHINESE}

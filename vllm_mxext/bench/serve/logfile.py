@@ -71,8 +71,12 @@ def _write(folder: Path, name: str, text: str) -> Path:
         except FileExistsError:
             number += 1
             continue
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError:
+            path.unlink()  # on a full disk: half a log is none
+            raise
         return path
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vllm_mxext.bench.serve.blocks import MIN_BLOCKS
 from vllm_mxext.bench.serve.slo import SLO_PRESETS
 from vllm_mxext.errors import ConfigError
 
@@ -19,6 +20,9 @@ Kind = Literal["text", "int", "float", "switch", "numbers", "length"]
 Compat = Literal["own", "vllm", "guidellm"]
 
 DEFAULT_LOG_DIR = "/opt/mim/log"
+
+MAX_REQUESTS = 1_000_000
+"""More would not fit into memory; what a million requests do not show, two million do not either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class Option:
         flag: of the command line; empty if only files have it.
         choices: the only values, if any.
         minimum: smallest number.
+        maximum: largest number.
         metavar: for `--help`.
     """
 
@@ -39,6 +44,7 @@ class Option:
     flag: str = ""
     choices: tuple[str, ...] = ()
     minimum: float | None = None
+    maximum: float | None = None
     metavar: str | None = None
 
 
@@ -75,7 +81,13 @@ class ServerPlan:
     )
     compare_name: str = _option("B", "text", "Label of the second server in reports", "--compare-name", metavar="NAME")
     compare_rounds: int = _option(
-        4, "int", "Turns of each server in a comparison", "--compare-rounds", minimum=1, metavar="N"
+        8,
+        "int",
+        "Turns of each server in a comparison",
+        "--compare-rounds",
+        minimum=MIN_BLOCKS,
+        maximum=1000,
+        metavar="N",
     )
 
 
@@ -101,7 +113,13 @@ class RequestPlan:
         "--ignore-eos",
     )
     warmup_requests: int = _option(
-        0, "int", "Requests before measuring, from the same prompts", "--warmup-requests", minimum=0, metavar="N"
+        0,
+        "int",
+        "Requests before measuring, from the same prompts",
+        "--warmup-requests",
+        minimum=0,
+        maximum=MAX_REQUESTS,
+        metavar="N",
     )
     timeout: float = _option(
         600.0, "float", "Seconds after which a request has failed", "--timeout", minimum=0.001, metavar="S"
@@ -128,7 +146,15 @@ class RequestPlan:
 class WorkloadPlan:
     """Section `workload`: the prompts."""
 
-    num_prompts: int = _option(10, "int", "Number of default prompts to use", "--num-prompts", minimum=1, metavar="N")
+    num_prompts: int = _option(
+        10,
+        "int",
+        "Number of default prompts to use",
+        "--num-prompts",
+        minimum=1,
+        maximum=MAX_REQUESTS,
+        metavar="N",
+    )
     prompts_file: str = _option(
         "", "text", "File containing prompts (one per line, or JSONL)", "--prompts-file", metavar="FILE"
     )
@@ -138,6 +164,7 @@ class WorkloadPlan:
         "Requests in all, prompts taken again in turn (0: one per prompt)",
         "--num-requests",
         minimum=0,
+        maximum=MAX_REQUESTS,
         metavar="N",
     )
     input_tokens: Length | None = _option(  # noqa: RUF009 - `_option` returns a dataclass field
@@ -146,6 +173,7 @@ class WorkloadPlan:
         "Synthetic prompts of this many tokens, or of a range 64:256",
         "--input-tokens",
         minimum=1,
+        maximum=MAX_REQUESTS,
         metavar="N",
     )
     output_tokens: Length | None = _option(  # noqa: RUF009 - the same
@@ -380,8 +408,27 @@ def _conflicts(plan: Plan) -> Sequence[tuple[bool, str]]:
         (bool(load.sweep_levels) and not load.sweep, "--sweep-levels needs --sweep concurrency or --sweep rate."),
         (any(level <= 0 for level in load.sweep_levels), "--sweep-levels must be above 0."),
         (
+            load.sweep == "concurrency" and any(level % 1 for level in load.sweep_levels),
+            "--sweep-levels of --sweep concurrency must be whole numbers.",
+        ),
+        (
             bool(workload.trace) and (load.request_rate > 0 or load.duration > 0),
             "--trace has its own times; leave out --request-rate and --duration, or change --trace-speed.",
+        ),
+        (
+            bool(workload.trace)
+            and (workload.num_requests > 0 or params.warmup_requests > 0 or load.max_in_flight > 0),
+            "--trace sends all of its lines at their times; leave out --num-requests, --warmup-requests and "
+            "--max-in-flight.",
+        ),
+        (
+            load.max_in_flight > 0 and load.request_rate <= 0 and load.sweep != "rate" and not workload.trace,
+            "--max-in-flight is for requests with a rate; give --request-rate, or --concurrent-requests instead.",
+        ),
+        (
+            load.duration * max(load.request_rate, load.ramp_to, *load.sweep_levels) > MAX_REQUESTS
+            and (load.request_rate > 0 or load.sweep == "rate"),
+            f"--duration at this rate would be more than {MAX_REQUESTS:,} requests; give a shorter one.",
         ),
         (
             bool(plan.server.compare_url) and bool(load.sweep or workload.trace),

@@ -169,7 +169,7 @@ def _integer(option: Option, value: Any) -> int:
         number = int(value)
     except (ValueError, TypeError, OverflowError):
         raise ValueError("must be a whole number") from None
-    _check_minimum(option, number)
+    _check_range(option, number)
     return number
 
 
@@ -178,13 +178,13 @@ def _number(option: Option, value: Any) -> float:
         raise TypeError("must be a number")
     try:
         number = float(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise ValueError("must be a number") from None
     if math.isnan(number):
         raise ValueError("must be a number")
     if math.isinf(number) and option.flag != "--burstiness":
         raise ValueError("must be finite")
-    _check_minimum(option, number)
+    _check_range(option, number)
     return number
 
 
@@ -207,15 +207,18 @@ def _length(option: Option, value: Any) -> Length:
         raise ValueError("must be a number of tokens such as 128, or a range such as 64:256")
     low = int(match[1])
     high = int(match[2] or low)
-    _check_minimum(option, low)
+    _check_range(option, low)
+    _check_range(option, high)
     if high < low:
         raise ValueError("must have its smaller number first")
     return Length(low, high)
 
 
-def _check_minimum(option: Option, number: float) -> None:
+def _check_range(option: Option, number: float) -> None:
     if option.minimum is not None and number < option.minimum:
         raise ValueError(f"must be at least {option.minimum:g}")
+    if option.maximum is not None and number > option.maximum:
+        raise ValueError(f"must be at most {option.maximum:,g}")
 
 
 _READERS: dict[str, Any] = {

@@ -44,6 +44,8 @@ _WORDS = (  # noqa: SIM905 - a hundred quoted words are no better to read
     "education a I we be of on at by it to"
 ).split()
 _MAX_TRIES = 200
+_MAX_TIMESTAMP = 1e15
+"""Larger than the milliseconds of any date; no number, such as JSON's NaN, is not smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ async def _trace_prompts(plan: Plan, generator: random.Random, counter: TokenCou
     path = Path(plan.workload.trace)
     rows = []
     for place, row in _json_lines(path):
-        at = row["timestamp"] if "timestamp" in row else row.get("timestamp_ms", "") and row["timestamp_ms"] / 1000
+        at: Any = row.get("timestamp", row.get("timestamp_ms"))
         length = row.get("input_length", row.get("input_tokens"))
         if not _is_number(at) or not (isinstance(row.get("prompt"), str) or _is_count(length)):
             raise ConfigError(
@@ -159,7 +161,7 @@ async def _trace_prompts(plan: Plan, generator: random.Random, counter: TokenCou
         output = row.get("output_length", row.get("output_tokens"))
         if output is not None and not _is_count(output):
             raise ConfigError(f"{place}: 'output_length' must be a whole number of tokens above 0.")
-        rows.append((float(at), row.get("prompt"), length, output))
+        rows.append((at if "timestamp" in row else at / 1000, row.get("prompt"), length, output))
     rows.sort(key=lambda row: row[0])
     prompts = []
     for at, text, length, output in rows:
@@ -177,7 +179,7 @@ def _read_prompts(path: Path) -> Iterator[tuple[str, int | None]]:
                 raise ConfigError(f"{place} needs 'prompt', a text, and may have 'max_tokens', a number above 0.")
             yield text, tokens
         return
-    lines = [line.strip() for line in _text(path).splitlines()]
+    lines = [line.strip() for line in _lines(path)]
     if not any(lines):
         raise ConfigError(f"'{path}' has no prompts; write one per line.")
     yield from ((line, None) for line in lines if line)
@@ -185,12 +187,12 @@ def _read_prompts(path: Path) -> Iterator[tuple[str, int | None]]:
 
 def _json_lines(path: Path) -> Sequence[tuple[str, dict[str, Any]]]:
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise ConfigError(f"{path}:{number} must be one JSON object.")
@@ -200,9 +202,10 @@ def _json_lines(path: Path) -> Sequence[tuple[str, dict[str, Any]]]:
     return rows
 
 
-def _text(path: Path) -> str:
+def _lines(path: Path) -> Sequence[str]:
+    """Ends of lines only: JSON may hold other signs, such as U+2028, at which `str.splitlines` would cut a text."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
@@ -223,8 +226,8 @@ def _drawn(length: Length, generator: random.Random) -> int:
     return generator.randint(length.low, length.high)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _MAX_TIMESTAMP
 
 
 def _is_count(value: object) -> bool:

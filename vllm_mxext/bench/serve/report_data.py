@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vllm_mxext.bench.metrics import Summary
 from vllm_mxext.bench.serve import definitions
+from vllm_mxext.bench.serve.blocks import Block, parts, samples, turns
+from vllm_mxext.bench.serve.chinese_formulas import CHINESE_FORMULAS
 from vllm_mxext.bench.serve.compare import Comparison, joined_turns
-from vllm_mxext.bench.serve.labels import Language
+from vllm_mxext.bench.serve.knee import Knee, find_knee
+from vllm_mxext.bench.serve.labels import LABELS, Language
 from vllm_mxext.bench.serve.plan_reading import limits, plan_from_mapping
-from vllm_mxext.bench.serve.result import ClientLag, RequestRecord, RunResult
+from vllm_mxext.bench.serve.result import ClientLag, RequestRecord, RunResult, Stage
 from vllm_mxext.bench.serve.slo import Slo
-from vllm_mxext.bench.serve.statistics import StageFigures, find_knee, run_figures
+from vllm_mxext.bench.serve.statistics import StageFigures, run_figures
 
 DISTRIBUTIONS = ("ttft", "tpot", "e2e", "throughput")
 """Figures with mean, median, P95, P99, minimum and maximum, in the documented order."""
@@ -59,7 +63,10 @@ class Report:
         """Returns the report of a run, by the objectives and definitions of its plan."""
         plan = plan_from_mapping({name: part for name, part in result.plan.items() if name != "prompts"})
         sides, compat = joined_turns(result), plan.test_params.compat
-        return cls(result, sides, run_figures(sides), limits(plan), compat, comparisons, baseline, language)
+        stages = run_figures(sides)
+        if sides is not result:  # between turns the server was idle: there was no one window
+            stages = tuple(dataclasses.replace(one, steady=None) for one in stages)
+        return cls(result, sides, stages, limits(plan), compat, comparisons, baseline, language)
 
     @property
     def is_sweep(self) -> bool:
@@ -67,14 +74,27 @@ class Report:
         return len({one.stage.level for one in self.stages}) > 1
 
     @property
-    def knee(self) -> int | None:
-        """Index of the level from which more load brings no more; None if this is no sweep."""
+    def knee(self) -> Knee | None:
+        """The level from which more load brings no more; None if this is no sweep."""
         return find_knee(self.stages) if self.is_sweep else None
+
+    @property
+    def knee_index(self) -> int | None:
+        """Index of the level that is the knee; None if it was not reached."""
+        return self.knee.index if self.knee and self.knee.place == "found" else None
+
+    @property
+    def knee_sentence(self) -> str:
+        """Where the knee is, in words; empty if this is no sweep."""
+        if self.knee is None:
+            return ""
+        level = level_name(self.stages[self.knee.index].stage, self.language)
+        return LABELS[self.language][f"knee_{self.knee.place}"].format(level=level)
 
     @property
     def main(self) -> int:
         """Index of the level in the documented block: the only one, or the knee of a sweep."""
-        return self.knee or 0
+        return self.knee.index if self.knee else 0
 
     @property
     def best_good(self) -> StageFigures | None:
@@ -107,34 +127,45 @@ class Report:
     @property
     def formulas(self) -> dict[str, str]:
         """How every figure is computed."""
-        return {**dict(definitions.FORMULAS), **dict(definitions.COMPAT_DIFFERENCES[self.compat])}
+        changed = dict(definitions.COMPAT_DIFFERENCES[self.compat])
+        if self.language == "zh":
+            own, theirs = CHINESE_FORMULAS["own"], CHINESE_FORMULAS[self.compat]
+            return {**own, **{name: theirs[name] for name in changed}}
+        return {**dict(definitions.FORMULAS), **changed}
 
     @property
     def failures(self) -> Counter[str]:
         """Kinds of failure with their numbers, of all levels."""
         return sum((Counter(one.failures) for one in self.stages), Counter[str]())
 
-    def samples(self, server: str | None = None) -> dict[str, list[float]]:
-        """Returns every measured value of the four distributions, of the main level or of all of one server."""
-        records = [
-            record
-            for index, one in enumerate(self.stages)
-            if (index == self.main if server is None else one.stage.server == server)
-            for record in self.sides.of_stage(index)
-        ]
-        return samples(records, self.compat)
+    @property
+    def is_comparison(self) -> bool:
+        """Whether two servers were measured in turns."""
+        return len({stage.server for stage in self.result.stages}) > 1
+
+    @property
+    def samples(self) -> dict[str, list[float]]:
+        """Every measured value of the four distributions at the main level."""
+        return samples(self.sides.of_stage(self.main), self.compat)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The main level in blocks, to be compared with another run."""
+        return parts(self.sides, self.main, self.compat)
+
+    def turns(self, server: str) -> list[Block]:
+        """Returns the turns of one server in blocks, to be compared with those of the other."""
+        return turns(self.result, server, self.compat)
 
 
-def samples(records: Sequence[RequestRecord], compat: str = "own") -> dict[str, list[float]]:
-    """Returns the values of the four distributions over the answered requests."""
-    answered = [record for record in records if record.is_ok]
-    found: dict[str, list[float | None]] = {
-        "ttft": [definitions.ttft_s(record, compat) for record in answered],
-        "tpot": [definitions.tpot_s(record, compat) for record in answered],
-        "e2e": [definitions.e2e_s(record, compat) for record in answered],
-        "throughput": [definitions.throughput(record) for record in answered],
-    }
-    return {name: [value for value in values if value is not None] for name, values in found.items()}
+def level_name(stage: Stage, language: Language) -> str:
+    """Returns a stage's name in the report's language."""
+    if language == "en" or " to " in stage.name:
+        return stage.name
+    words = LABELS[language]
+    if stage.concurrency is not None:
+        return f"{words['concurrency']} {stage.concurrency}"
+    return f"{stage.level:.4g} {words['rate']}"
 
 
 def named_values(figures: StageFigures) -> dict[str, float | None]:

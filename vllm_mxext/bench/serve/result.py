@@ -234,7 +234,7 @@ class RunResult:
                     notes=tuple(data.get("notes", ())),
                 )
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{origin} is not complete ({error}); write it again with --json.") from None
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import signal
@@ -15,18 +16,24 @@ from pathlib import Path
 
 from vllm_mxext.bench.environment import describe_environment
 from vllm_mxext.bench.serve import definitions
+from vllm_mxext.bench.serve.file_limit import allow_connections, most_in_flight
+from vllm_mxext.bench.serve.knee import kept_up, speed
+from vllm_mxext.bench.serve.labels import LABELS, Language
 from vllm_mxext.bench.serve.load import Level, next_concurrency, next_rate, schedule
 from vllm_mxext.bench.serve.plan import Plan
 from vllm_mxext.bench.serve.prompts import Prompt, make_prompts
 from vllm_mxext.bench.serve.result import ClientLag, MetricsSample, RequestRecord, RunResult, Stage
 from vllm_mxext.bench.serve.stage_run import Progress, StageRun, StageSpec, Target
-from vllm_mxext.bench.serve.statistics import kept_up, stage_figures
+from vllm_mxext.bench.serve.statistics import stage_figures
 from vllm_mxext.bench.serve.tokens import FileTokenCounter, ServerTokenCounter, TokenCounter
 from vllm_mxext.bench.serve.watching import LagWatch, Scraper, lag_reasons
 from vllm_mxext.bench.serve.wire import Address, Wire
 from vllm_mxext.errors import ConfigError
 
 _PROGRESS_S = 0.25
+_NO_FILES = os.strerror(errno.EMFILE)
+"""What a failure says when the client could not open another connection."""
+
 _LEVEL_S = 3.0
 _LEVEL_ANSWERS = 3
 """A level of a sweep of rates sends for so many seconds, and as long as so many single answers take."""
@@ -92,12 +99,17 @@ class Runner:
         self._on_progress = on_progress
         self._is_interrupted = False
         self._stage: StageRun | None = None
+        self._preparing: asyncio.Task[tuple[Prompt, ...]] | None = None
         self.origin_s = 0.0
         self._collected = _Collected([], [], [], [], [])
+        self._language: Language = "zh" if plan.output.language == "zh" else "en"
+        self._words = LABELS[self._language]
 
     def interrupt(self) -> None:
         """Ends the run soon: requests under way count as cancelled, and `run` returns what has come."""
         self._is_interrupted = True
+        if self._preparing is not None:
+            self._preparing.cancel()
         if self._stage is not None:
             self._stage.interrupt()
 
@@ -108,12 +120,13 @@ class Runner:
             ConfigError: prompts, addresses or a tokenizer are wrong; nothing was measured.
         """
         plan = self._plan
+        allow_connections(most_in_flight(plan))
         targets = self._targets()
         environment = await asyncio.to_thread(describe_environment)
         counter = self._counter(targets[0])
         workload = plan.workload
         made = workload.num_requests or workload.num_prompts
-        prompts = await make_prompts(plan, (made + plan.test_params.warmup_requests) * workload.turns, counter)
+        prompts = await self._prepared((made + plan.test_params.warmup_requests) * workload.turns, counter)
         is_made = workload.input_tokens is not None
         count = workload.num_requests or (made if is_made else max(len(prompts) // workload.turns, 1))
         started_at = datetime.now().astimezone().isoformat(timespec="milliseconds")
@@ -121,7 +134,7 @@ class Runner:
         scrapers = [Scraper(target.wire, target.label, self.origin_s) for target in targets]
         metrics: list[MetricsSample] = []
         try:
-            if plan.test_params.server_metrics:
+            if plan.test_params.server_metrics and not self._is_interrupted:
                 await asyncio.gather(*(scraper.start() for scraper in scrapers))
             await self._run_stages(targets, prompts, count, counter)
         finally:
@@ -132,9 +145,7 @@ class Runner:
         collected = self._collected
         self._note_sources()
         if len(collected.records) > len(prompts) * len(targets):
-            collected.notes.append(
-                "Prompts were used more than once; a server that caches prefixes answers them faster the second time."
-            )
+            collected.notes.append(self._words["note_again"])
         return RunResult(
             started_at=started_at,
             plan=plan.as_dict(),
@@ -148,6 +159,16 @@ class Runner:
             is_interrupted=self._is_interrupted,
             duration_s=time.monotonic() - self.origin_s,
         )
+
+    async def _prepared(self, count: int, counter: TokenCounter) -> tuple[Prompt, ...]:
+        """Prompts, or none if the run is interrupted while they are made: the server counts their tokens."""
+        self._preparing = asyncio.create_task(make_prompts(self._plan, count, counter))
+        try:
+            return await self._preparing
+        except asyncio.CancelledError:
+            if not self._is_interrupted:
+                raise
+            return ()
 
     def _targets(self) -> list[Target]:
         server = self._plan.server
@@ -168,19 +189,31 @@ class Runner:
     async def _run_stages(
         self, targets: list[Target], prompts: tuple[Prompt, ...], count: int, counter: TokenCounter
     ) -> None:
-        plan, load = self._plan, self._plan.load
+        load = self._plan.load
         if load.sweep:
             await self._sweep(targets[0], prompts, count, counter)
         elif len(targets) == 1:
             await self._measure(targets[0], self._spec(count, prompts), prompts, counter)
         else:
-            rounds = min(plan.server.compare_rounds, count)
-            for number in range(rounds):
-                first, end = (count * part // rounds for part in (number, number + 1))
-                spec = replace(self._spec(end - first), duration_s=load.duration / rounds, first_prompt=first)
-                # A B, B A, A B: what drifts over time falls on both.
-                for target in targets if number % 2 == 0 else targets[::-1]:
-                    await self._measure(target, spec, prompts, counter)
+            await self._take_turns(targets, prompts, count, counter)
+
+    async def _take_turns(
+        self, targets: list[Target], prompts: tuple[Prompt, ...], count: int, counter: TokenCounter
+    ) -> None:
+        plan, load = self._plan, self._plan.load
+        rounds = plan.server.compare_rounds
+        # In every turn there are enough requests for the load to be reached.
+        total = max(count, rounds * (1 if load.request_rate else plan.test_params.concurrent_requests))
+        for number in range(rounds):
+            first, end = (total * part // rounds for part in (number, number + 1))
+            if load.request_rate:
+                spec = self._rate_spec(load.request_rate, end - first, load.ramp_to, turn=number, turns=rounds)
+            else:
+                spec = replace(self._spec(end - first), duration_s=load.duration / rounds)
+            spec = replace(spec, first_prompt=first * plan.workload.turns)
+            # A B, B A, A B: what drifts over time falls on both.
+            for target in targets if number % 2 == 0 else targets[::-1]:
+                await self._measure(target, spec, prompts, counter)
 
     def _spec(self, count: int, prompts: tuple[Prompt, ...] = ()) -> StageSpec:
         plan, load = self._plan, self._plan.load
@@ -194,11 +227,14 @@ class Runner:
         concurrency = plan.test_params.concurrent_requests
         return StageSpec(f"{concurrency} at a time", concurrency, None, None, count, warmup, load.duration)
 
-    def _rate_spec(self, rate: float, count: int, ramp_to: float = 0.0) -> StageSpec:
+    def _rate_spec(self, rate: float, count: int, ramp_to: float = 0.0, *, turn: int = 0, turns: int = 1) -> StageSpec:
         load, params = self._plan.load, self._plan.test_params
         warmup = params.warmup_requests
-        length = load.duration + warmup / rate if load.duration else 0.0
-        times = schedule(rate, load.burstiness, params.seed, count=count + warmup, duration_s=length, ramp_to=ramp_to)
+        length = load.duration / turns + warmup / rate if load.duration else 0.0
+        seed = params.seed + turn  # other gaps in every turn, the same for both servers
+        times = schedule(rate, load.burstiness, seed, count=count + warmup, duration_s=length, ramp_to=ramp_to)
+        if len(times) <= warmup:
+            raise ConfigError("No request is due within --duration at this rate; give a longer one.")
         name = f"{rate:g} to {ramp_to:g} requests/s" if ramp_to else f"{rate:g} requests/s"
         return StageSpec(name, None, rate, times, max(len(times) - warmup, 0), warmup, max_in_flight=load.max_in_flight)
 
@@ -230,7 +266,7 @@ class Runner:
             if self._is_interrupted:
                 return
             figures = stage_figures(self._partial(), index)
-            done.append(Level(level, figures.output_tokens_per_s or figures.requests_per_s, kept_up(figures)))
+            done.append(Level(level, speed(figures), kept_up(figures)))
 
     async def _single_rate(self, target: Target, prompts: tuple[Prompt, ...], counter: TokenCounter) -> float:
         """Measures one request at a time first: half of that rate is where a sweep begins."""
@@ -276,7 +312,9 @@ class Runner:
         self._collected.records += records
         self._collected.stages.append(stage.stage(records))
         self._collected.lag.append(lag)
-        self._collected.reasons += lag_reasons(spec.name, lag, _typical_s(records))
+        self._collected.reasons += lag_reasons(spec.name, lag, _typical_s(records), self._language)
+        if any(_NO_FILES in record.failure_detail for record in records):
+            self._collected.reasons.append(self._words["no_files"].format(stage=spec.name))
         return index
 
     async def _report(self, stage: StageRun) -> None:
@@ -285,16 +323,10 @@ class Runner:
             await asyncio.sleep(_PROGRESS_S)
 
     def _note_sources(self) -> None:
-        names = {
-            "tokenizer": "Output tokens of {} answers were counted with the tokenizer, as the server sent no usage.",
-            "server": "Output tokens of {} answers were counted by the server's /tokenize, as it sent no usage.",
-            "none": "Output tokens of {} answers are unknown: the server sent no usage and has no /tokenize; give "
-            "--tokenizer.",
-        }
         answered = [record for record in self._collected.records if record.is_ok and not record.is_warmup]
-        for source, sentence in names.items():
+        for source in ("tokenizer", "server", "none"):
             if count := sum(record.token_source == source for record in answered):
-                self._collected.notes.append(sentence.format(count))
+                self._collected.notes.append(self._words[f"note_{source}"].format(count=count))
 
 
 def _typical_s(records: list[RequestRecord]) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_mxext.bench.serve.exports import to_csv, to_json, to_prometheus
@@ -14,14 +15,24 @@ from vllm_mxext.bench.serve.report_data import Report, request_values
 from vllm_mxext.errors import ConfigError
 
 
-def save_outputs(report: Report, output: OutputPlan) -> tuple[list[Path], list[str]]:
-    """Writes everything that is asked for; one that fails does not keep the others from being written.
+@dataclass(slots=True)
+class Saved:
+    """What became of the outputs.
 
-    Returns:
-        The files, the log first, and sentences about what went wrong or elsewhere.
+    Attributes:
+        paths: of the files, the log first.
+        problems: what was asked for and could not be written, in sentences.
+        notices: what was written elsewhere, or could not be added to the history.
     """
-    paths: list[Path] = []
-    problems: list[str] = []
+
+    paths: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+def save_outputs(report: Report, output: OutputPlan) -> Saved:
+    """Writes everything that is asked for; one that fails does not keep the others from being written."""
+    saved = Saved()
     formats: tuple[tuple[str, Callable[[Report], str]], ...] = (
         (output.json, to_json),
         (output.csv, to_csv),
@@ -31,23 +42,24 @@ def save_outputs(report: Report, output: OutputPlan) -> tuple[list[Path], list[s
     if output.save:
         try:
             path, message = write_log(Path(output.log_dir), report.result.started_at, _log(report, output))
-            paths.append(path)
-            problems += [message] if message else []
+            saved.paths.append(path)
+            saved.notices += [message] if message else []
         except ConfigError as error:
-            problems.append(str(error))
+            saved.problems.append(str(error))
     for name, written in formats:
         if name:
             try:
                 Path(name).write_text(written(report), encoding="utf-8")
-                paths.append(Path(name))
+                saved.paths.append(Path(name))
             except OSError as error:
-                problems.append(f"'{name}' cannot be written: {error.strerror or error}.")
+                saved.problems.append(f"'{name}' cannot be written: {error.strerror or error}.")
     if output.save and output.history:
         try:
             History().add(_run(report, output.run_name), report.result)
         except (OSError, ConfigError) as error:
-            problems.append(f"The history was not kept: {error}")
-    return paths, problems
+            # Only a run with a name was asked to be kept.
+            (saved.problems if output.run_name else saved.notices).append(f"The history was not kept: {error}")
+    return saved
 
 
 def _log(report: Report, output: OutputPlan) -> str:

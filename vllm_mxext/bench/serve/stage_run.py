@@ -313,8 +313,10 @@ class StageRun:
     def _record(self, number: int, sent: _Sent) -> RequestRecord:
         reply, origin = sent.reply, self._origin_s
         usage = reply.usage
-        tokens = usage.get("completion_tokens")
-        details = usage.get("prompt_tokens_details") or {}
+        tokens = _count(usage.get("completion_tokens"))
+        if tokens == 0 and any(reply.texts):
+            tokens = None  # a server that does not count says so in this way
+        details = usage.get("prompt_tokens_details")
         chunk_tokens = reply.chunk_tokens if sum(reply.chunk_tokens) in (tokens, (tokens or 0) - 1) else []
 
         def since(at: float | None) -> float | None:
@@ -331,8 +333,8 @@ class StageRun:
             chunk_times_s=tuple(at - origin for at in reply.chunk_times_s),
             empty_times_s=tuple(at - origin for at in reply.empty_times_s),
             chunk_tokens=tuple(chunk_tokens) if len(chunk_tokens) == len(reply.chunk_times_s) else (),
-            prompt_tokens=usage.get("prompt_tokens"),
-            cached_tokens=details.get("cached_tokens"),
+            prompt_tokens=_count(usage.get("prompt_tokens")),
+            cached_tokens=_count(details.get("cached_tokens")) if isinstance(details, dict) else None,
             output_tokens=tokens,
             token_source="none" if tokens is None else "usage",
             finish_reason=reply.finish_reason,
@@ -342,3 +344,8 @@ class StageRun:
             conversation=sent.conversation,
             turn=sent.turn,
         )
+
+
+def _count(value: object) -> int | None:
+    """A number of tokens as a server says it; None for what is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

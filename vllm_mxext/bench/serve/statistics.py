@@ -1,4 +1,4 @@
-"""From the records of a run to its figures: distributions, throughput, steady window, goodput, knee, bootstrap."""
+"""From the records of a run to its figures: distributions, throughput, steady window, goodput."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
 
 from vllm_mxext.bench.metrics import Summary, summarize
 from vllm_mxext.bench.serve import definitions
 from vllm_mxext.bench.serve.plan_reading import limits, plan_from_mapping
 from vllm_mxext.bench.serve.result import RequestRecord, RunResult, Stage
 from vllm_mxext.bench.serve.slo import Slo
-
-_KEPT_UP = 0.95
-"""Share of the best, or of the rate asked for, from which a level is not saturated."""
-
-_DRAWN_AT_ONCE = 1_000_000
-"""Numbers of a resampling in memory: one of every gap of a long run would need gigabytes at once."""
 
 _MIN_STEADY = 3
 """Requests that a steady window needs."""
@@ -202,95 +195,6 @@ def is_good(record: RequestRecord, slo: Slo, compat: str = "own") -> bool | None
             return None
     measured = ((slo.ttft_s, e2e if ttft is None else ttft), (slo.tpot_s, tpot or 0.0), (slo.e2e_s, e2e))
     return all(limit is None or value <= limit for limit, value in measured)
-
-
-def find_knee(figures: Sequence[StageFigures]) -> int | None:
-    """Returns the index of the stage from which more load brings no more; None without a sweep or answers."""
-    if len(figures) < 2 or not any(figure.num_ok for figure in figures):
-        return None
-    if figures[0].stage.rate is None:
-        best = max(figure.output_tokens_per_s or figure.requests_per_s for figure in figures)
-        order = sorted(range(len(figures)), key=lambda index: figures[index].stage.level)
-        rates = (figures[index].output_tokens_per_s or figures[index].requests_per_s for index in order)
-        return next(index for index, rate in zip(order, rates, strict=True) if rate >= _KEPT_UP * best)
-    knee = None
-    for index in sorted(range(len(figures)), key=lambda index: figures[index].stage.level):
-        if not kept_up(figures[index]):
-            break
-        knee = index
-    return knee
-
-
-def kept_up(figure: StageFigures) -> bool:
-    """Returns whether answers came as fast as requests were sent, for a stage with a rate."""
-    if figure.num_ok < _KEPT_UP * figure.num_requests:
-        return False
-    if figure.steady is None:
-        return True  # nothing was answered while requests were sent: there is no telling
-    seconds = figure.steady.ended_s - figure.steady.started_s
-    # One answer more or less is no sign of anything.
-    return figure.steady.requests_per_s * seconds + 1 >= _KEPT_UP * figure.steady.num_requests
-
-
-Statistic = Literal["mean", "median", "p99"]
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A difference with its uncertainty.
-
-    Attributes:
-        estimate: from the samples themselves.
-        low: lower end of the interval.
-        high: upper end.
-    """
-
-    estimate: float
-    low: float
-    high: float
-
-
-def bootstrap_change(
-    before: Sequence[float],
-    after: Sequence[float],
-    statistic: Statistic = "median",
-    *,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Returns the relative change of a statistic (0.1: a tenth more) with its percentile bootstrap interval.
-
-    Args:
-        before: at least one sample.
-        after: at least one sample.
-        statistic: what is compared.
-        confidence: share of the resampled changes inside the interval.
-        resamples: how many.
-        seed: of the resampling.
-    """
-    import numpy as np  # noqa: PLC0415 - only comparisons need it
-
-    functions: dict[str, Callable[..., object]] = {
-        "mean": np.mean,
-        "median": np.median,
-        "p99": lambda values, axis: np.percentile(values, 99, axis=axis),
-    }
-    function, generator = functions[statistic], np.random.default_rng(seed)
-
-    def resampled(values: Sequence[float]) -> object:
-        array = np.asarray(values, dtype=float)
-        rows = max(1, min(resamples, _DRAWN_AT_ONCE // len(array)))
-        pieces = (min(rows, resamples - start) for start in range(0, resamples, rows))
-        drawn = (array[generator.integers(0, len(array), (piece, len(array)))] for piece in pieces)
-        return np.concatenate([np.asarray(function(piece, axis=1)) for piece in drawn])
-
-    first, second = np.asarray(resampled(before)), np.asarray(resampled(after))
-    base = np.asarray(function(np.asarray(before, dtype=float), axis=0))
-    changed = np.asarray(function(np.asarray(after, dtype=float), axis=0))
-    tail = (1 - confidence) / 2 * 100
-    low, high = np.percentile(second / first - 1, [tail, 100 - tail])
-    return Interval(float(changed / base - 1), float(low), float(high))
 
 
 def _summary(values: Iterable[float | None]) -> Summary | None:

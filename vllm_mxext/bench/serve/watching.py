@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from vllm_mxext.bench.metrics import percentile
+from vllm_mxext.bench.serve.labels import LABELS, Language
 from vllm_mxext.bench.serve.result import ClientLag, MetricsSample
 from vllm_mxext.bench.serve.wire import Wire, WireError
 
@@ -60,29 +61,22 @@ class LagWatch:
             self._delays.append(max(time.monotonic() - due, 0.0))
 
 
-def lag_reasons(stage: str, lag: ClientLag, typical_s: float | None) -> list[str]:
+def lag_reasons(stage: str, lag: ClientLag, typical_s: float | None, language: Language = "en") -> list[str]:
     """Returns why the client was the bottleneck of a stage; empty if it was not.
 
     Args:
         stage: its name.
         lag: what was seen.
         typical_s: median of the shortest latency that was measured; None without answers.
+        language: of the sentences.
     """
     limit = max(_FREE_LAG_S, _SHARE * (typical_s or 0.0))
-    advice = "run the tester on another machine, or with less load on this one"
-    reasons = []
-    if lag.loop_delay_p99_s > limit:
-        reasons.append(
-            f"Stage '{stage}': the client woke up {lag.loop_delay_p99_s * 1000:.1f} ms late (99th percentile; up "
-            f"to {limit * 1000:.1f} ms would not matter); {advice}."
-        )
-    if lag.send_lag_p99_s is not None and lag.send_lag_p99_s > limit:
-        reasons.append(
-            f"Stage '{stage}': the client sent requests {lag.send_lag_p99_s * 1000:.1f} ms late (99th percentile; up "
-            f"to {limit * 1000:.1f} ms would not matter); {advice}."
-        )
+    words, reasons = LABELS[language], []
+    for name, late in (("late", lag.loop_delay_p99_s), ("late_sending", lag.send_lag_p99_s)):
+        if late is not None and late > limit:
+            reasons.append(words[name].format(stage=stage, late=late * 1000, limit=limit * 1000))
     if lag.cpu_share > _MAX_CPU:
-        reasons.append(f"Stage '{stage}': the client used {lag.cpu_share:.0%} of its processor core; {advice}.")
+        reasons.append(words["busy"].format(stage=stage, share=lag.cpu_share))
     return reasons
 
 
@@ -139,8 +133,8 @@ class Scraper:
 def parse_metrics(page: bytes) -> dict[str, float]:
     """Returns the series of a page in Prometheus' text format, buckets of histograms and times of creation left out."""
     values = {}
-    for line in page.decode("utf-8", "replace").splitlines():
-        series, _, number = line.rpartition(" ")
+    for line in page.decode("utf-8", "replace").split("\n"):
+        series, _, number = line.rstrip().rpartition(" ")
         name = series.partition("{")[0]
         if not series or line.startswith("#") or name.endswith(("_bucket", "_created")):
             continue

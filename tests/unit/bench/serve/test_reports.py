@@ -15,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.docs.documented_performance import BLOCK, CHINESE_BLOCK
 from tests.unit.bench.serve.made_results import record, result, sweep, ten_requests
+from vllm_mxext.bench.serve import definitions
+from vllm_mxext.bench.serve.chinese_formulas import CHINESE_FORMULAS
 from vllm_mxext.bench.serve.console import documented_block, further_block
 from vllm_mxext.bench.serve.exports import to_csv, to_json, to_prometheus
 from vllm_mxext.bench.serve.html_report import to_html
@@ -118,6 +120,22 @@ def test_both_languages_have_the_same_labels() -> None:
         assert to_html(report)
 
 
+@pytest.mark.promise("PERF-21")
+def test_every_formula_is_there_in_chinese_too() -> None:
+    assert list(CHINESE_FORMULAS["own"]) == [name for name, _ in definitions.FORMULAS]
+    for compat, formulas in definitions.COMPAT_DIFFERENCES.items():
+        assert set(CHINESE_FORMULAS[compat]) >= {name for name, _ in formulas}
+
+
+@pytest.mark.promise("PERF-14")
+def test_a_sweep_that_did_not_reach_the_knee_says_so_in_words_and_marks_none() -> None:
+    report = Report.of(sweep((1, 2, 4)))
+    assert (report.figures.stage.concurrency, report.knee_index) == (4, None)
+    assert "Knee: not reached; 4 at a time did not fill the server." in further_block(report)
+    assert "Knee: not reached" in to_html(report)
+    assert not re.search(r'class="marked"[^>]*>knee<', to_html(report))
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(1.545, "1.545s"), (0.245, "0.245s"), (0.01234, "0.0123s"), (0.0005, "0.00050s"), (0.0, "0.000s")],
@@ -130,8 +148,9 @@ def test_seconds_have_three_decimals_or_three_digits(value: float, text: str) ->
 def test_the_log_has_the_documented_name_sections_and_keys(tmp_path: Path) -> None:
     report = Report.of(ten_requests())
     output = OutputPlan(log_dir=str(tmp_path / "new"), save_individual_metrics=True, history=False)
-    (path,), problems = save_outputs(report, output)
-    assert (path.name, problems) == ("mim_profile_20241201_143022.log", [])
+    saved = save_outputs(report, output)
+    (path,) = saved.paths
+    assert (path.name, saved.problems, saved.notices) == ("mim_profile_20241201_143022.log", [], [])
     title, first, second = path.read_text(encoding="utf-8").split("\n\n", 2)
     assert title == "Performance Test Results - 2024-12-01T14:30:22"
     heading, _, data = first.partition("\n")
@@ -243,7 +262,14 @@ def test_the_page_loads_nothing_and_runs_no_script() -> None:
 def test_the_page_of_a_sweep_has_every_chart() -> None:
     text = to_html(Report.of(sweep()))
     assert Page(text).tags.count("svg") == 5 + 3 + 3
-    for title in ("Tokens per second against load", "Goodput against load", "knee", "P99", "running", "waiting"):
+    for title in (
+        "Tokens per second against load",
+        "Goodput against load",
+        "Knee: 8 at a time",
+        "P99",
+        "running",
+        "waiting",
+    ):
         assert title in text
 
 
@@ -295,4 +321,5 @@ def test_turns_of_a_comparison_are_one_side_each() -> None:
     assert [(one.stage.server, one.num_requests) for one in report.stages] == [("A", 4), ("B", 4)]
     assert report.stages[0].latencies.e2e is not None
     assert report.stages[0].latencies.e2e.median == pytest.approx(0.6)
-    assert len(report.samples("B")["ttft"]) == 4
+    assert [len(report.turns(name)) for name in "AB"] == [2, 2]
+    assert report.stages[0].steady is None

@@ -13,7 +13,7 @@ from vllm_mxext.bench.serve.plan_reading import plan_from_mapping
 from vllm_mxext.bench.serve.result import RunResult
 from vllm_mxext.bench.serve.runner import Runner
 from vllm_mxext.bench.serve.stage_run import Progress
-from vllm_mxext.bench.serve.statistics import find_knee, run_figures, stage_figures
+from vllm_mxext.bench.serve.statistics import run_figures, stage_figures
 from vllm_mxext.bench.server_process import free_port
 from vllm_mxext.errors import ConfigError
 
@@ -210,20 +210,19 @@ def test_a_trace_is_replayed_at_its_times(tmp_path: Path) -> None:
     assert all(record.prompt_tokens == 7 and record.output_tokens == 3 for record in result.records)
 
 
-def test_a_sweep_finds_where_a_server_with_four_places_is_full() -> None:
+def test_a_sweep_measures_its_levels_with_enough_requests_for_each() -> None:
     behaviour = Behaviour(ttft_s=0.02, slots=4, is_precise=False)
     load: dict[str, object] = {"sweep": "concurrency", "sweep_levels": [1, 4, 16]}
     result, _, _ = run(behaviour, 8, test_params={"max_tokens": 1}, load=load)
     figures = run_figures(result)
-    assert [figure.stage.level for figure in figures] == [1, 4, 16]
-    assert find_knee(figures) in (1, 2)
-    assert figures[1].output_tokens_per_s > figures[0].output_tokens_per_s
+    assert [(figure.stage.level, figure.num_requests) for figure in figures] == [(1, 8), (4, 12), (16, 48)]
+    assert all(figure.num_ok == figure.num_requests for figure in figures)
 
 
 def test_two_servers_are_measured_in_turns() -> None:
     async def measure() -> RunResult:
         async with MockServer(FAST) as first, MockServer(FAST) as second:
-            server = {"url": first.url, "model": "m", "compare_url": second.url, "compare_rounds": 3}
+            server = {"url": first.url, "model": "m", "compare_url": second.url, "compare_rounds": 6}
             plan = plan_from_mapping(
                 {"server": server, "test_params": {"max_tokens": 2}, "workload": {"num_prompts": 7}}
             )
@@ -234,7 +233,7 @@ def test_two_servers_are_measured_in_turns() -> None:
         return result
 
     result = asyncio.run(measure())
-    assert [stage.server for stage in result.stages] == ["A", "B", "B", "A", "A", "B"]
+    assert [stage.server for stage in result.stages] == ["A", "B", "B", "A"] * 3
 
 
 def test_the_server_s_metrics_are_kept_with_their_times() -> None:

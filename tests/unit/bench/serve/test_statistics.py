@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 import pytest
 
 from vllm_mxext.bench.serve.result import RequestRecord, RunResult, Stage
 from vllm_mxext.bench.serve.slo import Slo
-from vllm_mxext.bench.serve.statistics import bootstrap_change, find_knee, run_figures, stage_figures
+from vllm_mxext.bench.serve.statistics import run_figures, stage_figures
 
 
 def record(number: int, sent: float, seconds: float, **changes: object) -> RequestRecord:
@@ -107,44 +106,3 @@ def test_the_plan_of_a_run_says_its_limits_and_definitions() -> None:
     (figures,) = run_figures(run)
     assert figures.goodput is not None
     assert (figures.goodput.num_good, figures.goodput.slo.e2e_s) == (0, 0.9)
-
-
-def sweep(levels: dict[float, float], *, by_rate: bool = False) -> list[object]:
-    figures = []
-    for level, speed in levels.items():
-        stage = Stage("s", "A", None if by_rate else int(level), level if by_rate else None, 0.0, 0.0, 1.0)
-        base = stage_figures(result(*steady_load(6)), 0)
-        assert base.steady is not None
-        steady = replace(base.steady, requests_per_s=base.steady.num_requests * speed, started_s=0.0, ended_s=1.0)
-        figures.append(replace(base, stage=stage, output_tokens_per_s=speed, steady=steady))
-    return figures
-
-
-def test_the_knee_of_concurrency_is_the_first_level_near_the_best() -> None:
-    assert find_knee(sweep({1: 10.0, 2: 20.0, 4: 38.0, 8: 39.0, 16: 39.5})) == 2  # type: ignore[arg-type]
-
-
-def test_the_knee_of_rates_is_the_last_one_kept_up_with_in_whatever_order_they_were_measured() -> None:
-    figures = sweep({1: 1.0, 2: 1.0, 8: 0.5, 4: 1.0}, by_rate=True)
-    assert find_knee(figures) == 3  # type: ignore[arg-type]
-
-
-def test_one_stage_has_no_knee() -> None:
-    assert find_knee(sweep({1: 10.0})) is None  # type: ignore[arg-type]
-
-
-@pytest.mark.promise("PERF-8")
-def test_the_bootstrap_interval_contains_a_true_change_and_not_none() -> None:
-    generator = random.Random(1)
-    before = [generator.gauss(1.0, 0.1) for _ in range(300)]
-    after = [generator.gauss(1.2, 0.1) for _ in range(300)]
-    change = bootstrap_change(before, after, resamples=500)
-    assert 0.15 < change.low < change.estimate < change.high < 0.25
-
-
-def test_the_bootstrap_interval_of_equal_runs_contains_no_change() -> None:
-    generator = random.Random(2)
-    before, after = ([generator.gauss(1.0, 0.1) for _ in range(200)] for _ in range(2))
-    change = bootstrap_change(before, after, "mean", resamples=500)
-    assert change.low < 0 < change.high
-    assert bootstrap_change(before, after, "mean", resamples=500) == change
