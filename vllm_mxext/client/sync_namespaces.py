@@ -19,6 +19,7 @@ class SyncStream(Iterator[Document]):
     """
 
     def __init__(self, face: SyncFace, stream: Stream) -> None:
+        self._face = face
         self._stream = stream
         self._chunks: Generator[Document, None, None] = face.iterate(stream)
 
@@ -44,6 +45,7 @@ class SyncStream(Iterator[Document]):
     def close(self) -> None:
         """Ends it; the server is told by the closed connection."""
         self._chunks.close()
+        self._face.end(self._stream)  # a generator that has not begun closes nothing
 
 
 class SyncCompletions:
