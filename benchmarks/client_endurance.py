@@ -4,8 +4,9 @@
 
 The server of the built-in model answers chats and completions, streamed and not, from 64 callers at once; it is killed
 with SIGKILL at even distances and started again on its port. A call ends with the answer that the server gives in
-peace, or with a typed error; anything else, a call that hangs, or memory that stays is a failure, and the exit code 1.
-The last line is one JSON object.
+peace, or with a typed error; anything else, or a call that hangs, is a failure, and the exit code 1. Memory is that of
+this process: after a warm-up, which fills connections, rings and figures, and then after every thousand calls; the
+growth is the slope of a line through those. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import asyncio
 import gc
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,7 +37,7 @@ from vllm_mxext.client.errors import ClientError, StreamInterruptedError
 NUM_CALLERS = 64
 MODEL = "mx-tiny"
 HANG_S = 120.0
-_MIB = 2**20
+CALLS_PER_SAMPLE = 1000
 
 
 @dataclass
@@ -44,7 +46,27 @@ class Tally:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    retried: int = 0
+    memory_mib: list[float] = field(default_factory=list)
+    num_calls: int = 0
+
+    def note_end(self) -> None:
+        """Counts a call, and measures memory after every thousand."""
+        self.num_calls += 1
+        if self.num_calls % CALLS_PER_SAMPLE == 0:
+            self.memory_mib.append(memory_mib())
+
+    @property
+    def growth_kib(self) -> float | None:
+        """KiB per thousand calls; None if there are too few to tell."""
+        if len(self.memory_mib) < 3:
+            return None
+        return 1024 * statistics.linear_regression(range(len(self.memory_mib)), self.memory_mib).slope
+
+
+def memory_mib() -> float:
+    """Returns the resident memory of this process."""
+    gc.collect()
+    return float(psutil.Process().memory_info().rss / 2**20)
 
 
 def prompt(number: int) -> str:
@@ -88,6 +110,12 @@ async def caller(client: AsyncVllmClient, numbers: list[int], expected: dict[int
             tally.outcomes["answer"] += 1
             if text != expected[number % 100 * 4 + number % 4]:
                 tally.wrong.append(f"{number}: {text!r}")
+        tally.note_end()
+
+
+async def call_all(client: AsyncVllmClient, numbers: list[int], expected: dict[int, str], tally: Tally) -> None:
+    """Asks all questions, from many callers at once."""
+    await asyncio.gather(*(caller(client, numbers, expected, tally) for _ in range(NUM_CALLERS)))
 
 
 class Server:
@@ -121,18 +149,19 @@ class Server:
         self._process.wait()
 
 
-async def measure(num_requests: int, num_restarts: int, log: Path) -> tuple[Tally, dict[str, float]]:
+async def measure(num_warm: int, num_requests: int, num_restarts: int, log: Path) -> tuple[Tally, dict[str, Any]]:
     """Runs everything; returns what became of the calls, and figures."""
     server = Server(log)
     await server.wait()
-    tally, process = Tally(), psutil.Process()
+    tally = Tally()
     timeouts = Timeouts(connect=2.0, first_token=20.0, idle=20.0, total=60.0)
     async with AsyncVllmClient(server.url, timeout=timeouts) as client:
         expected = {number % 100 * 4 + number % 4: await ask(client, number) for number in range(400)}
-        gc.collect()
-        began_s, before = time.monotonic(), process.memory_info().rss
+        await call_all(client, list(range(num_warm)), expected, Tally())
+        tally.memory_mib.append(memory_mib())
+        began_s = time.monotonic()
         numbers = list(range(num_requests))
-        callers = [asyncio.create_task(caller(client, numbers, expected, tally)) for _ in range(NUM_CALLERS)]
+        calls = asyncio.create_task(call_all(client, numbers, expected, tally))
         for restart in range(1, num_restarts + 1):
             while len(numbers) > num_requests * (1 - restart / (num_restarts + 1)):  # noqa: ASYNC110 - callers do not tell
                 await asyncio.sleep(0.02)
@@ -140,16 +169,15 @@ async def measure(num_requests: int, num_restarts: int, log: Path) -> tuple[Tall
             await asyncio.sleep(1.0)
             server.start()
             await server.wait()
-        await asyncio.gather(*callers)
+        await calls
         seconds = time.monotonic() - began_s
         figures = client.pipeline.metrics.snapshot()
-        gc.collect()
-        grown = process.memory_info().rss - before
     await asyncio.to_thread(server.end, signal.SIGTERM)
     left = len(asyncio.all_tasks()) - 1
     return tally, {
         "seconds": round(seconds, 1),
-        "memory_mib": round(grown / _MIB, 2),
+        "memory_mib": [round(one, 2) for one in tally.memory_mib],
+        "growth_kib_per_1000_calls": None if tally.growth_kib is None else round(tally.growth_kib, 1),
         "tasks_left": left,
         "retries": figures.get("retries", 0),
     }
@@ -158,15 +186,23 @@ async def measure(num_requests: int, num_restarts: int, log: Path) -> tuple[Tall
 def main() -> int:
     """Prints what became of the calls."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--warm-up", type=int, default=4_000)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--restarts", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tally, figures = asyncio.run(measure(arguments.requests, arguments.restarts, Path(folder, "log")))
+        tally, figures = asyncio.run(
+            measure(arguments.warm_up, arguments.requests, arguments.restarts, Path(folder, "log"))
+        )
     print(format_table(("outcome", "calls"), sorted(tally.outcomes.items())))
     print(format_table(("figure", "value"), list(figures.items())))
     print(*tally.wrong[:20], sep="\n")
-    config = {"requests": arguments.requests, "restarts": arguments.restarts, "callers": NUM_CALLERS}
+    config = {
+        "warm_up": arguments.warm_up,
+        "requests": arguments.requests,
+        "restarts": arguments.restarts,
+        "callers": NUM_CALLERS,
+    }
     print(
         json_line("client_endurance", config, {**figures, "outcomes": dict(tally.outcomes), "wrong": len(tally.wrong)})
     )

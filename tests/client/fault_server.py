@@ -177,6 +177,11 @@ class FaultServer:
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
+    @property
+    def num_open(self) -> int:
+        """Connections that stand."""
+        return len(self._tasks)
+
     async def until_gone(self, number: int = 1) -> None:
         """Waits until so many clients have left."""
         while self.num_gone < number:  # noqa: ASYNC110 - only tests that fail wait long

@@ -144,7 +144,7 @@ class EventStream:
 
     async def _drain(self) -> None:
         with anyio.move_on_after(DRAIN_S), contextlib.suppress(AttemptFailedError):
-            await self._exchange.next_chunk(self._chunks, self._exchange.idle_ends_s())
+            await self._exchange.drain(self._chunks)
 
     def _unclear(self, problem: str, retry: Retry = Retry.ELSEWHERE) -> AttemptFailedError:
         return protocol_failed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
@@ -77,6 +78,7 @@ class Exchange:
         self._first_ends_s = math.inf
         self._scope: anyio.CancelScope | None = None
         self._response: httpx.Response | None = None
+        self._is_over = False
 
     async def begin(self) -> httpx.Response:
         """Sends the request and returns the answer when its headers have come."""
@@ -93,8 +95,7 @@ class Exchange:
             )
         except (TypeError, ValueError, httpx.InvalidURL) as error:
             raise _not_sendable(error) from error
-        self._response = await self._within(self._client.send(request, stream=True))
-        return self._response
+        return await self._within(sheltered(self._send(request)))
 
     async def check_status(self, response: httpx.Response) -> None:
         """Raises for an answer that is not a good one.
@@ -125,16 +126,18 @@ class Exchange:
         Raises:
             AttemptFailedError: it breaks off, takes too long or is too large.
         """
-        data = bytearray()
-        chunks = response.aiter_bytes()
-        while (chunk := await self.next_chunk(chunks)) is not None:
-            data += chunk
-            if len(data) > max_bytes:
-                if cut:
-                    break
-                raise protocol_failed(self._url, f"sends more than {max_bytes} bytes", status=response.status_code)
-        del data[max_bytes:]
-        return bytes(data)
+        data = await self._within(sheltered(_beginning(response, max_bytes)))
+        if len(data) > max_bytes and not cut:
+            raise protocol_failed(self._url, f"sends more than {max_bytes} bytes", status=response.status_code)
+        return bytes(memoryview(data)[:max_bytes])
+
+    async def drain(self, chunks: AsyncIterator[bytes]) -> None:
+        """Reads past the end, so that the connection can be used again.
+
+        Raises:
+            AttemptFailedError: the connection broke.
+        """
+        await self._within(sheltered(anext(chunks, None)), self.idle_ends_s())
 
     async def next_chunk(self, chunks: AsyncIterator[bytes], idle_ends_s: float | None = None) -> bytes | None:
         """Returns the next bytes, None at the end.
@@ -158,9 +161,16 @@ class Exchange:
 
     async def close(self) -> None:
         """Ends it; an answer that is not read to its end takes its connection along."""
-        if self._response is not None:
+        self._is_over = True
+        if self._response is not None and not self._response.is_closed:
             with anyio.CancelScope(shield=True):
-                await self._response.aclose()
+                await asyncio.shield(asyncio.ensure_future(self._response.aclose()))
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        self._response = await self._client.send(request, stream=True)
+        if self._is_over:
+            await self.close()
+        return self._response
 
     async def _trace(self, name: str, _: object) -> None:
         if name.endswith("send_request_headers.started"):  # the connection stands
@@ -206,6 +216,41 @@ class Exchange:
         if is_idle:
             return timed_out(self._url, "idle", _or_inf(timeouts.idle), was_received=True)
         return timed_out(self._url, "first token", _or_inf(timeouts.first_token), was_received=True)
+
+
+async def sheltered(work: Awaitable[T]) -> T:
+    """Returns what `work` does, and cancels it in the one way in which httpcore's connections are not lost.
+
+    Cancelled by asyncio while it gives a connection back, httpcore keeps the connection, and the request, for ever; its
+    shields hold off only the cancellation by an anyio scope.
+    """
+    scope = anyio.CancelScope()
+
+    async def run() -> list[T]:
+        with scope:
+            return [await work]
+        return []
+
+    task = asyncio.ensure_future(run())
+    try:
+        return (await asyncio.shield(task))[0]
+    except asyncio.CancelledError:
+        scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()  # is told to nobody
+        raise
+
+
+async def _beginning(response: httpx.Response, max_bytes: int) -> bytearray:
+    """Returns the body, or a little more than may be of it."""
+    data = bytearray()
+    async for chunk in response.aiter_bytes():
+        data += chunk
+        if len(data) > max_bytes:
+            break
+    return data
 
 
 def encoded(body: Mapping[str, Any] | None) -> bytes | None:

@@ -53,19 +53,18 @@ class SyncFace:
             ClosedError: the face has been closed.
             BaseException: what the coroutine raises.
         """
-        try:
-            loop = self._running_loop()
-        except BaseException:
-            coroutine.close()
-            raise
         call = _Call()
         try:  # from here on: an interrupt may come before there is a future to cancel
-            return asyncio.run_coroutine_threadsafe(_tracked(call, coroutine), loop).result()
+            return self._submit(call, coroutine).result()
         except concurrent.futures.CancelledError:
+            coroutine.close()  # it may not have begun
             raise ClosedError("The client was closed while this request was under way.") from None
         except BaseException:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(call.cancel)
+            if call.loop is None:
+                coroutine.close()
+            else:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    call.loop.call_soon_threadsafe(call.cancel)
             raise
 
     def iterate(self, items: AsyncIterator[T]) -> Generator[T, None, None]:
@@ -82,13 +81,16 @@ class SyncFace:
 
     def close(self) -> None:
         """Ends the thread; what is under way is cancelled. More calls do nothing."""
+        if self._pid != os.getpid():  # the lock may be held by a thread that has stayed in the parent
+            self._is_closed = True
+            return
         with self._lock:
             self._is_closed = True
             finalizer, self._finalizer = self._finalizer, None
-        if finalizer is not None and self._pid == os.getpid():
+        if finalizer is not None:
             finalizer()
 
-    def end(self, items: AsyncIterator[T]) -> None:
+    def end(self, items: AsyncIterator[Any]) -> None:
         """Closes an iterator, which may not have begun.
 
         Without waiting if this is the loop's thread, where a garbage collection may have led.
@@ -97,11 +99,16 @@ class SyncFace:
         loop = self._loop
         if close is None or loop is None or self._is_closed or loop.is_closed() or self._pid != os.getpid():
             return
-        ending = asyncio.run_coroutine_threadsafe(close(), loop)
+        closing = close()
+        try:
+            ending = asyncio.run_coroutine_threadsafe(closing, loop)
+        except RuntimeError:  # the loop has been closed in the meantime
+            closing.close()
+            return
         if threading.current_thread() is not self._thread:
             concurrent.futures.wait((ending,), _JOIN_S)
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def _submit(self, call: _Call, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         if self._pid != os.getpid():
             # The thread is the parent's, and its loop shares sockets and a selector with it: kept, and not touched.
             self._abandoned += [self._loop, self._thread, self._finalizer]
@@ -120,13 +127,16 @@ class SyncFace:
                 self._finalizer = weakref.finalize(self, _stop, self._pid, self._loop, self._thread, self._on_close)
             elif threading.current_thread() is self._thread:
                 raise RuntimeError("The client's own thread cannot wait for itself; use AsyncVllmClient there.")
-            return self._loop
+            # Under the lock: what is handed over after the loop's last task would be waited for in vain.
+            call.loop = self._loop
+            return asyncio.run_coroutine_threadsafe(_tracked(call, coroutine), self._loop)
 
 
 class _Call:
     """A coroutine on its way to the loop, which can be cancelled before and after it has begun there."""
 
     def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.task: asyncio.Task[Any] | None = None
         self.is_cancelled = False
 
@@ -178,5 +188,6 @@ async def _wind_up(loop: asyncio.AbstractEventLoop, on_close: Callable[[], Await
         if on_close is not None:
             await on_close()
         await loop.shutdown_asyncgens()
+        await asyncio.sleep(0)  # who waits for a task that has just ended is told by a callback that is still to come
     finally:
         loop.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from tests.client.endpoints import closed_port
 from tests.client.fault_server import WORDS, FaultServer, body, completion, healthy, never_answer, status
 from vllm_mxext.client.async_client import AsyncVllmClient
+from vllm_mxext.client.breaker import BreakerConfig
 from vllm_mxext.client.call import LOW, Timeouts
 from vllm_mxext.client.document import Document
 from vllm_mxext.client.errors import (
@@ -21,6 +23,8 @@ from vllm_mxext.client.errors import (
     ServerError,
     TimeoutExceededError,
 )
+from vllm_mxext.client.hedging import HedgePolicy
+from vllm_mxext.client.limiter import LimiterConfig
 from vllm_mxext.client.namespaces import Stream, timeouts_of
 from vllm_mxext.client.pipeline import PipelineConfig
 from vllm_mxext.client.retry import RetryPolicy
@@ -113,6 +117,22 @@ async def test_fallbacks_are_asked_when_the_others_are_gone() -> None:
         assert isinstance(answer, Document)
         assert answer.answer is not None
         assert answer.answer.endpoint_id == "endpoint-3"
+        await client.close()
+
+
+async def test_every_policy_is_a_setting() -> None:
+    config = PipelineConfig(
+        hedge=HedgePolicy(0.01), breaker=BreakerConfig(failure_threshold=1), limiter=LimiterConfig(max_limit=7)
+    )
+    async with FaultServer([never_answer, status(500)]) as server:
+        client = AsyncVllmClient(server.url, config=config, max_retries=0)
+        assert client.pipeline.endpoints[0].limiter.limit == 7
+        call = asyncio.ensure_future(client.completions.create(prompt="x"))
+        await server.until_asked(2)
+        while client.pipeline.endpoints[0].breaker.state == "CLOSED":  # noqa: ASYNC110 - a breaker has no event
+            await asyncio.sleep(0.001)
+        call.cancel()
+        assert AsyncVllmClient("a", config=config, max_concurrent_requests=3).pipeline.config.limiter.max_limit == 3
         await client.close()
 
 

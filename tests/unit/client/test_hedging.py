@@ -94,6 +94,29 @@ async def test_both_at_once_gives_one_back() -> None:
     assert attempts.discarded == ["two"]
 
 
+async def test_a_winner_that_nobody_waits_for_any_more_is_given_back_too() -> None:
+    attempts, clock = Attempts(), FakeClock()
+    is_ending = asyncio.Event()
+
+    async def make() -> str:
+        number = len(attempts.ends)
+        try:
+            return await attempts.make()
+        finally:
+            if number == 0:  # takes its time to end
+                is_ending.set()
+                await asyncio.shield(clock.sleep(1.0))
+
+    call = asyncio.ensure_future(hedged(make, 1.0, clock, lambda: True, attempts.discard))
+    await clock.advance(1.1)
+    attempts.ends[1].set_result("won")
+    await is_ending.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert attempts.discarded == ["won"]
+
+
 async def test_a_cancelled_call_cancels_both() -> None:
     attempts, clock = Attempts(), FakeClock()
     call = asyncio.ensure_future(hedged(attempts.make, 1.0, clock, lambda: True, attempts.discard))

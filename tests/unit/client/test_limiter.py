@@ -130,3 +130,28 @@ def test_limit_and_calls_under_way_keep_to_the_bounds(bounds: tuple[int, int], e
             assert event == "throttled" or limiter.limit >= before
         assert limiter.in_flight == num_taken <= high
         assert low <= limiter.limit <= high
+
+
+def test_a_refusal_that_says_how_long_stops_everybody_for_so_long():
+    limiter, clock = limiter_of()
+    limiter.try_acquire()
+    limiter.release(duration_s=1.0, was_throttled=True, failed=True, pause_s=10.0)
+    clock.tick(9.9)
+    assert limiter.is_paused
+    assert not limiter.try_acquire()
+    clock.tick(1.2)  # up to a tenth longer than asked
+    assert limiter.try_acquire()
+
+
+def test_a_pause_has_an_end_whatever_is_asked_for():
+    limiter, clock = limiter_of()
+    limiter.try_acquire()
+    limiter.release(duration_s=1.0, was_throttled=True, failed=True, pause_s=1e9)
+    clock.tick(LimiterConfig().max_pause_s)
+    assert limiter.try_acquire()
+
+
+@pytest.mark.parametrize("pause_s", [-1.0, float("inf"), float("nan")])
+def test_a_longest_pause_that_means_nothing_is_refused(pause_s: float):
+    with pytest.raises(ConfigError, match="max_pause_s"):
+        LimiterConfig(max_pause_s=pause_s)

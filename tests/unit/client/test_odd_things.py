@@ -38,6 +38,7 @@ from vllm_mxext.client.errors import (
     StatusError,
     StreamInterruptedError,
 )
+from vllm_mxext.client.hedging import HedgePolicy
 from vllm_mxext.client.metrics import CallRecord, ClientMetrics
 from vllm_mxext.client.pipeline import Pipeline
 from vllm_mxext.errors import ConfigError
@@ -179,7 +180,31 @@ async def test_a_port_that_cannot_be_is_refused() -> None:
     await client.close()
 
 
-# --- closing ---
+# --- cancelling and closing ---
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("num_cancels", [1, 2])
+async def test_a_call_that_is_cancelled_at_any_await_leaves_nothing(is_stream: bool, num_cancels: int) -> None:
+    async with FaultServer([healthy]) as server:
+        client = pipeline(server.url, server.url, hedge=HedgePolicy(after_s=0.001))
+        for num_steps in range(40):
+            call = asyncio.ensure_future(events_of(client) if is_stream else client.call(chat()))
+            for _ in range(num_cancels):
+                for _ in range(num_steps):
+                    await asyncio.sleep(0)
+                call.cancel()
+                num_steps = 1  # noqa: PLW2901 - the second comes while the first is under way
+            await asyncio.gather(call, return_exceptions=True)
+
+        async def until_idle() -> None:
+            while client.num_running or server.num_open > 2:  # noqa: ASYNC110 - only a test that fails waits long
+                await asyncio.sleep(0.001)
+
+        await asyncio.wait_for(until_idle(), 30.0)
+        assert client.num_queued == 0
+        assert [one.outstanding_tokens for one in client.endpoints] == [0, 0]
+        await client.close()
 
 
 @contextlib.contextmanager

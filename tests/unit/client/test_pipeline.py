@@ -14,6 +14,8 @@ from tests.client.fault_server import (
     WORDS,
     Fault,
     FaultServer,
+    Reply,
+    Request,
     body,
     completion,
     delta,
@@ -40,6 +42,7 @@ from vllm_mxext.client.errors import (
     TimeoutExceededError,
 )
 from vllm_mxext.client.hedging import HedgePolicy
+from vllm_mxext.client.limiter import LimiterConfig
 from vllm_mxext.client.pipeline import Pipeline
 from vllm_mxext.client.retry import BudgetConfig, RetryPolicy
 
@@ -290,6 +293,58 @@ async def test_a_server_with_too_much_to_do_gets_less_at_once_and_is_not_given_u
         assert all(isinstance(result, RateLimitedError) for result in results)
         assert client.endpoints[0].limiter.limit == 5
         assert client.endpoints[0].breaker.state == "CLOSED"
+        await client.close()
+
+
+@pytest.mark.promise("CLIENT-13")
+async def test_what_a_server_asks_to_wait_holds_for_all_calls() -> None:
+    async with FaultServer([status(429, retry_after_ms="300"), healthy]) as server:
+        client = pipeline(server.url)
+        loop = asyncio.get_running_loop()
+        first = asyncio.ensure_future(client.call(chat()))
+        await server.until_asked(1)
+        while not client.endpoints[0].limiter.is_paused:  # noqa: ASYNC110 - a limiter has no event
+            await asyncio.sleep(0.001)
+        began_s = loop.time()
+        await asyncio.gather(first, *(client.call(chat()) for _ in range(5)))
+        assert loop.time() - began_s >= 0.25  # nobody was sent before
+        assert len(server.requests) == 7
+        await client.close()
+
+
+@pytest.mark.promise("CLIENT-13")
+async def test_a_call_whose_time_ends_before_the_pause_does_is_not_sent() -> None:
+    async with FaultServer([status(429, retry_after="60"), healthy]) as server:
+        client = pipeline(server.url)
+        with pytest.raises(RateLimitedError):
+            await client.call(chat())
+        with pytest.raises(TimeoutExceededError, match="queue"):
+            await client.call(chat(timeouts=Timeouts(total=0.05)))
+        assert len(server.requests) == 1
+        await client.close()
+
+
+@pytest.mark.promise("CLIENT-14")
+async def test_a_retry_that_waits_for_another_server_holds_up_nobody() -> None:
+    released = asyncio.Event()
+
+    async def when_released(request: Request, reply: Reply) -> None:
+        await released.wait()
+        await healthy(request, reply)
+
+    async with FaultServer([status(500), healthy]) as failing, FaultServer([when_released]) as busy:
+        client = pipeline(failing.url, busy.url)
+        client.endpoints[1].limiter.change(LimiterConfig(max_limit=1))
+        pinned = asyncio.ensure_future(client.call(chat(endpoint_id="e1")))
+        await busy.until_asked(1)
+        retried = asyncio.ensure_future(client.call(chat()))  # fails at the first, waits for the second
+        while not client.num_queued:  # noqa: ASYNC110 - a queue has no event
+            await asyncio.sleep(0.001)
+        client.endpoints[0].limiter.change(LimiterConfig(max_limit=1))
+        answers = await asyncio.wait_for(asyncio.gather(*(client.call(chat()) for _ in range(3))), 30.0)
+        assert [answer.endpoint_id for answer in answers] == ["e0"] * 3
+        released.set()
+        await asyncio.gather(pinned, retried)
         await client.close()
 
 

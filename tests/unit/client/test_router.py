@@ -150,6 +150,21 @@ def test_fallbacks_are_asked_only_while_every_other_endpoint_is_broken():
     assert world.once() in ("a", "b")
 
 
+def test_while_an_endpoint_has_asked_for_a_pause_others_are_asked_and_fallbacks_too():
+    world = World("a", "b", "fallback")
+    for paused, others in (("a", {"b"}), ("b", {"fallback"})):
+        lease = world.choose(endpoint_id=paused)
+        assert lease is not None
+        lease.finish(None, was_throttled=True, pause_s=10.0)
+        assert {world.once() for _ in range(5)} == others
+    lease = world.choose()
+    assert lease is not None
+    lease.finish(None, was_throttled=True, pause_s=10.0)
+    assert world.choose() is None  # all have: calls wait
+    world.clock.tick(11.0)
+    assert world.once() in ("a", "b")
+
+
 def test_an_endpoint_that_has_just_failed_with_a_call_is_avoided_if_another_can_be_asked():
     world = World("a", "b", "fallback")
     assert world.once(avoid=("a",)) == "b"

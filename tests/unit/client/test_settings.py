@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from vllm_mxext.client.hedging import HedgePolicy
 from vllm_mxext.client.settings import ClientSettings
 from vllm_mxext.errors import ConfigError
 
@@ -42,6 +45,20 @@ def test_they_reach_the_policies() -> None:
     assert (config.retry.max_retries, config.retry.first_delay_s, config.retry.factor) == (7, 0.25, 3)
     assert ClientSettings.read({"queue_enabled": False}, {}).pipeline().max_queue == 0
     assert ClientSettings.read({"max_concurrent_requests": 4}, {}).endpoint("e").limiter.limit == 4
+    assert (config.hedge, config.budget.share) == (None, 0.2)
+    config = ClientSettings.read({"hedge_after": 1.5, "retry_budget": 0.1, "failure_threshold": 9}, {}).pipeline()
+    assert (config.hedge, config.budget.share) == (HedgePolicy(1.5), 0.1)
+    assert config.breaker.failure_threshold == 9
+
+
+def test_fallbacks_are_endpoints_for_when_the_first_cannot_be_asked() -> None:
+    read = ClientSettings.read({"base_url": "http://a", "fallbacks": ["http://b", "http://c"], "api_key": "k"}, {})
+    found = [(one.id, one.url, one.api_key, one.is_fallback) for one in read.endpoints("main")]
+    assert found == [
+        ("main", "http://a", "k", False),
+        ("fallback-1", "http://b", "k", True),
+        ("fallback-2", "http://c", "k", True),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +68,7 @@ def test_they_reach_the_policies() -> None:
         ({"colour": 1}, {}, "those known are"),
         ({"max_retries": -1}, {}, "max_retries must be finite and at least 0"),
         ({"timeout": float("nan")}, {}, "timeout must be finite"),
+        ({"fallbacks": "http://b"}, {}, "fallbacks must be a list of texts"),
         ({"batch_enabled": "no"}, {}, "True or False"),
         ({}, {"VLLM_TIMEOUT": "soon"}, "VLLM_TIMEOUT must be a number"),
         ({}, {"VLLM_BATCH_SIZE": "0"}, "VLLM_BATCH_SIZE must be finite and at least 1"),
@@ -61,5 +79,10 @@ def test_what_cannot_be_is_refused_by_name(given, environ, words) -> None:
         ClientSettings.read(given, environ)
 
 
-def test_the_key_is_not_shown() -> None:
-    assert "secret" not in repr(ClientSettings.read({"api_key": "secret"}, {}))
+def test_key_and_password_are_not_shown() -> None:
+    read = ClientSettings.read(
+        {"api_key": "secret", "base_url": "http://user:secret@a", "fallbacks": ["http://u:secret@b"]}, {}
+    )
+    assert "secret" not in repr(read)
+    assert "secret" not in repr(read.endpoints("main"))
+    assert "secret" not in repr(replace(read.pipeline(), headers={"Authorization": "secret"}))

@@ -19,6 +19,8 @@ from tests.client.endpoints import chat, endpoint, pipeline
 from tests.client.fault_server import FaultServer, delta, healthy, stream
 from vllm_mxext.client.errors import ClosedError
 from vllm_mxext.client.sync_face import SyncFace
+from vllm_mxext.client.sync_namespaces import SyncStream
+from vllm_mxext.client.vllm_client import VllmClient
 
 pytestmark = pytest.mark.promise("CLIENT-7")
 
@@ -153,6 +155,55 @@ def test_an_interrupt_cancels_the_call() -> None:
         with pytest.raises(KeyboardInterrupt):
             face.run(wait())
         assert cancelled.wait(5.0)
+
+
+def test_calls_that_come_while_it_is_closed_end() -> None:
+    for _ in range(30):
+        face = SyncFace()
+        face.run(double(1))
+        ended: list[int | type[BaseException]] = []
+
+        def call(face: SyncFace = face, ended: list[int | type[BaseException]] = ended) -> None:
+            try:
+                while True:
+                    face.run(double(1))
+            except ClosedError:
+                ended.append(ClosedError)
+
+        callers = [threading.Thread(target=call, daemon=True) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        face.close()
+        for caller in callers:
+            caller.join(30.0)
+        assert ended == [ClosedError] * 4
+
+
+def test_a_stream_that_is_closed_unread_gives_its_place_back() -> None:
+    with SyncFace() as other:
+        server = FaultServer([stream(delta("a"), end="stall")])
+        other.run(server.__aenter__())
+        with VllmClient(base_url=server.url) as client:
+            chunks = client.chat.completions.create(model="m", messages=[], stream=True)
+            assert isinstance(chunks, SyncStream)
+            assert client.current_requests == 1
+            chunks.close()
+            assert client.current_requests == 0
+        other.run(server.__aexit__())
+
+
+def test_a_child_closes_what_a_thread_of_the_parent_is_using() -> None:
+    face = SyncFace()
+    face.run(double(1))
+    with face._lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            face.close()
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    face.close()
 
 
 def test_a_child_makes_a_thread_of_its_own() -> None:
