@@ -118,6 +118,16 @@ result = vllm.optimize_model(
     "meta-llama/Llama-2-7b-chat-hf",
     optimization_type="speed"
 )
+result = vllm.optimize_model(
+    "http://localhost:8000",
+    "meta-llama/Llama-2-7b-chat-hf",
+    optimization_type="memory"
+)
+result = vllm.optimize_model(
+    "http://localhost:8000",
+    "meta-llama/Llama-2-7b-chat-hf",
+    optimization_type="balanced"
+)
 """
 
 ENDPOINTS = """\
@@ -151,3 +161,23 @@ result = client.chat_with_lora("math_tuned", [
 ])
 print(json.dumps(result, indent=2))
 """
+
+DEBUGGING = """\
+curl http://localhost:8000/health
+curl http://localhost:8000/model
+curl -X POST http://localhost:8000/generate \\
+    -H "Content-Type: application/json" \\
+    -d '{"prompt": "Hello, world!", "max_tokens": 20}'
+curl -X POST http://localhost:8000/v1/chat/completions \\
+    -H "Content-Type: application/json" \\
+    -d '{
+      "model": "meta-llama/Llama-2-7b-chat-hf",
+      "messages": [{"role": "user", "content": "Hello, world!"}],
+      "max_tokens": 20
+    }'
+"""
+
+RUNNER = (
+    "python generators/models/test_vllm_unified.py --all --model meta-llama/Llama-2-7b-chat-hf "
+    "--api-url http://vllm-server:8000 --timeout 60"
+)
