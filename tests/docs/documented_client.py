@@ -118,6 +118,16 @@ result = vllm.optimize_model(
     "meta-llama/Llama-2-7b-chat-hf",
     optimization_type="speed"
 )
+result = vllm.optimize_model(
+    "http://localhost:8000",
+    "meta-llama/Llama-2-7b-chat-hf",
+    optimization_type="memory"
+)
+result = vllm.optimize_model(
+    "http://localhost:8000",
+    "meta-llama/Llama-2-7b-chat-hf",
+    optimization_type="balanced"
+)
 """
 
 ENDPOINTS = """\

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,10 @@ import pytest
 
 from tests.api.server_thread import ServerThread
 from tests.docs import documented_client as printed
+from tests.docs.readme import ROOT
 from vllm_mxext import client as vllm
+from vllm_mxext.bench.server_process import OUR_SERVER, ServerProcess
+from vllm_mxext.builtin import adapter_path
 
 pytestmark = pytest.mark.promise("CLIENT-10", "CLIENT-11")
 
@@ -72,6 +80,46 @@ def test_the_sdk_talks_to_an_adapter(server: ServerThread, tmp_path: Path, capsy
     code = code.replace("VllmMxextClient()", f"vllm.VllmMxextClient({server.url!r})")
     run(server, code)["client"].close()
     assert json.loads(capsys.readouterr().out)["choices"][0]["message"]["content"]
+
+
+@pytest.mark.e2e
+def test_every_example_runs_with_the_built_in_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--served-model-name", printed.MODEL, "--enable-lora"]
+    environ = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    with ServerProcess([*OUR_SERVER, *flags], tmp_path / "log", environ=environ) as server:
+        server.wait_for()
+        scope: dict[str, Any] = {"vllm": vllm, "json": json, "prompt": "What is 12 + 30?", "input_prompt": "Hello"}
+        scope |= {"input_prompts": [f"Count to {number}" for number in range(10)]}
+        python = "".join([
+            printed.CLIENT, printed.PRIORITIES, printed.BATCHING, printed.STATE, printed.HANDLERS, printed.BATCHES,
+            printed.MODELS, printed.ENDPOINTS,
+        ])  # fmt: skip
+        python = python.replace(printed.IMPORT, "from vllm_mxext.client import VllmClient")
+        exec(compile(python.replace("http://localhost:8000", server.url), "example", "exec"), scope)
+        assert scope["all_stats"][scope["endpoint1"]]["requests"]["succeeded"] == 1
+        scope["client"].close()
+        capsys.readouterr()
+
+        python = printed.SDK_USAGE.replace("/path/to/math_adapter", str(adapter_path("math_tuned")))
+        python = python.replace("VllmMxextClient()", f"vllm.VllmMxextClient({server.url!r})")
+        exec(compile(python, "example", "exec"), scope)
+        scope["client"].close()
+        assert json.loads(capsys.readouterr().out)["choices"][0]["message"]["content"]
+
+        command = (
+            printed.RUNNER[-1]
+            .replace("http://vllm-server:8000", server.url)
+            .replace("generators", f"{ROOT}/generators")
+        )
+        done = subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=tmp_path, check=False)
+        assert done.returncode == 0
+        assert len(list((tmp_path / "collected_results").iterdir())) == 4
+        if shutil.which("bash") and shutil.which("curl"):
+            commands = "\n".join(["set -e", printed.HEALTH, printed.MODEL_INFORMATION, printed.GENERATE, printed.CHAT])
+            commands = commands.replace("http://localhost:8000", server.url)
+            output = subprocess.run(["bash", "-c", commands], capture_output=True, text=True, check=True).stdout
+            assert '"text":' in output
+            assert '"chat.completion"' in output
 
 
 def test_the_package_exports_what_it_names() -> None:
