@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -128,8 +129,6 @@ def offline_error(what: str) -> DownloadError:
 
 
 def _tls_context(config: NetworkConfig) -> ssl.SSLContext:
-    import httpx  # noqa: PLC0415 - slow to import, and only downloads need it
-
     for variable in _CA_FILES:
         path = config.environ.get(variable)
         if path:
@@ -144,4 +143,12 @@ def _tls_context(config: NetworkConfig) -> ssl.SSLContext:
     folder = config.environ.get("SSL_CERT_DIR")
     if folder:
         return ssl.create_default_context(capath=folder)
+    return _usual_certificates()
+
+
+@cache
+def _usual_certificates() -> ssl.SSLContext:
+    """Returns the certificates that come with Python's packages; reading them takes longer than a small request."""
+    import httpx  # noqa: PLC0415 - slow to import, and only downloads need it
+
     return httpx.create_ssl_context(trust_env=False)

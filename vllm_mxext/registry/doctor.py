@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum
 from shlex import quote
 
 from vllm_mxext.errors import ConfigError
+from vllm_mxext.findings import Finding, Level
 from vllm_mxext.registry import logs, ports
 from vllm_mxext.registry.backends import BACKENDS, look
 from vllm_mxext.registry.errors import BookError
@@ -19,31 +18,6 @@ from vllm_mxext.registry.servers import Servers, Status
 
 _SCARCE_BYTES = 2**30
 _LARGE_LOGS_BYTES = 200 * 2**20
-
-
-class Level(str, Enum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    WARNING = "warning"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        level: how bad it is.
-        subject: what was looked at.
-        text: what was found, a sentence.
-        remedy: what to do; empty if there is nothing to do.
-    """
-
-    level: Level
-    subject: str
-    text: str
-    remedy: str = ""
 
 
 def examine(servers: Servers) -> list[Finding]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = folder / "mxext"
     program.write_text("#!/bin/sh\necho my-server\n")
     program.chmod(0o755)
-    code = "import sys; from vllm_mxext.cli.main import main; sys.exit(main())"
     for shell in ("bash", "zsh", "fish"):
-        result = subprocess.run(
-            [sys.executable, "-c", code, "completion", shell], capture_output=True, text=True, check=True
-        )
-        (folder / f"mxext.{shell}").write_text(result.stdout)
+        with (folder / f"mxext.{shell}").open("w") as script, contextlib.redirect_stdout(script):
+            assert main(["completion", shell]) == 0
     return folder
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.docs.documented_lora import LORA_CONFIG
 from vllm_mxext import builtin
 from vllm_mxext.config.app import AppConfig, parse_serve_args
 from vllm_mxext.config.resolve import ResolvedConfig, resolve
@@ -15,28 +16,6 @@ from vllm_mxext.errors import ConfigError
 pytestmark = pytest.mark.promise("LORA-FILE-1")
 
 EXAMPLE = Path(__file__).parents[3] / "examples/lora_config_example.yaml"
-
-DOCUMENTED = """
-base_model:
-  model_path: "/path/to/base/model"
-  model_name: "llama-2-7b-chat"
-lora_adapters:
-  - name: "math_tuned"
-    path: "/path/to/lora/math_adapter"
-    format: "huggingface"
-    description: "LoRA adapter for mathematical reasoning"
-  - name: "code_tuned"
-    path: "/path/to/lora/code_adapter"
-    format: "huggingface"
-    description: "LoRA adapter for code generation"
-lora_settings:
-  max_lora_rank: 64
-  max_loras: 8
-  enable_dynamic_loading: true
-  cache_size: 4
-auto_load:
-  - "math_tuned"
-"""
 
 
 @pytest.fixture
@@ -56,7 +35,7 @@ def at_start(app: AppConfig) -> dict[str, bool]:
 
 
 def test_every_key_of_the_documented_file_is_honoured(parse) -> None:
-    app = parse(DOCUMENTED)
+    app = parse(LORA_CONFIG)
     assert (app.model.model, app.model.served_model_name) == ("/path/to/base/model", ("llama-2-7b-chat",))
     assert (app.lora.max_lora_rank, app.lora.max_loras, app.lora.max_cpu_loras) == (64, 8, 8)
     assert app.lora.allow_runtime_lora_updating
@@ -93,7 +72,7 @@ def test_adapters_say_themselves_or_by_the_list_whether_they_are_loaded(
 
 
 def test_flags_and_variables_win_and_their_adapters_come_in_addition(parse) -> None:
-    app = parse(DOCUMENTED, "--model", "/other", "--lora-modules", "math_tuned=/mine", "x=/x", VLLM_MAX_LORAS="3")
+    app = parse(LORA_CONFIG, "--model", "/other", "--lora-modules", "math_tuned=/mine", "x=/x", VLLM_MAX_LORAS="3")
     assert (app.model.model, app.lora.max_loras, app.lora.max_lora_rank) == ("/other", 3, 64)
     assert {module.name: module.path for module in app.lora.lora_modules} == {
         "math_tuned": "/mine",

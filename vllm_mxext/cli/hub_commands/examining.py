@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from vllm_mxext.cli.findings import report
 from vllm_mxext.cli.hub_commands.asking import Asked, read
 from vllm_mxext.cli.hub_commands.parsing import add_choice, command_parser
-from vllm_mxext.cli.hub_commands.tables import counted
+from vllm_mxext.findings import Finding
 from vllm_mxext.hub.doctor.examination import Patient, examine
-from vllm_mxext.hub.doctor.finding import Finding, Level
 from vllm_mxext.hub.doctor.source_checks import asking_once, connecting_probe, impatient
 from vllm_mxext.hub.exit_codes import DONE, FAILED
-
-_SIGNS = {Level.OK: "ok", Level.WARNING: "warning", Level.PROBLEM: "PROBLEM"}
 
 
 def doctor(argv: Sequence[str]) -> int:
@@ -25,23 +23,9 @@ def doctor(argv: Sequence[str]) -> int:
     )
     add_choice(parser)
     asked = read(parser, argv)
-    findings = _findings(asked)
-    counts = {level: sum(finding.level is level for finding in findings) for level in Level}
-    is_well = counts[Level.PROBLEM] == 0
-    value = {
-        "ok": is_well,
-        "findings": [
-            {"level": one.level.value, "subject": one.subject, "text": one.text, "remedy": one.remedy}
-            for one in findings
-        ],
-    }
-    lines = []
-    for finding in findings:
-        lines.append(f"{_SIGNS[finding.level]:<8} {finding.subject}: {finding.text}")
-        lines += [f"{'':<8} -> {finding.remedy}"] if finding.remedy else []
-    lines.append(f"{counted(counts[Level.PROBLEM], 'problem')}, {counted(counts[Level.WARNING], 'warning')}.")
-    asked.answer(value, "\n".join(lines))
-    return DONE if is_well else FAILED
+    found = report(_findings(asked))
+    asked.answer(found.value, found.text)
+    return DONE if found.is_well else FAILED
 
 
 def _findings(asked: Asked) -> list[Finding]:

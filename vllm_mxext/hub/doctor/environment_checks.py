@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from vllm_mxext.hub.doctor.finding import Finding, ok, problem, warning
+from vllm_mxext.findings import Finding, ok, problem, warning
 from vllm_mxext.hub.hardware import Hardware
 from vllm_mxext.hub.redaction import redact
 

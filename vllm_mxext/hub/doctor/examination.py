@@ -11,8 +11,8 @@ from pathlib import Path
 from vllm_mxext.config.app import AppConfig
 from vllm_mxext.config.hub import HubConfig
 from vllm_mxext.errors import ConfigError, HubError, ManifestError, MxError, NoCompatibleProfileError
+from vllm_mxext.findings import Finding, Level, ok, problem
 from vllm_mxext.hub.doctor import environment_checks, folder_checks, source_checks
-from vllm_mxext.hub.doctor.finding import Finding, Level, ok, problem
 from vllm_mxext.hub.entries import FoundModel, find_entry
 from vllm_mxext.hub.hardware import Hardware
 from vllm_mxext.hub.judgement import Judgement

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vllm_mxext.config.memory_plan import format_bytes
 from vllm_mxext.errors import StoreError
-from vllm_mxext.hub.doctor.finding import Finding, ok, problem, warning
+from vllm_mxext.findings import Finding, ok, problem, warning
 from vllm_mxext.hub.store import layout, locks
 
 Access = Callable[[Path, int], bool]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllm_mxext.config.hub import NetworkConfig
 from vllm_mxext.errors import HubCause, HubError, MissingDependencyError, MxError
-from vllm_mxext.hub.doctor.finding import Finding, ok, problem
+from vllm_mxext.findings import Finding, ok, problem
 
 if TYPE_CHECKING:  # it imports what only downloads need
     from vllm_mxext.hub.sources.interface import RemoteFile

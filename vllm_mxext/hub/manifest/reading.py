@@ -12,7 +12,6 @@ from vllm_mxext.hub.manifest.checks import check_ids, check_models, unusual
 from vllm_mxext.hub.manifest.complaints import Complaint, refuse, shown
 from vllm_mxext.hub.manifest.document import Node
 from vllm_mxext.hub.manifest.model import SCHEMA, Manifest
-from vllm_mxext.hub.manifest.schema import catalogue_schema, model_schema
 from vllm_mxext.hub.manifest.validation import validate
 
 
@@ -51,7 +50,7 @@ def manifest_of(root: Node, name: str, origin: str, folder: Path | None) -> Mani
     elif tagged := list(root.tags()):
         raise refuse(name, (Complaint(one.line, f"The tag {shown(one.tag)} means nothing here.") for one in tagged))
     content, has_many = root.plain(), "models" in root.fields
-    complaints = validate(root, content, catalogue_schema() if has_many else model_schema())
+    complaints = validate(root, content, has_many=has_many)
     nodes = root.at(["models"]).items if has_many else [root]
     if not complaints:
         complaints = list(check_models(nodes))

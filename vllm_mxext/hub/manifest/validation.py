@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm_mxext.config.sources import did_you_mean
 from vllm_mxext.hub.manifest.complaints import Complaint, shown
 from vllm_mxext.hub.manifest.document import Node
-from vllm_mxext.hub.manifest.schema import known_keys
+from vllm_mxext.hub.manifest.schema import catalogue_schema, known_keys, model_schema
+
+if TYPE_CHECKING:
+    import jsonschema_rs
 
 _MAX_FINDINGS = 500
 """A file that is wrong everywhere need not be searched to its end."""
@@ -25,21 +29,27 @@ _TYPES = {
 }
 
 
-def validate(root: Node, plain: Any, schema: Mapping[str, Any]) -> list[Complaint]:
+def validate(root: Node, plain: Any, *, has_many: bool) -> list[Complaint]:
     """Returns what is wrong with a file.
 
     Args:
         root: the file with its lines.
         plain: its values.
-        schema: its rules.
+        has_many: it is a list of models.
     """
-    import jsonschema_rs  # noqa: PLC0415 - only those who read a manifest pay for it
-
-    validator = jsonschema_rs.Draft202012Validator(dict(schema))
+    schema = catalogue_schema() if has_many else model_schema()
     complaints: list[Complaint] = []
-    for error in islice(validator.iter_errors(plain), _MAX_FINDINGS):
+    for error in islice(_validator(has_many).iter_errors(plain), _MAX_FINDINGS):
         complaints += _complaints(error, root, schema)
     return complaints
+
+
+@cache
+def _validator(has_many: bool) -> jsonschema_rs.Draft202012Validator:
+    """Returns what knows the rules; to make it takes longer than to read a file."""
+    import jsonschema_rs  # noqa: PLC0415 - only those who read a manifest pay for it
+
+    return jsonschema_rs.Draft202012Validator(catalogue_schema() if has_many else model_schema())
 
 
 def name_of(path: tuple[str | int, ...]) -> str:

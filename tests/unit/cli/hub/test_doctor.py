@@ -14,8 +14,8 @@ import pytest
 from tests.hub_servers.model_hub import ModelHub
 from tests.unit.cli.hub.conftest import MANIFEST, NAME, Run
 from tests.unit.cli.hub.test_stored import WEIGHTS
+from vllm_mxext.findings import Finding, Level
 from vllm_mxext.hub.doctor import environment_checks, folder_checks
-from vllm_mxext.hub.doctor.finding import Finding, Level
 from vllm_mxext.hub.hardware import Hardware
 from vllm_mxext.hub.store import locks
 

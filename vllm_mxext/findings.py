@@ -1,4 +1,4 @@
-"""`Finding`: what one check of `mxext hub doctor` has found, as plain data."""
+"""`Finding`: what one check of a doctor, of the hub or of servers, has found, as plain data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Level(str, Enum):
     WARNING = "warning"
     """Works, but perhaps not as it is meant to."""
     PROBLEM = "problem"
-    """Keeps models from being downloaded or started."""
+    """Keeps something from working."""
 
 
 @dataclass(frozen=True, slots=True)
