@@ -45,7 +45,7 @@ FORMULAS: tuple[tuple[str, str], ...] = (
     (
         "goodput",
         "answers that keep every limit / duration, and their share of all measured requests; a single token keeps any "
-        "TPOT; without streaming E2E stands for TTFT",
+        "TPOT, an unknown number of tokens none; without streaming E2E stands for TTFT and for the time after it",
     ),
     ("percentile", "linear interpolation between the two nearest values"),
     (

@@ -1,8 +1,12 @@
-"""Limits that make an answer good: those of the plan, or the published ones of MLPerf inference."""
+"""Limits that make an answer good: those of the plan, or the published ones of MLPerf inference; who keeps them."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from vllm_mxext.bench.serve import definitions
+from vllm_mxext.bench.serve.result import RequestRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,22 @@ class Slo:
     def __str__(self) -> str:
         limits = (("TTFT", self.ttft_s), ("TPOT", self.tpot_s), ("E2E", self.e2e_s))
         return ", ".join(f"{name} <= {limit * 1000:g} ms" for name, limit in limits if limit is not None)
+
+
+def is_good(record: RequestRecord, slo: Slo, compat: str = "own") -> bool | None:
+    """Returns whether a request was answered within all limits; None if the definitions do not judge it."""
+    if not record.is_ok:
+        return False
+    ttft, tpot = definitions.ttft_s(record, compat), definitions.tpot_s(record, compat)
+    e2e, tokens = definitions.e2e_s(record, compat), record.output_tokens
+    if compat == "guidellm":
+        tpot = next(iter(definitions.token_gaps_s(record, compat)), None)
+        if (slo.ttft_s is not None and ttft is None) or (slo.tpot_s is not None and tpot is None):
+            return None
+    if tpot is None:
+        tpot = math.inf if tokens is None else e2e / (tokens - 1) if tokens > 1 else 0.0
+    measured = ((slo.ttft_s, e2e if ttft is None else ttft), (slo.tpot_s, tpot), (slo.e2e_s, e2e))
+    return all(limit is None or value <= limit for limit, value in measured)
 
 
 def _mlperf(ttft_ms: float, tpot_ms: float) -> Slo:

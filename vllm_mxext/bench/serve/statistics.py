@@ -13,7 +13,7 @@ from vllm_mxext.bench.metrics import Summary, summarize
 from vllm_mxext.bench.serve import definitions
 from vllm_mxext.bench.serve.plan_reading import limits, plan_from_mapping
 from vllm_mxext.bench.serve.result import RequestRecord, RunResult, Stage
-from vllm_mxext.bench.serve.slo import Slo
+from vllm_mxext.bench.serve.slo import Slo, is_good
 
 _MIN_STEADY = 3
 """Requests that a steady window needs."""
@@ -181,20 +181,6 @@ def latencies(answered: Sequence[RequestRecord], compat: str = "own") -> Latenci
         chunk_gap=_summary(gap for record in answered for gap in definitions.chunk_gaps_s(record, compat)),
         token_gap=_summary(gap for record in answered for gap in definitions.token_gaps_s(record, compat)),
     )
-
-
-def is_good(record: RequestRecord, slo: Slo, compat: str = "own") -> bool | None:
-    """Returns whether a request was answered within all limits; None if the definitions cannot tell."""
-    if not record.is_ok:
-        return False
-    e2e = definitions.e2e_s(record, compat)
-    ttft, tpot = definitions.ttft_s(record, compat), definitions.tpot_s(record, compat)
-    if compat == "guidellm":
-        tpot = next(iter(definitions.token_gaps_s(record, compat)), None)
-        if (slo.ttft_s is not None and ttft is None) or (slo.tpot_s is not None and tpot is None):
-            return None
-    measured = ((slo.ttft_s, e2e if ttft is None else ttft), (slo.tpot_s, tpot or 0.0), (slo.e2e_s, e2e))
-    return all(limit is None or value <= limit for limit, value in measured)
 
 
 def _summary(values: Iterable[float | None]) -> Summary | None:

@@ -288,6 +288,10 @@ class _Connection(asyncio.Protocol):
         exchange, parser = self._exchange, self._parser
         if exchange is None or parser is None or exchange.done.done():
             return
+        if exchange.status < 200:  # an interim answer, such as 103; the answer follows
+            exchange.status = 0
+            exchange.headers.clear()
+            return
         self._is_reusable = self._is_reusable and parser.should_keep_alive()
         exchange.ended_s = self._at
         exchange.done.set_result(None)

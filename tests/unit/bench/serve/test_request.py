@@ -131,6 +131,24 @@ def test_connections_are_used_again_and_one_that_the_server_has_closed_is_replac
     assert len(opened) == 2
 
 
+def test_an_interim_answer_is_not_the_answer() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+        writer.close()
+
+    async def measure() -> tuple[int, bytes, dict[str, str]]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        wire = Wire(Address("127.0.0.1", server.sockets[0].getsockname()[1], False, ""))
+        exchange = await wire.send("GET", "/", timeout_s=5.0)
+        wire.close()
+        server.close()
+        return exchange.status, bytes(exchange.body), exchange.headers
+
+    assert asyncio.run(measure()) == (200, b"hi", {"content-length": "2"})
+
+
 def test_metrics_pages_are_read_without_buckets() -> None:
     page = b'# HELP a b\na{x="1 2"} 3\nb_bucket{le="1"} 4\nc_created 5\nd NaNo\ne 1e3\n\n'
     assert parse_metrics(page) == {'a{x="1 2"}': 3.0, "e": 1000.0}

@@ -98,6 +98,17 @@ def test_a_limit_of_the_first_token_applies_to_the_whole_answer_without_streamin
     assert goodput.num_good == 0
 
 
+def test_a_limit_per_token_is_not_kept_by_what_nobody_measured() -> None:
+    whole, streamed = record(0, 0.0, 1.0, chunk_times_s=()), record(1, 0.0, 1.0)
+    records = [whole, replace(streamed, output_tokens=None), replace(streamed, output_tokens=1)]
+    goodput = stage_figures(result(*records), 0, Slo(tpot_s=0.1)).goodput
+    assert goodput is not None
+    assert goodput.num_good == 1
+    wider = stage_figures(result(*records), 0, Slo(tpot_s=0.12)).goodput
+    assert wider is not None
+    assert wider.num_good == 2
+
+
 def test_the_plan_of_a_run_says_its_limits_and_definitions() -> None:
     run = replace(
         result(*steady_load(2)),
