@@ -17,6 +17,7 @@ import pytest
 
 from tests.docs.readme import ENGLISH, code_blocks
 from tests.unit.registry.conftest import User
+from vllm_mxext.cli.main import main
 from vllm_mxext.cli.server_commands.waiting import Waiting
 from vllm_mxext.registry.processes import wait_for_end
 from vllm_mxext.registry.runs import read_run
@@ -61,6 +62,16 @@ def test_a_server_is_started_watched_and_stopped(user: User) -> None:
     user.types("rm", "one")
     assert not user.folders.of("one").exists()
     assert "No server is registered" in user.types("list")
+
+
+def test_a_terminal_that_knows_no_such_letter_shows_its_number(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    user.types("add", "one", "--model-path", "m\N{LATIN SMALL LETTER O WITH DIAERESIS}/x")
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(["server", "list"]) == 0
+    out.flush()
+    assert b"m\\xf6/x" in written.getvalue()
 
 
 @pytest.mark.promise("DOCS-1")
