@@ -8,6 +8,7 @@ a code per cause; `mxext bench serve` has 3 for missed objectives and 4 for a me
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments after the program's name; those of the process by default.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show are no reason to fail
     return with_exit_code(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 

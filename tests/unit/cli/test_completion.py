@@ -61,6 +61,19 @@ def test_the_scripts_of_other_shells_name_every_command_and_are_understood(folde
         subprocess.run([shell, "-n", str(script)], check=True)
 
 
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [("mxext server st", "start stop status"), ("mxext server start ", "my-server"), ("mxext lora unl", "unload")],
+)
+def test_fish_completes_commands_and_names(folder: Path, typed: str, completed: str) -> None:
+    result = subprocess.run(
+        ["fish", "--no-config", "-c", f"source {folder}/mxext.fish; complete -C '{typed}'"],
+        env={"PATH": f"{folder}:/usr/bin:/bin", "HOME": str(folder)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert {line for line in result.stdout.split() if not line.startswith("-")} == set(completed.split())
+
+
 def test_an_unknown_shell_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "tcsh"]) == 2
     assert "bash" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from vllm_mxext.registry.errors import NotRunningError, PortTakenError
 from vllm_mxext.registry.processes import wait_for_end
 from vllm_mxext.registry.record import read_record
 from vllm_mxext.registry.runs import read_run
-from vllm_mxext.registry.starting import pick_port
+from vllm_mxext.registry.starting import Progress, pick_port
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,7 +34,7 @@ sys.exit(main(["server", *sys.argv[1:], "--json"]))
 """
 
 
-def type_at_once(*lines: str) -> list[tuple[int, dict[str, object]]]:
+def type_at_once(*lines: str) -> list[tuple[int, dict[str, Any]]]:
     """Exit codes and answers of commands that run as processes at the same time."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     typed = [
@@ -91,8 +92,12 @@ def test_a_restart_that_fails_says_that_none_runs(user: User, monkeypatch: pytes
 def test_a_server_that_is_stopped_while_it_starts_says_so(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_SERVER", "loading")
     user.types("add", "one", "--port", str(free_port()))
+
+    def stop(_progress: Progress) -> None:
+        user.servers.stop("one", timeout_s=5)
+
     with pytest.raises(NotRunningError, match="stopped by another command"):
-        user.servers.start("one", timeout_s=60, report=lambda _progress: user.servers.stop("one", timeout_s=5))
+        user.servers.start("one", timeout_s=60, report=stop)
 
 
 def test_the_keeper_of_an_earlier_run_writes_down_nothing_after_the_next(

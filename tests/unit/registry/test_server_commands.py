@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -16,10 +17,18 @@ import pytest
 
 from tests.docs.readme import ENGLISH, code_blocks
 from tests.unit.registry.conftest import User
+from vllm_mxext.cli.main import main
 from vllm_mxext.cli.server_commands.waiting import Waiting
 from vllm_mxext.registry.processes import wait_for_end
 from vllm_mxext.registry.runs import read_run
 from vllm_mxext.registry.starting import Progress
+
+
+def documented_keys() -> list[str]:
+    """What docs/servers.md says that a server has with `--json`."""
+    text = (ENGLISH.parent / "docs" / "servers.md").read_text(encoding="utf-8")
+    sentence = text.partition("- `status --json`")[2].partition(" has ")[2].partition("\n- ")[0]
+    return re.findall(r"`(\w+)`", sentence)
 
 
 def free_port() -> int:
@@ -38,6 +47,7 @@ def test_a_server_is_started_watched_and_stopped(user: User) -> None:
     assert (facts["state"], facts["models"], facts["requests_running"]) == ("running", ["fake-model"], 3)
     assert facts["memory_bytes"] > 0
     (row,) = user.asks("ps")["servers"]
+    assert set(row) == set(facts) == set(user.asks("list")["servers"][0]) == set(documented_keys())
     assert row["pid"] == started["pid"]
     assert "running" in user.types("ps")
     assert "1 ready" in user.types("list")
@@ -52,6 +62,16 @@ def test_a_server_is_started_watched_and_stopped(user: User) -> None:
     user.types("rm", "one")
     assert not user.folders.of("one").exists()
     assert "No server is registered" in user.types("list")
+
+
+def test_a_terminal_that_knows_no_such_letter_shows_its_number(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    user.types("add", "one", "--model-path", "m\N{LATIN SMALL LETTER O WITH DIAERESIS}/x")
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(["server", "list"]) == 0
+    out.flush()
+    assert b"m\\xf6/x" in written.getvalue()
 
 
 @pytest.mark.promise("DOCS-1")
