@@ -109,7 +109,7 @@ def test_without_streaming_there_is_no_first_token(shell: Shell) -> None:
     printed = shell.type(documented.NO_STREAM)
     ttft = printed.partition("Time to First Token (TTFT):\n")[2].partition("\n\n")[0]
     assert ttft.count("n/a") == 6
-    assert re.search(r"End-to-End Latency:\n  Mean: 0\.0\d+s", printed)
+    assert re.search(r"End-to-End Latency:\n  Mean: \d+\.\d+s", printed)
 
 
 def test_the_documented_file_is_measured(shell: Shell) -> None:

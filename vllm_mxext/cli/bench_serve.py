@@ -245,7 +245,7 @@ def _exit_code(report: Report, plan: Plan, *, is_saved: bool, is_compared: bool)
     regressions = [one for one in report.baseline if one.is_regression(plan.output.max_regression / 100)]
     if report.result.is_interrupted:
         return EXIT_INTERRUPTED
-    if not any(one.num_ok for one in report.stages) or not is_saved:
+    if not report.has_answers or not is_saved:
         return EXIT_FAILED
     is_told = is_compared and (bool(report.comparisons) or not plan.server.compare_url)
     if not report.result.is_valid or not is_told or (plan.output.baseline and not report.baseline):

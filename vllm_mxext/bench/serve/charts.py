@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vllm_mxext.bench.serve import definitions
 from vllm_mxext.bench.serve.labels import LABELS
-from vllm_mxext.bench.serve.report_data import Report, level_name, named_values, seconds
+from vllm_mxext.bench.serve.report_data import DISTRIBUTIONS, Report, level_name, named_values, number, seconds
+from vllm_mxext.bench.serve.result import RequestRecord
 from vllm_mxext.bench.serve.svg import Axes, Mark, Series, histogram, line_chart
 
 _MAX_BUCKETS = 120
@@ -84,13 +85,7 @@ def timeline_charts(report: Report) -> list[Chart]:
     for record in records:
         for at, amount in definitions.token_arrivals(record):
             tokens[min(buckets - 1, max(0, int(at / width)))] += amount / width
-    changes = sorted(
-        [(record.sent_s, 1) for record in result.records] + [(record.ended_s, -1) for record in result.records]
-    )
-    flight, open_now = [(0.0, 0.0)], 0
-    for at, change in changes:
-        open_now += change
-        flight.append((at, float(open_now)))
+    flight = _mean_in_flight(result.records, end)
     # A single stage needs a mark only where its warm-up ends.
     marked = len(result.stages) > 1 or any(record.is_warmup for record in result.records)
     marks = (
@@ -116,7 +111,7 @@ def timeline_charts(report: Report) -> list[Chart]:
             f"{words['timeline']}: {words['concurrency']}",
             line_chart(
                 Axes(words["timeline"], time, words["concurrency"]),
-                [Series(words["in_flight"], tuple(flight), "step")],
+                [Series(words["in_flight"], flight, "area")],
                 marks,
             ),
         ),
@@ -124,20 +119,38 @@ def timeline_charts(report: Report) -> list[Chart]:
     return charts + _server_charts(report)
 
 
+def _mean_in_flight(records: Sequence[RequestRecord], end_s: float) -> tuple[tuple[float, float], ...]:
+    """Steps of the mean over equal times: between two requests there is a moment without any, which is no news."""
+    width = end_s / _MAX_BUCKETS
+    busy_s = [0.0] * _MAX_BUCKETS
+    for record in records:
+        first, last = (min(_MAX_BUCKETS - 1, max(0, int(at / width))) for at in (record.sent_s, record.ended_s))
+        for index in range(first, last + 1):
+            begin = index * width
+            busy_s[index] += max(0.0, min(record.ended_s, begin + width) - max(record.sent_s, begin))
+    return tuple((index * width, seconds / width) for index, seconds in enumerate([*busy_s, 0.0]))
+
+
 def distribution_charts(report: Report) -> list[Chart]:
-    """Returns histograms of TTFT, TPOT and E2E at the main level."""
+    """Returns histograms of TTFT, TPOT, E2E and tokens per second of a request at the main level."""
     words, samples, values = LABELS[report.language], report.samples, report.values
     charts = []
-    for name in ("ttft", "tpot", "e2e"):
+    for name in DISTRIBUTIONS:
         if not samples[name]:
             continue
-        points = (("P50", "median"), ("P95", "p95"), ("P99", "p99"))
+        is_speed = name == "throughput"
+        # Of speeds the lowest are of interest, for which there is no percentile.
+        points = (("P50", "median"),) if is_speed else (("P50", "median"), ("P95", "p95"), ("P99", "p99"))
         marks = [
-            Mark(value, f"{label} {seconds(value)}")
+            Mark(value, f"{label} {number(value) if is_speed else seconds(value)}")
             for label, key in points
             if (value := values[f"{name}_{key}"]) is not None
         ]
-        svg = histogram(Axes(words[name], words["seconds"], words["requests_axis"]), samples[name], marks)
+        svg = histogram(
+            Axes(words[name], words["tokens_rate" if is_speed else "seconds"], words["requests_axis"]),
+            samples[name],
+            marks,
+        )
         charts.append(Chart(words[name], svg))
     return charts
 

@@ -86,8 +86,12 @@ def format_comparison(title: str, compared: Sequence[Comparison], language: Lang
 def validity_line(report: Report) -> str:
     """Returns whether the figures may be used, and why not."""
     words, result = LABELS[report.language], report.result
+    if not report.has_answers:
+        return f"{words['nothing_answered']}."
     if result.is_valid:
-        return f"{words['valid']}."
+        failed = report.failures.total()
+        lost = f" {words['failed']}: {failed} / {sum(one.num_requests for one in report.stages)}." if failed else ""
+        return f"{words['valid']}.{lost}"
     return f"{words['invalid']}:\n" + "\n".join(f"  - {reason}" for reason in result.invalid_reasons)
 
 

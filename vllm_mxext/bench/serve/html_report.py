@@ -26,6 +26,9 @@ from vllm_mxext.bench.serve.report_data import (
 _MAX_ROWS = 2000
 """Requests that the page lists; all are in the JSON and the CSV."""
 
+_ONLY_SOMETIMES = ("send_lag", "good", "cached", "steady")
+"""Beginnings of the names of figures that only some runs have."""
+
 _STYLE = """\
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--text:#1b1f24;--soft:#5b6572;--line:#d9dee5;--good:#18794e;
 --bad:#c62a2f;--s0:#2563c9;--s1:#d9730d;--s2:#128577}
@@ -58,7 +61,7 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;margin:0;font
 dt{font-weight:600}dd{margin:0}
 details{margin-top:12px}summary{cursor:pointer;font-weight:600}
 pre{overflow-x:auto;font-size:12px;margin:8px 0 0;white-space:pre-wrap;overflow-wrap:anywhere}
-@media (max-width:600px){dl{grid-template-columns:1fr}}
+@media (max-width:600px){dl{grid-template-columns:1fr}figure{overflow-x:auto}figure svg{min-width:520px}}
 @media print{.scroll{max-height:none}.card,.tile{break-inside:avoid}}
 """
 
@@ -72,14 +75,11 @@ def to_html(report: Report) -> str:
         _head(report, model),
         _tiles(report),
         _section(words["stages"], _levels(report)) if len(report.stages) > 1 else "",
-        _grid(words["latency_chart"], charts),
-        _grid(
-            f"{words['distributions']} · {level_name(report.figures.stage, report.language)}",
-            distribution_charts(report),
-        ),
-        _grid(words["timeline"], timeline_charts(report)),
         _compared(words["compare"], report.comparisons, report),
         _compared(words["baseline"], report.baseline, report),
+        _grid(words["latency_chart"], charts),
+        _grid(f"{words['distributions']} · {_main_name(report)}", distribution_charts(report)),
+        _grid(words["timeline"], timeline_charts(report)),
         _section(words["table"], _figures(report)),
         _section(words["failures"], _failures(report)) if report.failures else "",
         _section(words["lag"], _client(report)) if report.lag else "",
@@ -101,6 +101,10 @@ def _head(report: Report, model: str) -> str:
     words, result = LABELS[report.language], report.result
     server = result.plan.get("server", {})
     badges = [(words["valid"], "good") if result.is_valid else (words["invalid"], "bad")]
+    if not report.has_answers:
+        badges = [(words["nothing_answered"], "bad")]
+    elif report.failures:
+        badges.append((f"{words['failed']}: {count(report.failures.total())}", "bad"))
     if report.figures.goodput is not None and result.is_valid:
         badges.append((words["slo_missed"], "bad") if report.is_missed else (words["slo_met"], "good"))
     if report.is_sweep and report.best_good is not None and result.is_valid:
@@ -129,6 +133,12 @@ def _tiles(report: Report) -> str:
         f'<div class="tile"><span class="soft">{escape(name)}</span><b>{text}</b></div>' for name, text in tiles
     )
     return f'<div class="tiles">{cells}</div>'
+
+
+def _main_name(report: Report) -> str:
+    stage = report.figures.stage
+    level = level_name(stage, report.language)
+    return f"{stage.server} · {level}" if report.is_comparison else level
 
 
 def _grid(title: str, charts: Sequence[Chart]) -> str:
@@ -173,7 +183,9 @@ def _figures(report: Report) -> str:
         rows.append((words[name], *(written(values[f"{name}_{point}"]) for point in POINTS)))
     in_table = {f"{row}_{point}" for row in (*DISTRIBUTIONS, "chunk_gap", "token_gap") for point in POINTS}
     others = {
-        name: "n/a" if value is None else f"{value:,.6g}" for name, value in values.items() if name not in in_table
+        name: "n/a" if value is None else f"{value:,.6g}"
+        for name, value in values.items()
+        if name not in in_table and not (value is None and name.startswith(_ONLY_SOMETIMES))
     }
     table = _table(("", *(words[point] for point in POINTS)), rows)
     return f'{table}<div style="margin-top:16px">{_pairs(others)}</div>'

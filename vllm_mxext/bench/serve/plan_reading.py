@@ -218,7 +218,7 @@ def _check_range(option: Option, number: float) -> None:
     if option.minimum is not None and number < option.minimum:
         raise ValueError(f"must be at least {option.minimum:g}")
     if option.maximum is not None and number > option.maximum:
-        raise ValueError(f"must be at most {option.maximum:,g}")
+        raise ValueError(f"must be at most {option.maximum:,.0f}")
 
 
 _READERS: dict[str, Any] = {

@@ -69,6 +69,11 @@ class Report:
         return cls(result, sides, stages, limits(plan), compat, comparisons, baseline, language)
 
     @property
+    def has_answers(self) -> bool:
+        """Whether any measured request was answered."""
+        return any(one.num_ok for one in self.stages)
+
+    @property
     def is_sweep(self) -> bool:
         """Whether the stages are load levels of one server."""
         return len({one.stage.level for one in self.stages}) > 1

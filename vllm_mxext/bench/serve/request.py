@@ -161,7 +161,7 @@ class StreamReader:
                 (reply.chunk_times_s if has_text else reply.empty_times_s).append(at)
             else:
                 has_text = False
-            if usage:
+            if isinstance(usage, dict) and usage:
                 reply.usage = usage
                 if choices:
                     self._count(int(usage.get("completion_tokens") or 0), has_text)
@@ -180,11 +180,11 @@ class StreamReader:
 
 def _take_choice(reply: Reply, choice: dict[str, Any]) -> bool:
     if reason := choice.get("finish_reason"):
-        reply.finish_reason = reason
+        reply.finish_reason = str(reason)
     if (delta := choice.get("delta") or choice.get("message")) is None:
         text = choice.get("text")
         if text:
-            reply.texts.append(text)
+            reply.texts.append(str(text))
         return bool(text)
     has_text = False
     for key in _TEXT_KEYS:
@@ -200,7 +200,8 @@ def _read_whole(reply: Reply, body: bytes) -> None:
         if answer.get("error"):
             _fail(reply, "server_error", f"an error in the answer: {_shown(orjson.dumps(answer['error']))}")
             return
-        reply.usage = answer.get("usage") or {}
+        usage = answer.get("usage")
+        reply.usage = usage if isinstance(usage, dict) else {}
         has_text = _take_choice(reply, answer["choices"][0])
     except (ValueError, AttributeError, TypeError, KeyError, IndexError):
         _fail(reply, "protocol", f"an answer that cannot be understood: {_shown(body)}")

@@ -233,6 +233,8 @@ class Runner:
         length = load.duration / turns + warmup / rate if load.duration else 0.0
         seed = params.seed + turn  # other gaps in every turn, the same for both servers
         times = schedule(rate, load.burstiness, seed, count=count + warmup, duration_s=length, ramp_to=ramp_to)
+        if len(times) <= warmup and turns > 1:
+            times = schedule(rate, load.burstiness, seed, count=1 + warmup, ramp_to=ramp_to)
         if len(times) <= warmup:
             raise ConfigError("No request is due within --duration at this rate; give a longer one.")
         name = f"{rate:g} to {ramp_to:g} requests/s" if ramp_to else f"{rate:g} requests/s"

@@ -302,6 +302,8 @@ class StageRun:
 
     def _ended(self, place: int, reply: Reply) -> None:
         self._open.discard(place)
+        if self._plan.workload.turns == 1 and _count(reply.usage.get("completion_tokens")):
+            reply.texts.clear()  # nobody will count or continue it, and a long run has gigabytes of it
         self._num_chunks += len(reply.chunk_times_s)
         self._num_failed += bool(reply.failure)
         if reply.chunk_times_s:

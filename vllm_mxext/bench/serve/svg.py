@@ -99,7 +99,8 @@ def histogram(axes: Axes, values: Sequence[float], marks: Sequence[Mark] = ()) -
     counts = [0] * bins
     for value in values:
         counts[min(bins - 1, int((value - low) / (high - low) * bins))] += 1
-    y_ticks = ticks(0.0, max(counts) * 1.25)  # room for the labels of marks
+    # Room for the labels of marks; there are no parts of a request.
+    y_ticks = [tick for tick in ticks(0.0, max(max(counts) * 1.25, 4.0)) if tick == int(tick)]
     x_ticks = tuple(tick for tick in ticks(low, high) if low <= tick <= high)
     x = _Scale(low, high, _LEFT, WIDTH - _RIGHT)
     y = _Scale(0.0, y_ticks[-1], HEIGHT - _BOTTOM, _TOP)
@@ -192,7 +193,8 @@ def _line(series: Series, index: int, x: _Scale, y: _Scale) -> list[str]:
 
 def _marks(marks: Sequence[Mark], x: _Scale) -> list[str]:
     """Lines from left to right; a label that would cover the one before it goes a row lower."""
-    lines, ends = [], [0.0] * 4
+    # Labels after all lines, so that no line goes through a label.
+    lines, labels, ends = list[str](), list[str](), [0.0] * 4
     for mark in sorted(marks, key=lambda mark: mark.x):
         at, width = x(mark.x), _width(mark.label)
         is_left = at + width + 6 > WIDTH - _RIGHT
@@ -201,11 +203,11 @@ def _marks(marks: Sequence[Mark], x: _Scale) -> list[str]:
         ends[row] = start + width + 6
         anchor = ' text-anchor="end"' if is_left else ""
         lines.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 4}" y2="{HEIGHT - _BOTTOM}"/>')
-        lines.append(
+        labels.append(
             f'<text class="marked" x="{at - 4 if is_left else at + 4:.1f}" y="{_TOP + 6 + 14 * row}"{anchor}>'
             f"{escape(mark.label)}</text>"
         )
-    return lines
+    return lines + labels
 
 
 def _legend(names: Sequence[str]) -> str:

@@ -261,7 +261,7 @@ def test_the_page_loads_nothing_and_runs_no_script() -> None:
 @pytest.mark.promise("PERF-24")
 def test_the_page_of_a_sweep_has_every_chart() -> None:
     text = to_html(Report.of(sweep()))
-    assert Page(text).tags.count("svg") == 5 + 3 + 3
+    assert Page(text).tags.count("svg") == 5 + 4 + 3
     for title in (
         "Tokens per second against load",
         "Goodput against load",
@@ -283,6 +283,15 @@ def test_a_run_without_an_answer_has_a_page_and_a_block() -> None:
     report = Report.of(result([record(0, **FAILED)]))
     assert "n/a" in documented_block(report)
     assert ">n/a</b>" in to_html(report)
+    for text in (further_block(report), to_html(report)):
+        assert "NO REQUEST WAS ANSWERED" in text
+        assert "Valid" not in text
+
+
+def test_failures_are_told_beside_the_verdict() -> None:
+    report = Report.of(result([record(0), record(1, 0.7), record(2, 1.4, **FAILED)]))
+    assert further_block(report).endswith("Valid measurement. Failed: 1 / 3.")
+    assert '<span class="badge bad">Failed: 1</span>' in to_html(report)
 
 
 @pytest.mark.parametrize(

@@ -169,3 +169,16 @@ def test_a_client_that_could_not_keep_up_says_why(lag: ClientLag, typical: float
     reasons = lag_reasons("s", lag, typical)
     assert len(reasons) == len(words)
     assert all(word in reason for word, reason in zip(words, reasons, strict=True))
+
+
+@pytest.mark.promise("PERF-6")
+@pytest.mark.parametrize("usage", [[1], "3", 3, None, {"completion_tokens": None}])
+def test_usage_that_is_none_does_not_end_a_run(usage: object) -> None:
+    events: list[dict[str, Any]] = [
+        {"choices": [{"delta": {"content": "a"}}], "usage": usage},
+        {"choices": [{"delta": {}, "finish_reason": 5}]},
+        {"choices": [], "usage": usage},
+    ]
+    reply = read([stream(events)])
+    assert (reply.failure, reply.text, reply.finish_reason) == ("", "a", "5")
+    assert not reply.usage.get("completion_tokens")

@@ -10,10 +10,12 @@ import pytest
 
 from tests.bench_servers.mock_server import Behaviour, MockServer, Served
 from vllm_mxext.bench.serve.plan_reading import plan_from_mapping
+from vllm_mxext.bench.serve.request import Reply
 from vllm_mxext.bench.serve.result import RunResult
 from vllm_mxext.bench.serve.runner import Runner
-from vllm_mxext.bench.serve.stage_run import Progress
+from vllm_mxext.bench.serve.stage_run import Progress, StageRun, StageSpec, Target, _Sent
 from vllm_mxext.bench.serve.statistics import run_figures, stage_figures
+from vllm_mxext.bench.serve.wire import Address, Wire
 from vllm_mxext.bench.server_process import free_port
 from vllm_mxext.errors import ConfigError
 
@@ -54,27 +56,11 @@ def test_times_lie_where_the_server_s_own_clock_puts_them() -> None:
         assert record.ended_s >= record.chunk_times_s[-1]
 
 
-@pytest.mark.promise("PERF-12")
-def test_median_errors_are_small_beside_the_server_s_own_records() -> None:
-    result, served, origin = run(Behaviour(ttft_s=0.03, gap_s=0.005), 10, test_params={"max_tokens": 10})
-    first = sorted(
-        abs(origin + record.chunk_times_s[0] - one.texts_s[0])
-        for record, one in zip(result.records, served, strict=True)
-    )
-    gaps = sorted(
-        abs((record.chunk_times_s[-1] - record.chunk_times_s[0]) - (one.texts_s[-1] - one.texts_s[0]))
-        for record, one in zip(result.records, served, strict=True)
-    )
-    # Usually below 0.1 ms; a busy machine may be slow, but half of ten requests are not.
-    assert first[5] < 0.05
-    assert gaps[5] < 0.05
-
-
 @pytest.mark.promise("PERF-6")
 def test_every_kind_of_failure_is_counted_and_the_run_goes_on() -> None:
-    kinds = ["disconnect", "status:503", "cut", "garbage", "error_event", "empty", "html", "stall"]
+    kinds = ["disconnect", "status:503", "cut", "garbage", "error_event", "empty", "html"]
     behaviour = replace(FAST, failures=dict(enumerate(kinds)))
-    result, _, _ = run(behaviour, 11, test_params={"max_tokens": 3, "timeout": 2.0, "server_metrics": False})
+    result, _, _ = run(behaviour, 10, test_params={"max_tokens": 3, "server_metrics": False})
     assert [record.failure for record in result.records] == [
         "disconnected",
         "http_status",
@@ -83,13 +69,19 @@ def test_every_kind_of_failure_is_counted_and_the_run_goes_on() -> None:
         "server_error",
         "empty",
         "protocol",
-        "timeout",
         "",
         "",
         "",
     ]
     assert result.records[1].status == 503
     assert "out of memory" in result.records[4].failure_detail
+
+
+@pytest.mark.promise("PERF-6")
+def test_a_request_without_an_answer_is_given_up_in_time() -> None:
+    behaviour = replace(FAST, failures={0: "stall"})
+    result, _, _ = run(behaviour, 1, test_params={"max_tokens": 3, "timeout": 0.2, "server_metrics": False})
+    assert [record.failure for record in result.records] == ["timeout"]
 
 
 @pytest.mark.promise("PERF-6")
@@ -128,6 +120,22 @@ def test_tokens_are_counted_by_a_tokenizer_file_without_usage(tmp_path: Path) ->
     assert (result.records[0].output_tokens, result.records[0].token_source) == (5, "tokenizer")
 
 
+@pytest.mark.promise("PERF-10")
+@pytest.mark.parametrize(
+    ("said", "counted"), [(7, 7), (0, None), (-2, None), ("7", None), (True, None), ([7], None), (None, None)]
+)
+def test_a_number_of_tokens_that_is_none_is_unknown(said: object, counted: int | None) -> None:
+    plan = plan_from_mapping({"server": {"url": "http://127.0.0.1:1", "model": "m"}})
+    target = Target("A", "m", Wire(Address.parse(plan.server.url)))
+    stage = StageRun(plan, target, StageSpec("s", 1, None, None, 1, 0), (), 0, 0.0, 0)
+    details = [said]
+    usage = {"completion_tokens": said, "prompt_tokens": said, "prompt_tokens_details": details}
+    stage._sent.append(_Sent(Reply(texts=["a"], usage=usage), False, None, None, 0))
+    (record,) = stage.records()
+    assert (record.output_tokens, record.cached_tokens) == (counted, None)
+    assert record.prompt_tokens == (0 if said == 0 and said is not False else counted)
+
+
 def test_a_server_may_say_the_tokens_of_each_chunk() -> None:
     result, _, _ = run(replace(FAST, tokens_per_chunk=4), 1, test_params={"max_tokens": 10, "chunk_tokens": True})
     assert result.records[0].chunk_tokens == (4, 4, 2)
@@ -143,27 +151,57 @@ def test_both_routes_are_measured_streamed_or_not(endpoint: str, stream: bool) -
     assert served[0].body["temperature"] == 0.7
 
 
+def run_until(behaviour: Behaviour, num_done: int, num_in_flight: int, **sections: dict[str, object]) -> RunResult:
+    """Returns the result of a run that is interrupted when so many requests are done and so many others under way."""
+
+    async def measure() -> RunResult:
+        async with MockServer(behaviour) as server:
+            plan = plan_from_mapping({"server": {"url": server.url, "model": "m"}, **sections})
+
+            def stop(progress: Progress) -> None:
+                if (progress.num_done, progress.num_in_flight) == (num_done, num_in_flight):
+                    runner.interrupt()
+
+            runner = Runner(plan.checked(), stop)
+            return await runner.run()
+
+    return asyncio.run(measure())
+
+
 @pytest.mark.promise("PERF-5")
-def test_measuring_begins_while_the_warm_up_is_under_way() -> None:
-    behaviour = Behaviour(ttft_s=0.005, gap_s=0.001)
-    params: dict[str, object] = {"max_tokens": 5, "concurrent_requests": 3, "warmup_requests": 4}
-    result, _, _ = run(behaviour, 9, test_params=params)
+def test_measuring_does_not_wait_for_the_end_of_the_warm_up() -> None:
+    params: dict[str, object] = {"max_tokens": 2, "concurrent_requests": 3, "warmup_requests": 4}
+    result = run_until(replace(FAST, failures={0: "stall"}), 13, 1, test_params=params)
     warm = [record for record in result.records if record.is_warmup]
     measured = result.of_stage(0)
-    assert (len(warm), len(measured)) == (4, 9)
+    assert (len(warm), len(measured)) == (4, 10)
+    assert [record.failure for record in warm] == ["cancelled", "", "", ""]
     assert warm[-1].sent_s < result.stages[0].measured_s <= measured[0].sent_s
-    assert max(record.ended_s for record in warm) > measured[0].sent_s
-    assert stage_figures(result, 0).peak_in_flight == 3
+    assert warm[0].ended_s >= max(record.ended_s for record in measured)
 
 
 @pytest.mark.promise("PERF-9")
 def test_requests_with_a_rate_are_sent_when_they_are_due_although_no_answer_has_come() -> None:
-    behaviour = Behaviour(ttft_s=0.15, slots=1, is_precise=False)
-    result, _, _ = run(behaviour, 6, test_params={"max_tokens": 1}, load={"request_rate": 200.0})
+    stalled = replace(FAST, failures=dict.fromkeys(range(6), "stall"))
+    result = run_until(stalled, 0, 6, workload={"num_prompts": 6}, load={"request_rate": 200.0})
+    assert [record.failure for record in result.records] == ["cancelled"] * 6
     assert all(record.send_lag_s is not None and record.send_lag_s >= 0 for record in result.records)
-    # The last one was sent before the first was answered, and waited for five others.
-    assert result.records[-1].sent_s < result.records[0].ended_s
-    assert result.records[-1].ended_s - result.records[-1].sent_s > 5 * behaviour.ttft_s
+
+
+@pytest.mark.promise("PERF-3")
+def test_a_server_that_falls_behind_cannot_hide_it_behind_requests_that_were_sent_late() -> None:
+    behaviour = Behaviour(ttft_s=0.05, is_precise=False)
+    load: dict[str, object] = {"request_rate": 1000.0, "burstiness": "inf", "max_in_flight": 1}
+    result, _, _ = run(behaviour, 6, test_params={"max_tokens": 1}, load=load)
+    figures = stage_figures(result, 0)
+    assert figures.latencies.e2e is not None
+    assert figures.from_sending is not None
+    assert figures.from_sending.e2e is not None
+    last = result.records[-1]
+    # It was due 5 ms after the first, and five answers of 50 ms came before it was sent.
+    assert last.sent_s - (last.scheduled_s or 0.0) >= 5 * behaviour.ttft_s - 0.005
+    assert figures.latencies.e2e.maximum >= 6 * behaviour.ttft_s - 0.005
+    assert figures.from_sending.e2e.minimum < figures.latencies.e2e.maximum - 4 * behaviour.ttft_s
 
 
 def test_requests_in_flight_may_be_limited_with_a_rate() -> None:
@@ -171,14 +209,15 @@ def test_requests_in_flight_may_be_limited_with_a_rate() -> None:
     load: dict[str, object] = {"request_rate": 5000.0, "max_in_flight": 2}
     result, _, _ = run(behaviour, 8, test_params={"max_tokens": 1}, load=load)
     figures = stage_figures(result, 0)
-    assert (figures.num_ok, figures.peak_in_flight) == (8, 2)
+    assert figures.num_ok == 8
+    assert figures.peak_in_flight <= 2
 
 
 def test_a_duration_decides_how_many_requests_there_are() -> None:
-    result, _, _ = run(FAST, 2, test_params={"max_tokens": 2}, load={"duration": 0.2})
+    result, _, _ = run(FAST, 1, test_params={"max_tokens": 2}, load={"duration": 0.5})
     *before, _ = sorted(record.sent_s for record in result.records)  # the last one may leave a moment after its look
-    assert result.stages[0].measured_s + 0.2 > max(before)
-    assert len(result.records) > 2
+    assert result.stages[0].measured_s + 0.5 > max(before)
+    assert len(result.records) > 1
     assert "more than once" in result.notes[0]
 
 
@@ -217,6 +256,24 @@ def test_a_sweep_measures_its_levels_with_enough_requests_for_each() -> None:
     figures = run_figures(result)
     assert [(figure.stage.level, figure.num_requests) for figure in figures] == [(1, 8), (4, 12), (16, 48)]
     assert all(figure.num_ok == figure.num_requests for figure in figures)
+
+
+@pytest.mark.promise("PERF-25")
+@pytest.mark.parametrize("load", [{}, {"request_rate": 2000.0}, {"request_rate": 600.0, "duration": 0.06}])
+def test_every_turn_of_a_comparison_has_the_requests_for_its_load(load: dict[str, object]) -> None:
+    async def measure() -> RunResult:
+        async with MockServer(FAST) as server:
+            where = {"url": server.url, "model": "m", "compare_url": server.url, "compare_rounds": 6}
+            params = {"max_tokens": 1, "concurrent_requests": 4}
+            return await Runner(plan_from_mapping({"server": where, "test_params": params, "load": load})).run()
+
+    result = asyncio.run(measure())
+    assert len(result.stages) == 12
+    for index in range(12):
+        records = result.of_stage(index)
+        assert len(records) >= (1 if load else 4)
+        if "duration" in load:  # its part of the duration, not all of it
+            assert max(record.scheduled_s or 0.0 for record in records) <= result.stages[index].started_s + 0.01
 
 
 def test_two_servers_are_measured_in_turns() -> None:
