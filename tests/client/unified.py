@@ -33,7 +33,8 @@ from vllm_mxext.client.settings import ClientSettings
 from vllm_mxext.errors import MxError
 
 RESULTS = Path("collected_results")
-INTERRUPTED = 130
+CTRL_C = 130
+"""Exit code of what was interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     """Runs the suites that the flags name; returns the exit code."""
     try:
         return _main(argv, environ)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt:  # between two checks
+        return CTRL_C
 
 
 def _main(argv: Sequence[str] | None, environ: Mapping[str, str] | None) -> int:
@@ -106,7 +107,7 @@ def _run_all(chosen: Sequence[Suite], target: Target, environ: Mapping[str, str]
     path = _write(f"vllm_summary_{stamp}.json", {"api_url": target.url, "model": target.model, "suites": summary})
     _say(f"\nSummary: {words} ({path})")
     if by_status[INTERRUPTED]:
-        return 130
+        return CTRL_C
     return 1 if by_status[FAILED] else 0
 
 

@@ -132,7 +132,9 @@ async def test_every_policy_is_a_setting() -> None:
         while client.pipeline.endpoints[0].breaker.state == "CLOSED":  # noqa: ASYNC110 - a breaker has no event
             await asyncio.sleep(0.001)
         call.cancel()
-        assert AsyncVllmClient("a", config=config, max_concurrent_requests=3).pipeline.config.limiter.max_limit == 3
+        assert (
+            AsyncVllmClient(server.url, config=config, max_concurrent_requests=3).pipeline.config.limiter.max_limit == 3
+        )
         await client.close()
 
 

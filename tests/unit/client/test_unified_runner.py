@@ -170,7 +170,7 @@ def test_an_interrupted_run_ends_with_130(folder: Path, monkeypatch: pytest.Monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr(unified, "run_checks", press)
-    assert main(["--real"], {"VLLM_API_URL": NOBODY}) == unified.INTERRUPTED
+    assert main(["--real"], {"VLLM_API_URL": NOBODY}) == unified.CTRL_C
 
 
 @pytest.mark.parametrize("path", ["generators/models/test_vllm_unified.py", "tests/client/test_vllm_unified.py"])
