@@ -255,7 +255,7 @@ PROMISES = {
     "CLIENT-10": "VllmClient and VllmMxextClient have the documented names, environment variables and results.",
     "CLIENT-11": "Handlers, batches and optimization do what they report, and report what they cannot do.",
     "CLIENT-12": "A breaker opens by failures in a row, failure rate or slow first tokens; a few probes close it.",
-    "CLIENT-13": "Calls at once per endpoint shrink quickly when it refuses and grow slowly when it answers.",
+    "CLIENT-13": "Calls at once per endpoint shrink when it refuses, grow when it answers; its pauses are kept.",
     "CLIENT-14": "Waiting calls go by priority and arrival; none starves, and a cancelled one holds and loses no turn.",
     "CLIENT-15": "Calls go to the least loaded or their preferred endpoint; a lone broken one is probed, not given up.",
     "CLIENT-16": "Batches of equal parameters go by size or time; errors are each item's own; nobody waits for ever.",
