@@ -33,7 +33,6 @@ from vllm_mxext.client.settings import ClientSettings
 from vllm_mxext.errors import MxError
 
 RESULTS = Path("collected_results")
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +63,6 @@ SUITES = (
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
     """Runs the suites that the flags name; returns the exit code."""
-    try:
-        return _main(argv, environ)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-
-
-def _main(argv: Sequence[str] | None, environ: Mapping[str, str] | None) -> int:
     environ = os.environ if environ is None else environ
     parser = _parser()
     options = parser.parse_args(argv)

@@ -165,14 +165,6 @@ def test_wrong_usage_ends_with_2(arguments: list[str], environ: dict[str, str]) 
     assert caught.value.code == 2
 
 
-def test_an_interrupted_run_ends_with_130(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def press(*_arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(unified, "run_checks", press)
-    assert main(["--real"], {"VLLM_API_URL": NOBODY}) == unified.INTERRUPTED
-
-
 @pytest.mark.parametrize("path", ["generators/models/test_vllm_unified.py", "tests/client/test_vllm_unified.py"])
 def test_it_runs_at_both_documented_paths(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKIP_REAL_TESTS", "true")
