@@ -75,5 +75,7 @@ def test_the_commands_run_as_printed(
             # A machine that is busy with other tests makes the client late: that is said, and is no error.
             code = programs[name](words)
             printed = capsys.readouterr()
-            assert code == 0 or (code == 4 and "the client" in printed.out + printed.err), (text, printed.err)
+            # Nothing is held against a baseline that such a machine made: 2.
+            is_late = code in (2, 4) and "the client" in printed.out + printed.err
+            assert code == 0 or is_late, (text, printed.err)
     assert (tmp_path / "sweep.html").read_text().count("<svg") > 5
