@@ -157,7 +157,7 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
 
     class ShortOfTime(NoWaiting):
         def monotonic(self) -> float:
-            self.now_s += 1
+            self.now_s += 10
             return self.now_s
 
     source = FakeSource({"a": DATA}, {"a": "v"}, meddle)
