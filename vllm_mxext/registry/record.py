@@ -27,6 +27,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_WORD = re.compile(r"(^|_)(api_?key|key|token|secret|password|passwd|credentials?)(_|$)", re.IGNORECASE)
 _SECRET_FLAG = re.compile(r"--?(\w+[-_])*(key|token|secret|password|passwd)", re.IGNORECASE)
 _PASSWORD_IN_ADDRESS = re.compile(r"//[^/?#]*@")
+_CERTIFICATE = re.compile(r"--ssl[-_]certfile(=|$)")
 _NOT_TYPED = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -95,7 +96,8 @@ class ServerRecord:
             return None
         host = self.host if host is None else host
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        scheme = "https" if any(_CERTIFICATE.match(one) for one in self.extra_args) else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def as_mapping(self) -> dict[str, Any]:
         """Returns what is not left to the backend, as plain data without the name."""

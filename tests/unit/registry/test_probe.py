@@ -51,6 +51,12 @@ def test_an_answer_that_cannot_be_decoded_is_a_problem_in_words() -> None:
         assert is_ready(url) == (False, "")
 
 
+def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_mxext.registry.probe._MAX_BYTES", 1000)
+    with answering({"/v1/models": b" " * 2000}) as url:
+        assert "does not end" in probe(url).problem
+
+
 @pytest.mark.parametrize("number", ["1e999", "1.2.3"])
 def test_a_number_of_requests_that_is_none_is_left_out_and_names_hold_no_codes(number: str) -> None:
     with answering({"/v1/models": MODELS, "/metrics": f"vllm:num_requests_running {number}\n".encode()}) as url:

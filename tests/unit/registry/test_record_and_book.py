@@ -34,6 +34,7 @@ def test_a_record_reads_what_it_has_written() -> None:
     assert (record.tensor_parallel, record.max_model_len, record.gpu_memory_utilization) == (2, 4000, 0.7)
     assert read_record("one", json.loads(json.dumps(record.as_mapping()))) == record
     assert record.url() == "http://127.0.0.1:9000"
+    assert read_record("one", {"port": 1, "extra_args": ["--ssl-certfile", "c"]}).url() == "https://127.0.0.1:1"
 
 
 @pytest.mark.parametrize(
