@@ -115,6 +115,13 @@ def test_wrong_files_are_refused_with_a_reason(data: dict[str, object], words: s
     "arguments",
     [
         ("--prompts-file", "p", "--trace", "t"),
+        ("--trace", "t", "--num-requests", "5"),
+        ("--trace", "t", "--warmup-requests", "5"),
+        ("--max-in-flight", "5"),
+        ("--sweep", "concurrency", "--sweep-levels", "1.5,2"),
+        ("--request-rate", "1e6", "--duration", "1e6"),
+        ("--num-prompts", "1000000000"),
+        ("--compare-url", "http://b", "--compare-rounds", "5"),
         ("--shared-prefix-tokens", "5"),
         ("--input-tokens", "4:9", "--shared-prefix-tokens", "5"),
         ("--turns", "2", "--endpoint", "completions"),
@@ -152,3 +159,8 @@ def test_a_plan_written_as_a_mapping_is_read_back() -> None:
 def test_given_objectives_change_those_of_a_preset() -> None:
     slo = limits(parsed("--slo", "mlperf-llama2-70b-interactive", "--slo-tpot-ms", "50"))
     assert (slo.ttft_s, slo.tpot_s, slo.e2e_s) == (0.45, 0.05, None)
+
+
+def test_a_number_that_no_machine_can_hold_is_refused() -> None:
+    with pytest.raises(ConfigError, match="must be a number"):
+        plan_from_mapping({"test_params": {"temperature": 10**400}})

@@ -136,3 +136,21 @@ def test_traces_without_times_or_lengths_are_refused(tmp_path: Path, row: str) -
 def test_a_missing_file_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         made(plan(prompts_file="/none/such"))
+
+
+@pytest.mark.parametrize(
+    "row", ['{"timestamp_ms": "12", "prompt": "x"}', '{"timestamp": NaN, "prompt": "x"}', '{"a": ' * 9999]
+)
+def test_a_time_that_is_none_is_refused(tmp_path: Path, row: str) -> None:
+    (tmp_path / "trace.jsonl").write_text(row)
+    with pytest.raises(ConfigError, match=r"trace\.jsonl:1 "):
+        made(plan(trace=str(tmp_path / "trace.jsonl")))
+
+
+def test_a_prompt_may_hold_signs_that_end_lines_elsewhere(tmp_path: Path) -> None:
+    text = "one\u2028two\x0bthree\x85four"
+    (tmp_path / "prompts.jsonl").write_text(f'{{"prompt": "{text.replace(chr(11), " ")}"}}\r\n', encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text(f"\ufeff{text}\r\nfive\r\n", encoding="utf-8", newline="")
+    (one,) = made(plan(prompts_file=str(tmp_path / "prompts.jsonl")))
+    assert one.text == text.replace("\x0b", " ")
+    assert [prompt.text for prompt in made(plan(prompts_file=str(tmp_path / "prompts.txt")))] == [text, "five"]

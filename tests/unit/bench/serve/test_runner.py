@@ -52,7 +52,8 @@ def test_times_lie_where_the_server_s_own_clock_puts_them() -> None:
             origin + stamped >= written for stamped, written in zip(record.chunk_times_s[1:], one.texts_s, strict=False)
         )
         assert record.written_s is not None
-        assert record.sent_s <= record.written_s <= record.empty_times_s[0] < record.chunk_times_s[0]
+        assert record.sent_s <= record.written_s <= record.empty_times_s[0]
+        assert record.empty_times_s[0] <= record.chunk_times_s[0]  # a late client stamps both at once
         assert record.ended_s >= record.chunk_times_s[-1]
 
 
@@ -340,3 +341,21 @@ def test_the_key_is_sent_and_kept_nowhere(monkeypatch: pytest.MonkeyPatch) -> No
 def test_wrong_addresses_are_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="http://host:8000"):
         asyncio.run(Runner(plan_from_mapping({"server": {"url": url, "model": "m"}})).run())
+
+
+@pytest.mark.promise("PERF-13")
+def test_a_run_can_be_interrupted_while_its_prompts_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def measure() -> RunResult:
+        async with MockServer(FAST) as server:
+            plan = plan_from_mapping({"server": {"url": server.url, "model": "m"}, "workload": {"input_tokens": 9}})
+            runner = Runner(plan)
+
+            async def never(*arguments: object) -> None:
+                runner.interrupt()
+                await asyncio.Event().wait()
+
+            monkeypatch.setattr("vllm_mxext.bench.serve.runner.make_prompts", never)
+            return await runner.run()
+
+    result = asyncio.run(measure())
+    assert (result.is_interrupted, result.records, result.stages) == (True, (), ())
