@@ -5,6 +5,7 @@
 
 The first server has known delays and notes when it sent what; the second is ours with the built-in model. In every
 round our recorded times also go through the peers' own code, which must give the figures that `--compat` gives.
+Server and tester have half of the cores each: a server whose cores the tester takes is another one for each tester.
 `--overhead` measures the processor time of each tester instead. The last line is one JSON object.
 """
 
@@ -39,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTERS = ("ours", "vllm", "guidellm")
 SERVERS = ("mock", "mx-tiny")
 PEERS = Path(__file__).resolve().parent / "peers"
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 BEHAVIOUR = Behaviour(0.05, 0.01, tokens_per_chunk=2, jitter_s=0.004, role_chunk_s=0.02, tail_s=0.03)
 """Two tokens per event, an event before the first text and a pause after the last: what the definitions tell apart."""
@@ -83,7 +85,7 @@ class Job:
         requests: how many.
         tokens: of each answer.
         concurrency: requests in flight; 0 = by rate.
-        rate: requests per second, Poisson.
+        rate: requests per second, at even distances.
     """
 
     url: str
@@ -130,9 +132,10 @@ def commands(job: Job, root: Path) -> dict[str, list[str]]:
         vllm += ["--max-concurrency", str(job.concurrency)]
         guidellm += ["--profile", f"kind=concurrent,streams={job.concurrency}"]
     else:
-        ours += ["--request-rate", str(job.rate)]
-        vllm += ["--request-rate", str(job.rate)]
-        guidellm += ["--profile", f"kind=poisson,rate={job.rate}"]
+        # At even distances: drawn ones would be others for each tester.
+        ours += ["--request-rate", str(job.rate), "--burstiness", "inf"]
+        vllm += ["--request-rate", str(job.rate), "--burstiness", "inf"]
+        guidellm += ["--profile", f"kind=constant,rate={job.rate}"]
     return {"ours": ours, "vllm": vllm, "guidellm": guidellm}
 
 
@@ -263,15 +266,25 @@ def mock_server(behaviour: Behaviour) -> Iterator[str]:
             process.kill()
 
 
+def take_cores(*, first_half: bool) -> None:
+    """Binds this process, and what it starts from now on, to one half of the cores."""
+    half = len(CORES) // 2
+    if half:
+        os.sched_setaffinity(0, CORES[:half] if first_half else CORES[half:])
+
+
 @contextlib.contextmanager
 def server(name: str, folder: Path) -> Iterator[tuple[str, str]]:
     """Runs a server and yields its address and the name of its model."""
+    take_cores(first_half=True)
     if name == "mock":
         with mock_server(BEHAVIOUR) as url:
+            take_cores(first_half=False)
             yield url, "m"
     else:
         with ServerProcess(OUR_SERVER, folder / "server.log") as process:
             process.wait_for()
+            take_cores(first_half=False)
             yield process.url, name
 
 
@@ -379,6 +392,8 @@ def main() -> int:
         results = (overhead if arguments.overhead else compare)(arguments, Path(folder))
     names = ("rounds", "streams") if arguments.overhead else ("rounds", "requests", "tokens", "concurrency", "rate")
     config = {name: getattr(arguments, name) for name in names}
+    if CORES:
+        os.sched_setaffinity(0, CORES)
     line = json_line("tester_peers", config, results)
     if arguments.output:
         arguments.output.write_text(line + "\n")
