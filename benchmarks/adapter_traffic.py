@@ -23,9 +23,10 @@ from make_adapters import make_adapters
 from make_checkpoint import DEFAULT_SHAPE, default_folder, make_checkpoint, prompts_in_words
 
 from vllm_mxext.bench.report import format_table, json_line
+from vllm_mxext.bench.serve.address import Address
 from vllm_mxext.bench.serve.plan import RequestPlan
 from vllm_mxext.bench.serve.request import Reply, ask, request_body
-from vllm_mxext.bench.serve.wire import Address, Wire
+from vllm_mxext.bench.serve.wire import Wire
 from vllm_mxext.bench.server_process import OUR_SERVER, ServerProcess
 from vllm_mxext.bench.workload import Workload
 from vllm_mxext.errors import EngineError

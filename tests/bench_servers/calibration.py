@@ -28,13 +28,14 @@ from tests.bench_servers.mock_server import Behaviour
 from vllm_mxext.bench.metrics import percentile
 from vllm_mxext.bench.report import format_table
 from vllm_mxext.bench.serve import definitions
+from vllm_mxext.bench.serve.address import Address
 from vllm_mxext.bench.serve.plan import RequestPlan
 from vllm_mxext.bench.serve.plan_reading import plan_from_mapping
 from vllm_mxext.bench.serve.request import Reply, ask, request_body
 from vllm_mxext.bench.serve.result import RequestRecord, RunResult
 from vllm_mxext.bench.serve.runner import Runner
 from vllm_mxext.bench.serve.statistics import stage_figures
-from vllm_mxext.bench.serve.wire import Address, Wire
+from vllm_mxext.bench.serve.wire import Wire
 
 _PATH = "/v1/chat/completions"
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from vllm_mxext.errors import ConfigError, MxError
+from vllm_mxext.redaction import redact
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 API_KEY_VARIABLE = "VLLM_API_KEY"
@@ -45,14 +46,15 @@ class Connection:
         key = api_key or os.environ.get(API_KEY_VARIABLE)
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"--url must be an address such as {DEFAULT_URL}, got '{url}'.")
-        self._url = url.rstrip("/").removesuffix("/v1")
+            raise ConfigError(f"--url must be an address such as {DEFAULT_URL}, got '{redact(url)}'.")
+        address = url.rstrip("/").removesuffix("/v1")
+        self._url = redact(address)
         # No read timeout: the server may queue a request, and sends keep-alive comments meanwhile.
         timeout = httpx.Timeout(10.0, read=None)
         try:
-            self._client = httpx.Client(base_url=self._url, headers=self.headers, timeout=timeout, trust_env=False)
+            self._client = httpx.Client(base_url=address, headers=self.headers, timeout=timeout, trust_env=False)
         except httpx.InvalidURL as error:
-            raise ConfigError(f"--url '{url}' is not an address: {error}.") from None
+            raise ConfigError(f"--url '{redact(url)}' is not an address: {error}.") from None
 
     def __enter__(self) -> Connection:
         """Returns itself."""

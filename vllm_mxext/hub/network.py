@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vllm_mxext.config.hub import NetworkConfig
 from vllm_mxext.errors import ConfigError, DownloadError, HubCause
 from vllm_mxext.hub.proxies import Proxies
-from vllm_mxext.hub.redaction import guard_logs
+from vllm_mxext.redaction import guard_logs
 
 if TYPE_CHECKING:
     import httpx

@@ -13,7 +13,7 @@ from typing import Any
 from vllm_mxext.hub.hardware import Hardware
 from vllm_mxext.hub.judgement import Judgement, Ranking, Selection
 from vllm_mxext.hub.manifest.model import SCHEMA, ModelEntry
-from vllm_mxext.hub.redaction import redact
+from vllm_mxext.redaction import redact
 from vllm_mxext.server.served_hub import KnownModel
 
 MAX_TEXT_BYTES = 4 * 2**20

@@ -13,10 +13,10 @@ from tests.hub_servers.reading import network, read_all, tree
 from tests.hub_servers.stand_in import Answer, Asked, StandIn
 from vllm_mxext.errors import ConfigError, DownloadError, HubCause, MissingDependencyError, TransferError
 from vllm_mxext.hub.proxies import Proxies
-from vllm_mxext.hub.redaction import redact, shown
 from vllm_mxext.hub.retrying import retrying
 from vllm_mxext.hub.sources.interface import RemoteFile
 from vllm_mxext.hub.sources.opening import open_source
+from vllm_mxext.redaction import redact, shown
 
 REMOTE = (
     "hf://acme/tiny",

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vllm_mxext.bench.serve.address import Address
 from vllm_mxext.bench.serve.blocks import MIN_BLOCKS
 from vllm_mxext.bench.serve.plan_conflicts import MAX_REQUESTS, conflicts
 from vllm_mxext.bench.serve.slo import SLO_PRESETS
 from vllm_mxext.errors import ConfigError
 
 Kind = Literal["text", "int", "float", "switch", "numbers", "length"]
-Compat = Literal["own", "vllm", "guidellm"]
 
 DEFAULT_LOG_DIR = "/opt/mim/log"
 
@@ -343,11 +343,13 @@ class Plan:
         """Returns itself.
 
         Raises:
-            ConfigError: options that do not go together.
+            ConfigError: options that do not go together, or a server's address that is none.
         """
         for is_wrong, sentence in conflicts(self):
             if is_wrong:
                 raise ConfigError(sentence)
+        for url in filter(None, (self.server.url, self.server.compare_url)):
+            Address.parse(url)
         return self
 
 

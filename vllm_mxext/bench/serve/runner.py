@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vllm_mxext.bench.environment import describe_environment
 from vllm_mxext.bench.serve import definitions
+from vllm_mxext.bench.serve.address import Address
 from vllm_mxext.bench.serve.file_limit import allow_connections, most_in_flight
 from vllm_mxext.bench.serve.knee import kept_up, speed
 from vllm_mxext.bench.serve.labels import LABELS, Language
@@ -27,7 +28,7 @@ from vllm_mxext.bench.serve.stage_run import Progress, StageRun, StageSpec, Targ
 from vllm_mxext.bench.serve.statistics import stage_figures
 from vllm_mxext.bench.serve.tokens import FileTokenCounter, ServerTokenCounter, TokenCounter
 from vllm_mxext.bench.serve.watching import LagWatch, Scraper, lag_reasons
-from vllm_mxext.bench.serve.wire import Address, Wire
+from vllm_mxext.bench.serve.wire import Wire
 from vllm_mxext.errors import ConfigError
 
 _PROGRESS_S = 0.25

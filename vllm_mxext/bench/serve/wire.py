@@ -14,13 +14,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, cast
-from urllib.parse import urlsplit
 
 import httptools
 
-from vllm_mxext.errors import ConfigError
-
-_HIGH_PORTS = {"http": 80, "https": 443}
+from vllm_mxext.bench.serve.address import Address
 
 
 class WireError(Exception):
@@ -63,42 +60,6 @@ class Exchange:
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server is.
-
-    Attributes:
-        host: name or number.
-        port: of TCP.
-        is_tls: over https.
-        path: that every path begins with.
-    """
-
-    host: str
-    port: int
-    is_tls: bool
-    path: str
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        """Reads `http://host:port`; a path such as `/v1` at its end is left out, as every route begins with it.
-
-        Raises:
-            ConfigError: another form.
-        """
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme not in _HIGH_PORTS or not parts.hostname or port == -1 or parts.query or parts.username:
-            raise ConfigError(f"The server's URL must look like http://host:8000; got '{url}'.")
-        # 0.0.0.0 is where a server listens; not every system can connect to it.
-        host = "127.0.0.1" if parts.hostname == "0.0.0.0" else parts.hostname
-        path = parts.path.rstrip("/").removesuffix("/v1")
-        return cls(host, port or _HIGH_PORTS[parts.scheme], parts.scheme == "https", path)
 
 
 class Wire:

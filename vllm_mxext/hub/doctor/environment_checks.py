@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vllm_mxext.findings import Finding, ok, problem, warning
 from vllm_mxext.hub.hardware import Hardware
-from vllm_mxext.hub.redaction import redact
+from vllm_mxext.redaction import redact
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _OFFLINE = ("MIM_OFFLINE", "HF_HUB_OFFLINE", "VLLM_MXEXT_OFFLINE")

@@ -13,7 +13,7 @@ import httpx
 
 from vllm_mxext.backoff import retry_after_s
 from vllm_mxext.errors import DownloadError, HubCause, HubError, TransferError
-from vllm_mxext.hub.redaction import redact
+from vllm_mxext.redaction import redact
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524})
 """Statuses after which asking again may help; 520 to 524 are Cloudflare's for trouble behind it."""

@@ -14,7 +14,6 @@ import httpx
 
 from vllm_mxext.errors import DownloadError, HubCause, HubError, TransferError
 from vllm_mxext.hub.network import Network
-from vllm_mxext.hub.redaction import shown
 from vllm_mxext.hub.retrying import retrying
 from vllm_mxext.hub.sources.answers import Advice, understanding
 from vllm_mxext.hub.sources.endpoints import endpoint_of
@@ -23,6 +22,7 @@ from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
 from vllm_mxext.hub.sources.listing import digest_of
 from vllm_mxext.hub.sources.repository import Repository
 from vllm_mxext.hub.sources.requests import Access, Redirects, ask_json
+from vllm_mxext.redaction import shown
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")

@@ -11,7 +11,6 @@ import httpx
 
 from vllm_mxext.errors import DownloadError, HubCause, HubError
 from vllm_mxext.hub.network import Network
-from vllm_mxext.hub.redaction import redact, shown
 from vllm_mxext.hub.retrying import retrying
 from vllm_mxext.hub.sources.answers import Advice, understanding
 from vllm_mxext.hub.sources.endpoints import endpoint_of
@@ -20,6 +19,7 @@ from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
 from vllm_mxext.hub.sources.listing import digest_of, make_listing, named_revision
 from vllm_mxext.hub.sources.repository import Repository
 from vllm_mxext.hub.sources.requests import Access, Redirects, ask_json
+from vllm_mxext.redaction import redact, shown
 
 _DEFAULT_ENDPOINT = "https://modelscope.cn"
 _DEFAULT_REVISION = "master"

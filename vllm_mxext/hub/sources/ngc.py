@@ -12,7 +12,6 @@ from urllib.parse import quote, urlencode
 
 from vllm_mxext.errors import ConfigError, DownloadError, HubCause
 from vllm_mxext.hub.network import Network
-from vllm_mxext.hub.redaction import redact, shown
 from vllm_mxext.hub.retrying import retrying
 from vllm_mxext.hub.sources.answers import Advice, understanding
 from vllm_mxext.hub.sources.endpoints import endpoint_of
@@ -20,6 +19,7 @@ from vllm_mxext.hub.sources.http_range import open_http_range
 from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
 from vllm_mxext.hub.sources.listing import make_listing, named_revision
 from vllm_mxext.hub.sources.requests import Access, ask_json
+from vllm_mxext.redaction import redact, shown
 
 _URI = re.compile(r"ngc://(?P<org>[\w.-]+)/(?:(?P<team>[\w.-]+)/)?(?P<name>[\w.-]+)(?::(?P<version>[\w.+-]+))?/?")
 _PAGE_SIZE = 100

@@ -16,13 +16,13 @@ import httpx
 
 from vllm_mxext.errors import ConfigError, DownloadError, HubCause, TransferError
 from vllm_mxext.hub.network import Network
-from vllm_mxext.hub.redaction import redact
 from vllm_mxext.hub.retrying import retrying
 from vllm_mxext.hub.sources.answers import Advice, understanding
 from vllm_mxext.hub.sources.http_range import open_http_range
 from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
 from vllm_mxext.hub.sources.listing import digest_of
 from vllm_mxext.hub.sources.requests import Access, Reply, ask, ask_json, read_all
+from vllm_mxext.redaction import redact
 
 _URI = re.compile(
     r"oci://(?P<registry>[\w.-]+(?::\d+)?)/(?P<repository>[a-z0-9._/-]+)"

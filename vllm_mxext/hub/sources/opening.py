@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.hub.network import Network
-from vllm_mxext.hub.redaction import redact
 from vllm_mxext.hub.sources.interface import RemoteFile, Source
+from vllm_mxext.redaction import redact
 
 Opener = Callable[[str, "str | None", Network], Source]
 """URI, revision and network -> the source."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from vllm_mxext.errors import ConfigError
-from vllm_mxext.hub.redaction import redact
+from vllm_mxext.redaction import redact
 
 _ADDRESS = re.compile(
     r"(?P<name>\w[\w.-]*/\w[\w.-]*|\w[\w.-]*(?=@|$))"

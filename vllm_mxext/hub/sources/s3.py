@@ -12,7 +12,6 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from vllm_mxext.errors import ConfigError, DownloadError, HubCause, HubError, MissingDependencyError, TransferError
 from vllm_mxext.hub.network import CONNECT_TIMEOUT_S, Network
-from vllm_mxext.hub.redaction import guard_logs, redact
 from vllm_mxext.hub.retrying import retrying
 from vllm_mxext.hub.sources.answers import Advice
 from vllm_mxext.hub.sources.endpoints import endpoint_of
@@ -20,6 +19,7 @@ from vllm_mxext.hub.sources.http_range import open_http_range
 from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
 from vllm_mxext.hub.sources.listing import make_listing
 from vllm_mxext.hub.sources.parallel import in_parallel
+from vllm_mxext.redaction import guard_logs, redact
 
 if TYPE_CHECKING:
     import httpx

@@ -11,7 +11,6 @@ import httpx
 
 from vllm_mxext.errors import ConfigError, DownloadError, HubCause
 from vllm_mxext.hub.network import Network
-from vllm_mxext.hub.redaction import redact
 from vllm_mxext.hub.retrying import retrying
 from vllm_mxext.hub.sources.answers import Advice
 from vllm_mxext.hub.sources.http_range import HttpRange, open_http_range
@@ -19,6 +18,7 @@ from vllm_mxext.hub.sources.interface import Listing, Range, RemoteFile
 from vllm_mxext.hub.sources.listing import make_listing
 from vllm_mxext.hub.sources.parallel import in_parallel
 from vllm_mxext.hub.sources.requests import ask, ask_json, read_all
+from vllm_mxext.redaction import redact
 
 _SUMS = "SHA256SUMS"
 _INDEX = "model.safetensors.index.json"

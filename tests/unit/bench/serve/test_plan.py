@@ -164,3 +164,10 @@ def test_given_objectives_change_those_of_a_preset() -> None:
 def test_a_number_that_no_machine_can_hold_is_refused() -> None:
     with pytest.raises(ConfigError, match="must be a number"):
         plan_from_mapping({"test_params": {"temperature": 10**400}})
+
+
+@pytest.mark.parametrize("flag", ["--server-url", "--compare-url"])
+def test_a_password_in_an_address_is_refused_and_not_repeated(flag: str) -> None:
+    with pytest.raises(ConfigError, match="without a user") as caught:
+        parsed("--model", "m", flag, "http://user:hush@127.0.0.1:9")
+    assert "hush" not in str(caught.value)

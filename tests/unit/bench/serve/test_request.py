@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm_mxext.bench.serve.address import Address
 from vllm_mxext.bench.serve.plan import RequestPlan
 from vllm_mxext.bench.serve.request import Reply, StreamReader, request_body
 from vllm_mxext.bench.serve.result import ClientLag
 from vllm_mxext.bench.serve.watching import lag_reasons, parse_metrics
-from vllm_mxext.bench.serve.wire import Address, Wire
+from vllm_mxext.bench.serve.wire import Wire
 
 EVENTS: list[dict[str, Any]] = [
     {"choices": [{"delta": {"role": "assistant", "content": ""}}]},

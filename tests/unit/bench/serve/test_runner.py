@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.bench_servers.mock_server import Behaviour, MockServer, Served
+from vllm_mxext.bench.serve.address import Address
 from vllm_mxext.bench.serve.plan_reading import plan_from_mapping
 from vllm_mxext.bench.serve.request import Reply
 from vllm_mxext.bench.serve.result import RunResult
 from vllm_mxext.bench.serve.runner import Runner
 from vllm_mxext.bench.serve.stage_run import Progress, StageRun, StageSpec, Target, _Sent
 from vllm_mxext.bench.serve.statistics import run_figures, stage_figures
-from vllm_mxext.bench.serve.wire import Address, Wire
+from vllm_mxext.bench.serve.wire import Wire
 from vllm_mxext.bench.server_process import free_port
 from vllm_mxext.errors import ConfigError
 
