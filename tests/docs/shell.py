@@ -35,5 +35,5 @@ def lay_out(folder: Path, *names: str) -> dict[str, str]:
 def type_in(folder: Path, command: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Types a command into bash; returns how it ended and what it printed."""
     return subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False
+        ["bash", "-c", command], cwd=folder, env=environ, capture_output=True, text=True, timeout=400, check=False
     )
