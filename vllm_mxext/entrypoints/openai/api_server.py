@@ -65,7 +65,8 @@ def run(app: AppConfig) -> int:
 
 def _resolved(start: Start) -> ResolvedConfig:
     resolved = resolve(start.app)
-    logger.info("Configuration, beside defaults ('mxext hub config' shows all):\n%s", format_changes(resolved))
+    changes = format_changes(resolved)
+    logger.info("Configuration that differs from the defaults ('mxext hub config' shows all):\n%s", changes)
     return resolved
 
 
