@@ -53,7 +53,7 @@ class Exchange:
 
     Args:
         client: sends it.
-        url: of the endpoint.
+        urls: of the endpoint, and the same as it may be shown.
         call: what is asked.
         content: its body, encoded.
         limits: when to give up.
@@ -64,12 +64,17 @@ class Exchange:
     """
 
     def __init__(
-        self, client: httpx.AsyncClient, url: str, call: Call, content: bytes | None, limits: Limits, clock: Clock
+        self,
+        client: httpx.AsyncClient,
+        urls: tuple[str, str],
+        call: Call,
+        content: bytes | None,
+        limits: Limits,
+        clock: Clock,
     ) -> None:
         self.was_sent = False
         self._client = client
-        self._base = url
-        self._url = shown(url)
+        self._base, self._url = urls
         self._call = call
         self._content = content
         self._limits = limits

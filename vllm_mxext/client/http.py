@@ -1,8 +1,7 @@
 """One attempt over HTTP: `Wire` sends a call to one endpoint, and gives its answer, its stream, or what went wrong.
 
 On `httpx`, as the hub is: `httpx2`, its successor, needs Python 3.11 where this project runs on 3.10, and two HTTP
-libraries in one program are one too many. The pool has no limit of its own: the client's limiter has one, and httpcore
-loses places of a full pool when requests are cancelled (encode/httpcore#1093).
+libraries in one program are one too many. Connections have no limit of their own, as the client's limiter has one.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import httpx
 
 from vllm_mxext.client.call import Call
 from vllm_mxext.client.clock import Clock
+from vllm_mxext.client.connections import Connections
 from vllm_mxext.client.event_stream import EventStream
 from vllm_mxext.client.exchange import MAX_ERROR_BYTES, Exchange, Limits, json_or_text, parsed, shown
 from vllm_mxext.client.outcome import protocol_failed, raise_inner_error, request_id
@@ -79,8 +79,8 @@ class Wire:
                 headers={"User-Agent": "vllm_mxext", **authorization, **headers},
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S),
                 auth=None if api_key else auth,
-                transport=transport,
-                verify=_needs_certificates(base),
+                transport=transport or _connections(base),
+                verify=not base.startswith("http://") or _has_proxy(),
             )
         except (ImportError, OSError, TypeError, ValueError) as error:
             raise ConfigError(
@@ -98,7 +98,7 @@ class Wire:
         Raises:
             AttemptFailedError: it did not come, or is none.
         """
-        exchange = Exchange(self._client, self._base, call, content, limits, self._clock)
+        exchange = Exchange(self._client, (self._base, self.url), call, content, limits, self._clock)
         try:
             response = await exchange.begin()
             await exchange.check_status(response)
@@ -115,7 +115,7 @@ class Wire:
         Raises:
             AttemptFailedError: it did not begin, or is none.
         """
-        exchange = Exchange(self._client, self._base, call, content, limits, self._clock)
+        exchange = Exchange(self._client, (self._base, self.url), call, content, limits, self._clock)
         try:
             response = await exchange.begin()
             await exchange.check_status(response)
@@ -159,9 +159,18 @@ def check_address(url: str, api_key: str) -> tuple[str, tuple[str, str] | None]:
     return shown(url).removesuffix("/v1"), auth
 
 
-def _needs_certificates(url: str) -> bool:
-    """Tells whether TLS can be needed; reading the certificates takes some ten milliseconds."""
-    return not url.startswith("http://") or not getproxies().keys().isdisjoint(("http", "all"))
+def _connections(url: str) -> Connections | None:
+    """Returns connections of our own, None where httpx must look for a way through proxies.
+
+    Certificates are read where they are needed only: that takes some ten milliseconds.
+    """
+    if _has_proxy():
+        return None
+    return Connections(KEEP_ALIVE_S, None if url.startswith("http://") else httpx.create_ssl_context())
+
+
+def _has_proxy() -> bool:
+    return not getproxies().keys().isdisjoint(("http", "https", "all"))
 
 
 def _parse(url: str, response: httpx.Response, data: bytes, *, may_be_text: bool) -> Any:

@@ -210,8 +210,11 @@ class Router:
         ready = [one for one in candidates if one.breaker.is_ready]
         if not ready:
             return self._last_resort(call, candidates)
-        rank = min(_rank(one, avoid) for one in ready)
-        with_room = [one for one in ready if _rank(one, avoid) == rank and not one.limiter.is_full]
+        ranks = [_rank(one, avoid) for one in ready]
+        best = min(ranks)
+        with_room = [
+            one for one, rank in zip(ready, ranks, strict=True) if rank == best and not one.limiter.is_full
+        ]
         if not with_room:
             return None
         num_tokens = max(1, call.num_tokens)
@@ -230,7 +233,8 @@ class Router:
         drawn = [one for one in endpoints if not one.outstanding_tokens]
         if len(drawn) < len(endpoints):
             loads = [(one.outstanding_tokens + num_tokens) / one.weight for one in endpoints]
-            drawn = [one for one, load in zip(endpoints, loads, strict=True) if load == min(loads)]
+            least = min(loads)
+            drawn = [one for one, load in zip(endpoints, loads, strict=True) if load == least]
         point = self._clock.chance() * sum(one.weight for one in drawn)
         for one in drawn[:-1]:
             point -= one.weight
