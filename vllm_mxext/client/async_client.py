@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vllm_mxext.client.breaker import BreakerConfig, CircuitBreaker
 from vllm_mxext.client.call import Timeouts
@@ -35,6 +35,9 @@ from vllm_mxext.client.namespaces import (
 from vllm_mxext.client.pipeline import Pipeline, PipelineConfig
 from vllm_mxext.client.router import Endpoint
 from vllm_mxext.errors import ConfigError
+
+if TYPE_CHECKING:
+    import httpx
 
 DEFAULT_URL = "http://localhost:8000"
 URL_VARIABLE, KEY_VARIABLE = "VLLM_API_URL", "VLLM_API_KEY"
@@ -87,7 +90,7 @@ class AsyncVllmClient:
             8000.
         api_key: presented to them; `$VLLM_API_KEY`.
         fallbacks: servers that are asked only while none of the others can be.
-        timeout: limits of time; a number of seconds is that of a whole call.
+        timeout: limits of time; a number of seconds is that of a whole call; an `httpx.Timeout` will do.
         max_retries: attempts after the first, for faults that may pass.
         max_concurrent_requests: to each server at once, at most; 100.
         config: every setting of the policies (`hedge`, `budget`, `breaker`, …); what is given beside it wins.
@@ -109,7 +112,7 @@ class AsyncVllmClient:
         api_key: str | None = None,
         *,
         fallbacks: Sequence[str] = (),
-        timeout: float | Timeouts | None = None,
+        timeout: float | Timeouts | httpx.Timeout | None = None,
         max_retries: int | None = None,
         max_concurrent_requests: int | None = None,
         config: PipelineConfig | None = None,

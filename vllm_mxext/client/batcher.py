@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from vllm_mxext.client.clock import Clock
 from vllm_mxext.client.errors import BadRequestError, ClosedError, ProtocolError
-from vllm_mxext.errors import ConfigError
+from vllm_mxext.client.numbers import check_numbers
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 ItemT = TypeVar("ItemT")
@@ -47,6 +47,9 @@ class Batcher(Generic[KeyT, ItemT, ResultT]):
         max_size: items of a batch at most; can be changed.
         timeout_s: how long the first item waits for others; can be changed.
         on_batch: told the size of every batch that is sent.
+
+    Attributes:
+        halves_wait: the second half of a batch is sent when the first has been answered, as the batch had one place.
     """
 
     def __init__(
@@ -58,8 +61,9 @@ class Batcher(Generic[KeyT, ItemT, ResultT]):
         timeout_s: float = 0.1,
         on_batch: Callable[[int], None] | None = None,
     ) -> None:
-        if max_size < 1 or not 0 <= timeout_s < float("inf"):
-            raise ConfigError("max_batch_size must be at least 1, and batch_timeout a finite number of seconds from 0.")
+        check_numbers("a batcher", least=1, is_whole=True, max_batch_size=max_size)
+        check_numbers("a batcher", batch_timeout=timeout_s)
+        self.halves_wait = False
         self.max_size = max_size
         self.timeout_s = timeout_s
         self._send = send
@@ -167,15 +171,29 @@ class Batcher(Generic[KeyT, ItemT, ResultT]):
                 _fail(entries, error)
                 return
             middle = len(entries) // 2
-            for half in (entries[:middle], entries[middle:]):
-                part = _Batch(half)
-                for entry in half:
+            halves = [_Batch(entries[:middle]), _Batch(entries[middle:])]
+            for part in halves:
+                for entry in part.entries:
                     entry.batch = part
-                part.task = self._start(self._deliver(key, part))
+            if self.halves_wait:
+                self._start(self._deliver_in_turn(key, halves))
+            else:
+                for part in halves:
+                    part.task = self._start(self._deliver(key, part))
         except Exception as error:  # whatever it is, it is the callers', who must not wait for ever
             _fail(entries, error)
         else:
             _hand_out(entries, results)
+
+    async def _deliver_in_turn(self, key: KeyT, halves: Sequence[_Batch[ItemT, ResultT]]) -> None:
+        try:
+            for part in halves:
+                part.task = self._start(self._deliver(key, part))
+                await asyncio.wait((part.task,))
+        except asyncio.CancelledError:
+            for part in halves:
+                _fail(part.entries, ClosedError("The client was closed before this request was sent."))
+            raise
 
 
 def _hand_out(entries: Sequence[_Entry[ItemT, ResultT]], results: Sequence[ResultT | Exception]) -> None:

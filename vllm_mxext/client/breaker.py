@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from vllm_mxext.client.clock import Clock
+from vllm_mxext.client.numbers import check_numbers
 from vllm_mxext.errors import ConfigError
 
 CLOSED, OPEN, HALF_OPEN = "CLOSED", "OPEN", "HALF-OPEN"
@@ -52,16 +53,18 @@ class BreakerConfig:
     last_probe_interval_s: float = 1.0
 
     def __post_init__(self) -> None:
+        owner = "a circuit breaker"
         for name in ("failure_threshold", "min_calls", "window_calls", "num_probes", "successes_to_close"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} of a circuit breaker must be at least 1, not {getattr(self, name)}.")
+            check_numbers(owner, least=1, is_whole=True, **{name: getattr(self, name)})
+        for name in ("reset_timeout_s", "max_reset_timeout_s", "window_s", "last_probe_interval_s"):
+            check_numbers(owner, **{name: getattr(self, name)})
+        if self.slow_ttft_s is not None:
+            check_numbers(owner, slow_ttft_s=self.slow_ttft_s)
+        check_numbers(owner, least=1.0, backoff_factor=self.backoff_factor)
+        check_numbers(owner, most=1.0, jitter=self.jitter)
         for name in ("failure_rate", "slow_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} of a circuit breaker must be above 0 and at most 1.")
-        if self.reset_timeout_s < 0 or self.backoff_factor < 1 or not 0 <= self.jitter <= 1:
-            raise ConfigError(
-                "A breaker needs reset_timeout_s of at least 0, backoff_factor of at least 1, and jitter from 0 to 1."
-            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +102,9 @@ class CircuitBreaker:
         self._clock = clock
         self._state = CLOSED
         self._era = 0
-        self._results: deque[_Result] = deque(maxlen=config.window_calls)
+        self._results: deque[_Result] = deque()
+        self._num_failures = self._num_slow = 0
+        """Among the results."""
         self._num_failures_in_row = 0
         self._num_openings = 0
         """In a row, without closing between them."""
@@ -188,6 +193,8 @@ class CircuitBreaker:
             self._judge_probe(permit, None if success is None else success and not is_slow)
         elif success is not None:
             self._results.append(_Result(self._clock.now(), not success, is_slow))
+            self._num_failures += not success
+            self._num_slow += is_slow
             if self._is_bad():
                 self._open(grows=True)
 
@@ -218,17 +225,15 @@ class CircuitBreaker:
 
     def _is_bad(self) -> bool:
         config = self._config
-        if self._num_failures_in_row >= config.failure_threshold:
-            return True
         oldest_s = self._clock.now() - config.window_s
-        while self._results[0].at_s < oldest_s:
-            self._results.popleft()
+        while self._results[0].at_s < oldest_s or len(self._results) > config.window_calls:
+            result = self._results.popleft()
+            self._num_failures -= result.is_failure
+            self._num_slow -= result.is_slow
         num_calls = len(self._results)
-        if num_calls < config.min_calls:
-            return False
-        num_failures = sum(result.is_failure for result in self._results)
-        num_slow = sum(result.is_slow for result in self._results)
-        return num_failures >= config.failure_rate * num_calls or num_slow >= config.slow_rate * num_calls
+        if self._num_failures_in_row >= config.failure_threshold or num_calls < config.min_calls:
+            return self._num_failures_in_row >= config.failure_threshold
+        return self._num_failures >= config.failure_rate * num_calls or self._num_slow >= config.slow_rate * num_calls
 
     def _open(self, *, grows: bool) -> None:
         config, now_s = self._config, self._clock.now()
@@ -244,6 +249,7 @@ class CircuitBreaker:
     def _close(self) -> None:
         self._num_failures_in_row = 0
         self._results.clear()
+        self._num_failures = self._num_slow = 0
         self._enter(CLOSED)
 
     def _enter(self, state: str) -> None:

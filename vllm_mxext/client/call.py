@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vllm_mxext.client.numbers import check_numbers
 from vllm_mxext.errors import ConfigError
 
 HIGH, NORMAL, LOW = 0, 1, 2
@@ -16,17 +18,27 @@ HIGH, NORMAL, LOW = 0, 1, 2
 class Timeouts:
     """Limits of one attempt and of a whole call, in seconds; None = no limit.
 
+    `httpx.Timeout` has no limit of a whole call: `namespaces.timeouts_of()` says what becomes of one.
+
     Attributes:
         connect: until the connection stands.
         first_token: from then to the first token, or to a whole answer that is not streamed.
         idle: between two parts of a stream.
         total: of the call, queue and retries included.
+
+    Raises:
+        ConfigError: one of them is no number, or below 0.
     """
 
     connect: float | None = 5.0
     first_token: float | None = 120.0
     idle: float | None = 60.0
     total: float | None = 600.0
+
+    def __post_init__(self) -> None:
+        limits = {"connect": self.connect, "first_token": self.first_token, "idle": self.idle, "total": self.total}
+        given: dict[str, Any] = {name: limit for name, limit in limits.items() if limit not in (None, math.inf)}
+        check_numbers("Timeouts", **given)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class _Body(httpx.AsyncByteStream):
         try:
             async for part in self._parts:
                 yield part
-        except Exception as error:  # noqa: BLE001 - raised again
+        except Exception as error:
             _raise(error)
 
     async def aclose(self) -> None:

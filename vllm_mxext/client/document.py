@@ -71,7 +71,7 @@ class Document(dict[str, Any]):
             return self[name]
         if name in self._known:
             return None
-        raise AttributeError(f"The answer has no field '{name}'; it has {', '.join(self) or 'none'}.")
+        raise AttributeError(f"The answer has no field '{name}'; it has {', '.join(self.keys()) or 'none'}.")
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value

@@ -100,7 +100,13 @@ class NotFoundError(StatusError):
 
 
 class RateLimitedError(StatusError):
-    """The server has too much to do; retries were used up."""
+    """The server has too much to do: retries were used up, or the call's time ends before the pause it asks for.
+
+    Attributes:
+        retry_after_s: seconds that the server asks to wait; None if it does not say.
+    """
+
+    retry_after_s: float | None = None
 
 
 class ServerError(StatusError):

@@ -267,9 +267,16 @@ def encoded(body: Mapping[str, Any] | None) -> bytes | None:
     if body is None:
         return None
     try:
-        return orjson.dumps(dict(body), default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+        content = orjson.dumps(dict(body), default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:
         raise BadRequestError(f"The request cannot be written as JSON ({error}); give it plain values.") from error
+    if b"null" in content:  # what orjson writes for NaN too, which the server would take for its default
+        name = next((name for name, value in body.items() if _has_no_number(value)), None)
+        if name is not None:
+            raise BadRequestError(
+                f"The request's field '{name}' has NaN or an infinite number, which JSON has not; give a finite one."
+            )
+    return content
 
 
 def parsed(data: bytes | str) -> Any:
@@ -316,6 +323,20 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray, memoryview)):
         return list(value)
     raise TypeError(f"of a {type(value).__name__}")
+
+
+def _has_no_number(value: Any) -> bool:
+    """Tells whether NaN or an infinity is in a value that can be written."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if hasattr(value, "tolist"):  # of numpy
+        return _has_no_number(value.tolist())
+    if hasattr(value, "model_dump"):
+        value = value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, Mapping):
+        value = value.values()
+    is_many = isinstance(value, Iterable) and not isinstance(value, (str, bytes, bytearray, memoryview))
+    return is_many and any(_has_no_number(item) for item in value)
 
 
 def _least(seconds: float | None, remaining_s: float) -> float | None:

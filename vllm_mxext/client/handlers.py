@@ -36,6 +36,14 @@ class _Clients:
 _clients = _Clients()
 
 
+def _unlock() -> None:
+    """Begins with a new lock in a forked child: the thread that held the old one is not there."""
+    _clients.lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)
+
+
 def client_of(url: str) -> VllmClient:
     """Returns this process's client of an address, so that breaker, limits and figures are those of all functions."""
     key = (os.getpid(), url.rstrip("/").removesuffix("/v1"), os.environ.get("VLLM_API_KEY", ""))

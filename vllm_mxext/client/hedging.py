@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import anyio
 
 from vllm_mxext.client.clock import Clock
+from vllm_mxext.client.numbers import check_numbers
 
 T = TypeVar("T")
 
@@ -27,33 +28,36 @@ class HedgePolicy:
 
     after_s: float = 5.0
 
+    def __post_init__(self) -> None:
+        check_numbers("a hedge policy", after_s=self.after_s)
+
 
 async def hedged(
     attempt: Callable[[], Awaitable[T]],
-    after_s: float,
+    hedge_in_s: Callable[[], float | None],
     clock: Clock,
-    may_hedge: Callable[[], bool],
     discard: Callable[[T], Awaitable[None]],
 ) -> T:
     """Returns the result of the attempt that succeeds first.
 
     Args:
         attempt: makes one.
-        after_s: seconds after which the second begins.
+        hedge_in_s: asked at once and whenever its seconds are over: 0 = the second begins now, None = there is none.
         clock: time.
-        may_hedge: asked then.
         discard: gives back what a loser has brought all the same.
 
     Raises:
         Exception: that of the first attempt, if all failed.
     """
     tasks: list[asyncio.Future[T]] = [asyncio.ensure_future(_coroutine(attempt))]
-    timer: asyncio.Future[None] = asyncio.ensure_future(clock.sleep(after_s))
+    timer: asyncio.Future[None] | None = None
     winner: asyncio.Future[T] | None = None
     try:
-        awaited: list[asyncio.Future[Any]] = [*tasks, timer]
-        await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done() and may_hedge():
+        while (wait_s := hedge_in_s()) and not tasks[0].done():
+            timer = asyncio.ensure_future(clock.sleep(wait_s))
+            awaited: list[asyncio.Future[Any]] = [*tasks, timer]
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        if wait_s is not None and not tasks[0].done():
             tasks.append(asyncio.ensure_future(_coroutine(attempt)))
         pending = {task for task in tasks if not task.done()}
         winner = _winner(tasks)
@@ -61,7 +65,8 @@ async def hedged(
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             winner = _winner(tasks)
     finally:
-        timer.cancel()
+        if timer is not None:
+            timer.cancel()
         ending = asyncio.ensure_future(_end([task for task in tasks if task is not winner], discard))
         try:
             with anyio.CancelScope(shield=True):

@@ -130,6 +130,7 @@ class Inference:
         batcher: Batcher[_Group, str, dict[str, Any]] = Batcher(
             self._send, SystemClock(), max_size=size, timeout_s=0.0, on_batch=self._on_batch
         )
+        batcher.halves_wait = not self.pipeline.max_queue
         results: list[Any] = [None] * len(texts)
         starts = iter(range(0, len(texts), size))
 
@@ -189,6 +190,7 @@ class Inference:
         if self._batcher is None:
             self._batcher = Batcher(self._send, SystemClock(), on_batch=self._on_batch)
         self._batcher.max_size, self._batcher.timeout_s = self._batches.max_size, self._batches.timeout_s
+        self._batcher.halves_wait = not self.pipeline.max_queue
         return self._batcher
 
     async def _send(self, group: _Group, prompts: Sequence[str]) -> list[dict[str, Any] | Exception]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from vllm_mxext.client.clock import Clock
+from vllm_mxext.client.numbers import check_numbers
 from vllm_mxext.errors import ConfigError
 
 
@@ -26,6 +27,8 @@ class LimiterConfig:
     max_pause_s: float = 60.0
 
     def __post_init__(self) -> None:
+        owner = "a limiter"
+        check_numbers(owner, is_whole=True, max_concurrent_requests=self.max_limit, min_limit=self.min_limit)
         if not 1 <= self.min_limit <= self.max_limit:
             raise ConfigError(
                 f"max_concurrent_requests must be at least {max(1, self.min_limit)}, not {self.max_limit}; nothing "
@@ -83,6 +86,11 @@ class AdaptiveLimiter:
     def is_paused(self) -> bool:
         """Whether the endpoint has asked for no calls at present."""
         return self._clock.now() < self._paused_until_s
+
+    @property
+    def paused_until_s(self) -> float:
+        """Clock time until which the endpoint has asked for no calls; one that has passed if it has not."""
+        return self._paused_until_s
 
     def change(self, config: LimiterConfig) -> None:
         """Takes other bounds and begins at the upper one; calls under way keep their places."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -143,6 +145,9 @@ _Key = tuple[str, str, int]
 """Model, endpoint, priority."""
 
 
+_instances: weakref.WeakSet[ClientMetrics] = weakref.WeakSet()
+
+
 class ClientMetrics:
     """Counts calls by model, endpoint and priority; may be used by several threads.
 
@@ -152,6 +157,7 @@ class ClientMetrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        _instances.add(self)
         self._recent: deque[CallRecord] = deque(maxlen=_MAX_RECENT)
         self._forget()
 
@@ -233,12 +239,24 @@ class ClientMetrics:
             self._forget()
             return series, batches
 
+    def unlock(self) -> None:
+        """Begins with a new lock: the thread that held the old one has stayed in the process that forked."""
+        self._lock = threading.Lock()
+
     def _forget(self) -> None:
         self._series: dict[_Key, _Series] = {}
         self._batches = _Batches()
         self._models: set[str] = set()
         self._endpoints: set[str] = set()
         self._outcomes: set[str] = {SUCCESS}
+
+
+def _unlock_all() -> None:
+    for one in _instances:
+        one.unlock()
+
+
+os.register_at_fork(after_in_child=_unlock_all)
 
 
 def _label(name: str) -> str:

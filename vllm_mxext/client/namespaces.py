@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from vllm_mxext.client.call import HIGH, LOW, NORMAL, Attempt, Call, Timeouts
@@ -14,6 +14,9 @@ from vllm_mxext.client.errors import BadRequestError, ProtocolError
 from vllm_mxext.client.pipeline import CallStream, Pipeline
 from vllm_mxext.client.retry import RetryPolicy
 from vllm_mxext.errors import ConfigError
+
+if TYPE_CHECKING:
+    import httpx
 
 _DEFAULT_OUTPUT_TOKENS = 256
 _CHARS_PER_TOKEN = 4
@@ -24,7 +27,7 @@ class CallOptions:
     """What calls bring along that is no field of a request; every `create()` takes these by name.
 
     Attributes:
-        timeout: limits of time; a number of seconds is that of the whole call.
+        timeout: limits of time; a number of seconds is that of the whole call; an `httpx.Timeout` will do.
         priority: in the client's queue: 0 high, 1 normal, 2 low; vLLM's field of that name goes into `extra_body`.
         affinity: calls with equal values prefer one endpoint.
         endpoint_id: the only endpoint to ask.
@@ -33,7 +36,7 @@ class CallOptions:
         max_retries: in the place of the client's.
     """
 
-    timeout: float | Timeouts | None = None
+    timeout: float | Timeouts | httpx.Timeout | None = None
     priority: int = NORMAL
     affinity: str = ""
     endpoint_id: str | None = None
@@ -56,7 +59,7 @@ class CallOptions:
             raise ConfigError(f"A priority is 0 (high), 1 (normal) or 2 (low), not {self.priority!r}.")
         timeouts_of(self.timeout)
         retries = self.max_retries
-        if retries is not None and (not isinstance(retries, int) or retries < 0):
+        if retries is not None and (not isinstance(retries, int) or isinstance(retries, bool) or retries < 0):
             raise ConfigError(f"max_retries is a whole number from 0, not {retries!r}.")
         if not all(isinstance(one, str) for header in self.extra_headers.items() for one in header):
             raise ConfigError("Names and values of extra_headers are texts.")
@@ -258,6 +261,48 @@ class Embeddings:
         return await self._requests.post("/v1/embeddings", fields)
 
 
+class Page(Document):
+    """A list that a server gives: its fields, and going through it gives what is in its field `data`."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.get("data") or ())
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for one in self:
+            yield one
+
+
+class Listing(Awaitable[Page]):
+    """A list that has not been asked for: `await` gives it whole, `async for` what is in it.
+
+    Args:
+        requests: send it.
+        path: of the list.
+        options: those of `CallOptions`.
+    """
+
+    def __init__(self, requests: Requests, path: str, options: dict[str, Any]) -> None:
+        self._requests = requests
+        self._path = path
+        self._options = options
+
+    def __await__(self) -> Generator[Any, None, Page]:
+        return self.page().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for one in await self:
+            yield one
+
+    async def page(self) -> Page:
+        """Returns it whole.
+
+        Raises:
+            ClientError: there is no answer; its class says why.
+        """
+        answer = await self._requests.get(self._path, **self._options)
+        return Page(answer, answer.answer)
+
+
 class Models:
     """`client.models`.
 
@@ -268,13 +313,13 @@ class Models:
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
 
-    async def list(self, **options: Any) -> Document:
-        """Returns the models that are served, in the field `data`; options are those of `CallOptions`.
+    def list(self, **options: Any) -> Listing:
+        """Returns the models that are served, to be awaited or gone through; options are those of `CallOptions`.
 
         Raises:
             ClientError: there is no answer; its class says why.
         """
-        return await self._requests.get("/v1/models", **options)
+        return Listing(self._requests, "/v1/models", options)
 
     async def retrieve(self, model: str, **options: Any) -> Document:
         """Returns what is known of one model; options are those of `CallOptions`.
@@ -287,17 +332,23 @@ class Models:
         return await self._requests.get(f"/v1/models/{quote(model, safe='/:')}", **options)
 
 
-def timeouts_of(timeout: float | Timeouts | None) -> Timeouts | None:
+def timeouts_of(timeout: Any) -> Timeouts | None:
     """Returns limits of time; a number of seconds is that of the whole call, the others are not longer.
+
+    Of an `httpx.Timeout`, which `openai` takes too, `read` is the limit of the first token and of idleness; there is
+    none of the whole call then, and `write` and `pool` have no counterpart.
 
     Raises:
         ConfigError: it is something else, or not above 0.
     """
     if timeout is None or isinstance(timeout, Timeouts):
         return timeout
+    if hasattr(timeout, "connect") and hasattr(timeout, "read"):
+        return Timeouts(connect=timeout.connect, first_token=timeout.read, idle=timeout.read, total=None)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
         raise ConfigError(
-            f"timeout is a number of seconds above 0, or Timeouts of vllm_mxext.client.call, not {timeout!r}."
+            "timeout is a number of seconds above 0, Timeouts of vllm_mxext.client.call, or an httpx.Timeout, not "
+            f"{timeout!r}."
         )
     usual = Timeouts()
     return Timeouts(

@@ -6,7 +6,8 @@ The classes of what may be tried again are those of OpenAI's own client (408, 40
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -27,6 +28,9 @@ from vllm_mxext.client.errors import (
 
 MAX_TEXT_CHARS = 500
 """Of a server's message, in ours."""
+
+_MIN_SECRET_CHARS = 6
+"""Shorter ones are words such as `none`, and no secrets."""
 
 _HOPELESS = (501, 505)
 _TRANSIENT = (408, 409, 425)
@@ -144,7 +148,10 @@ def status_error(status: int, body: object, headers: Mapping[str, str], endpoint
         kind = RateLimitedError
     elif status >= 500:
         kind = ServerError
-    return kind(message, status=status, request_id=request_id(headers, body), code=reason_of(body))
+    error = kind(message, status=status, request_id=request_id(headers, body), code=reason_of(body))
+    if isinstance(error, RateLimitedError):
+        error.retry_after_s = retry_after_s(headers)
+    return error
 
 
 def error_object(body: object) -> Mapping[str, Any] | None:
@@ -188,6 +195,22 @@ def request_id(headers: Mapping[str, str], body: object = None) -> str:
     if not named and isinstance(body, Mapping) and isinstance(body.get("id"), str):
         return str(body["id"])
     return named
+
+
+def mask(error: ClientError, secrets: Sequence[str]) -> None:
+    """Takes secrets out of what a server has said, which is what it was sent, sometimes.
+
+    Args:
+        error: what the caller will see.
+        secrets: of the endpoint; the beginning of one may be the end of a text that was too long.
+    """
+    for secret in secrets:
+        if len(secret) >= _MIN_SECRET_CHARS:
+            cut = "|".join(re.escape(secret[:num]) + "…" for num in range(len(secret) - 1, _MIN_SECRET_CHARS - 1, -1))
+            pattern = re.compile(re.escape(secret) + (f"|{cut}" if cut else ""), re.IGNORECASE)
+            error.args = (pattern.sub("***", str(error)),)
+            error.code = pattern.sub("***", error.code)
+            error.request_id = pattern.sub("***", error.request_id)
 
 
 def connection_failed(endpoint: str, problem: str, *, was_received: bool) -> AttemptFailedError:

@@ -6,12 +6,13 @@ import asyncio
 from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 from vllm_mxext.client.call import NORMAL
 from vllm_mxext.client.clock import Clock
 from vllm_mxext.client.errors import ClosedError, QueueFullError, TimeoutExceededError
-from vllm_mxext.errors import ConfigError
+from vllm_mxext.client.numbers import check_numbers
 
 T = TypeVar("T")
 
@@ -29,11 +30,13 @@ class Turn(Generic[T]):
         take: returns a place, or None if there is none now; what it raises, the one who waits gets.
         give_back: for a place whose owner has gone before it could be handed over.
         lane: of those who need the same places; one who waits for a place that only he wants holds up no others.
+        only: where alone it finds a place; None = in several.
     """
 
     take: Callable[[], T | None]
     give_back: Callable[[T], None]
     lane: Hashable = ""
+    only: Hashable | None = None
 
 
 @dataclass(slots=True, order=True)
@@ -61,8 +64,8 @@ class PriorityQueue(Generic[T]):
     """
 
     def __init__(self, max_size: int, clock: Clock, ageing_s: float = 10.0) -> None:
-        if max_size < 0 or not 0 <= ageing_s < float("inf"):
-            raise ConfigError("A queue's size and its seconds of ageing must be finite and at least 0.")
+        check_numbers("a queue", is_whole=True, max_size=max_size)
+        check_numbers("a queue", ageing_s=ageing_s)
         self.max_size = max_size
         self._clock = clock
         self._ageing_s = ageing_s
@@ -96,7 +99,7 @@ class PriorityQueue(Generic[T]):
             arrived_s + priority * self._ageing_s, self._num_arrivals, turn, asyncio.get_running_loop().create_future()
         )
         self._num_arrivals += 1
-        self.wake()  # who waits goes first if room has come by itself
+        self.wake(turn.only)  # who waits goes first if room has come by itself
         lane = self._lanes.get(turn.lane)
         if not lane or waiter < lane[0]:
             place = turn.take()
@@ -112,17 +115,21 @@ class PriorityQueue(Generic[T]):
             self._patrol = asyncio.ensure_future(self._keep_looking())
         return await self._wait(waiter, arrived_s, deadline_s)
 
-    def wake(self) -> None:
-        """Gives places to those who are next, as far as there are any."""
-        heads = {name: lane[0] for name, lane in self._lanes.items()}
+    def wake(self, where: Hashable | None = None) -> None:
+        """Gives places to those who are next, as far as there are any.
+
+        Args:
+            where: there may be room; None = anywhere.
+        """
+        heads = [lane[0] for lane in self._lanes.values() if where is None or lane[0].turn.only in (None, where)]
+        heapify(heads)
         while heads:
-            name = min(heads, key=heads.__getitem__)
-            waiter = heads.pop(name)
+            waiter = heappop(heads)
             if not waiter.place.done() and not _serve(waiter):
                 continue
             self._remove(waiter)
-            if name in self._lanes:
-                heads[name] = self._lanes[name][0]
+            if waiter.turn.lane in self._lanes:
+                heappush(heads, self._lanes[waiter.turn.lane][0])
 
     def close(self) -> None:
         """Refuses everybody who waits, and everybody who comes."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from vllm_mxext import backoff
 from vllm_mxext.client.clock import Clock
+from vllm_mxext.client.numbers import check_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,13 @@ class RetryPolicy:
     factor: float = 2.0
     max_delay_s: float = 8.0
     max_retry_after_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        owner = "a retry policy"
+        check_numbers(owner, is_whole=True, max_retries=self.max_retries)
+        check_numbers(owner, first_delay_s=self.first_delay_s, max_delay_s=self.max_delay_s)
+        check_numbers(owner, least=1.0, factor=self.factor)
+        check_numbers(owner, max_retry_after_s=self.max_retry_after_s)
 
     def wait_s(self, num_retries: int, retry_after_s: float | None, chance: float) -> float | None:
         """Returns the seconds before the next attempt; None = there is none.
@@ -60,6 +68,9 @@ class BudgetConfig:
     share: float = 0.2
     per_second: float = 1.0
     reserve: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_numbers("a retry budget", share=self.share, per_second=self.per_second, reserve=self.reserve)
 
 
 class RetryBudget:

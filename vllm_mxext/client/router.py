@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from types import TracebackType
+from urllib.parse import unquote, urlsplit
 
 from vllm_mxext.client.breaker import CircuitBreaker, Permit
 from vllm_mxext.client.call import Call
 from vllm_mxext.client.clock import Clock
-from vllm_mxext.client.errors import CircuitOpenError, ClientError
+from vllm_mxext.client.errors import CircuitOpenError, ClientError, RateLimitedError
 from vllm_mxext.client.limiter import AdaptiveLimiter
 from vllm_mxext.errors import ConfigError
 
@@ -56,6 +57,11 @@ class Endpoint:
         return not self.is_by_name if call.endpoint_id is None else call.endpoint_id == self.id
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown: its key, and the password in its address."""
+        return tuple(one for one in (self.api_key, unquote(urlsplit(self.url).password or "")) if one)
+
+    @property
     def load(self) -> float:
         """Outstanding tokens by weight."""
         return self.outstanding_tokens / self.weight
@@ -95,11 +101,11 @@ class Lease:
         permit: of its breaker.
         num_tokens: that it is counted with.
         clock: time.
-        on_change: called when everything has been given back.
+        on_change: called with the endpoint's id when everything has been given back.
     """
 
     def __init__(
-        self, endpoint: Endpoint, permit: Permit, num_tokens: int, clock: Clock, on_change: Callable[[], None]
+        self, endpoint: Endpoint, permit: Permit, num_tokens: int, clock: Clock, on_change: Callable[[str], None]
     ) -> None:
         self.endpoint = endpoint
         self._permit = permit
@@ -128,7 +134,7 @@ class Lease:
         if self._permit.is_probe and not self._is_abandoned:
             self._has_answered = True
             self.endpoint.breaker.record(self._permit, True, ttft_s=ttft_s)
-            self._on_change()
+            self._on_change(self.endpoint.id)
 
     def finish(
         self,
@@ -159,7 +165,7 @@ class Lease:
             failed=success is not True,
             pause_s=pause_s,
         )
-        self._on_change()
+        self._on_change(endpoint.id)
 
     @property
     def _is_abandoned(self) -> bool:
@@ -182,27 +188,34 @@ class Router:
     Args:
         config: its thresholds.
         clock: time and chance.
-        on_change: called whenever a lease has been given back, so that there may be room.
+        on_change: called with an endpoint's id whenever a lease has been given back, so that there may be room.
     """
 
-    def __init__(self, config: RouterConfig, clock: Clock, on_change: Callable[[], None]) -> None:
+    def __init__(self, config: RouterConfig, clock: Clock, on_change: Callable[[str], None]) -> None:
         self._config = config
         self._clock = clock
         self._on_change = on_change
 
-    def choose(self, call: Call, endpoints: Sequence[Endpoint], *, avoid: Collection[str] = ()) -> Lease | None:
+    def choose(
+        self, call: Call, endpoints: Sequence[Endpoint], *, avoid: Collection[str] = (), ends_s: float = math.inf
+    ) -> Lease | None:
         """Returns a place at an endpoint, or None if the call has to wait until one that is under way ends.
 
         Args:
             call: what is asked; its `endpoint_id` pins it.
             endpoints: all there are.
             avoid: ids that are asked only if no other can be, fallbacks included: they have just failed with this call.
+            ends_s: clock time at which the call ends.
 
         Raises:
+            RateLimitedError: every endpoint has asked for no calls until then or later.
             CircuitOpenError: every endpoint is known to fail, and none is to be probed now.
             ClientError: there is no such endpoint, or none at all.
         """
-        candidates = [one for one in endpoints if one.takes(call)]
+        if call.endpoint_id is None:
+            candidates = [one for one in endpoints if not one.is_by_name]
+        else:
+            candidates = [one for one in endpoints if one.id == call.endpoint_id]
         if not candidates:
             known = ", ".join(f"'{one.id}'" for one in endpoints) or "none"
             wanted = f"endpoint '{call.endpoint_id}'" if call.endpoint_id is not None else "endpoint"
@@ -212,16 +225,28 @@ class Router:
             return self._last_resort(call, candidates)
         ranks = [_rank(one, avoid) for one in ready]
         best = min(ranks)
-        with_room = [
-            one for one, rank in zip(ready, ranks, strict=True) if rank == best and not one.limiter.is_full
-        ]
+        with_room = [one for one, rank in zip(ready, ranks, strict=True) if rank == best and not one.limiter.is_full]
         if not with_room:
+            self._check_pauses(candidates, ends_s)
             return None
         num_tokens = max(1, call.num_tokens)
         chosen = (
             self._preferred(call.affinity, with_room) if call.affinity else self._least_loaded(num_tokens, with_room)
         )
         return self._lease(chosen, call)
+
+    def _check_pauses(self, candidates: Sequence[Endpoint], ends_s: float) -> None:
+        """Raises for a call that nobody will take in time."""
+        resumes_s = min(one.limiter.paused_until_s for one in candidates)
+        if not self._clock.now() < ends_s <= resumes_s:  # one whose time is up already has waited for something else
+            return
+        error = RateLimitedError(
+            f"Every endpoint ({', '.join(one.id for one in candidates)}) has asked for no calls for another "
+            f"{resumes_s - self._clock.now():.1f} s, which is more than is left to this one; raise its timeout, or try "
+            "again then."
+        )
+        error.retry_after_s = resumes_s - self._clock.now()
+        raise error
 
     def _preferred(self, affinity: str, endpoints: Sequence[Endpoint]) -> Endpoint:
         least = min(one.load for one in endpoints)

@@ -18,7 +18,7 @@ from vllm_mxext.client.event_stream import EventStream
 from vllm_mxext.client.exchange import Limits, encoded
 from vllm_mxext.client.hedging import HedgePolicy, hedged
 from vllm_mxext.client.http import Reply, Wire
-from vllm_mxext.client.outcome import AttemptFailedError, Retry
+from vllm_mxext.client.outcome import AttemptFailedError, Retry, mask
 from vllm_mxext.client.queue import PriorityQueue, Turn
 from vllm_mxext.client.retry import RetryBudget, RetryPolicy
 from vllm_mxext.client.router import Endpoint, Lease, Router
@@ -112,6 +112,7 @@ class Run:
     _content: bytes | None = None
     _failed_at: set[str] = field(default_factory=set)
     _asking: list[str] = field(default_factory=list)
+    _sent_s: float = 0.0
     _waited_s: float = 0.0
     _last: AttemptFailedError | None = None
 
@@ -158,6 +159,8 @@ class Run:
     ) -> None:
         """Takes an attempt's end into account, for the policies too."""
         failed, duration_s = failure, self.policies.clock.now() - began_s
+        if failed is not None:
+            mask(failed.error, lease.endpoint.secrets)
         status = 200 if failed is None else failed.error.status
         problem = "" if failed is None else str(failed.error)
         self.attempts.append(Attempt(lease.endpoint.id, duration_s, status, problem, self._waited_s))
@@ -195,7 +198,7 @@ class Run:
                 with attempt:
                     if hedge is None:
                         return await once()
-                    return await hedged(once, hedge.after_s, self.policies.clock, self._may_hedge, discard)
+                    return await hedged(once, self._hedge_in_s, self.policies.clock, discard)
         except AttemptFailedError as failure:
             if self.policies.is_closed():
                 raise ClosedError(_CLOSED_MEANWHILE) from failure
@@ -211,9 +214,10 @@ class Run:
         policies, entered_s = self.policies, self.policies.clock.now()
         avoided = self._failed_at | set(self._asking)
         turn = Turn(
-            take=lambda: policies.router.choose(self.call, policies.endpoints, avoid=avoided),
+            take=lambda: policies.router.choose(self.call, policies.endpoints, avoid=avoided, ends_s=self.ends_s),
             give_back=lambda lease: lease.finish(None),
             lane=(self.call.endpoint_id, frozenset(avoided)),
+            only=self.call.endpoint_id,
         )
         deadline_s = None if math.isinf(self.ends_s) else self.ends_s
         try:
@@ -223,7 +227,7 @@ class Run:
 
     async def _fetch_once(self) -> Reply:
         with await self._place() as lease:
-            began_s = self.policies.clock.now()
+            self._sent_s = began_s = self.policies.clock.now()
             self._asking.append(lease.endpoint.id)
             try:
                 reply = await self.policies.wire(lease.endpoint).fetch(self.call, self._content, self._limits)
@@ -237,7 +241,7 @@ class Run:
 
     async def _begin_once(self) -> Begun:
         lease = await self._place()
-        began_s = self.policies.clock.now()
+        self._sent_s = began_s = self.policies.clock.now()
         self._asking.append(lease.endpoint.id)
         stream: EventStream | None = None
         try:
@@ -260,11 +264,19 @@ class Run:
             lease.answers(ttft_s)
         return Begun(lease, stream, held, began_s, ttft_s)
 
-    def _may_hedge(self) -> bool:
-        if not self._asking or not self.policies.budget.spend():  # what only waits for a place gains nothing
-            return False
+    def _hedge_in_s(self) -> float | None:
+        """Returns the seconds until a second attempt, None if there is none; what waits for a place gains nothing."""
+        policies = self.policies
+        assert policies.hedge is not None
+        wait_s = policies.hedge.after_s
+        if self._asking:
+            wait_s = max(0.0, self._sent_s + wait_s - policies.clock.now())
+        if wait_s > 0:
+            return wait_s
+        if not self._asking or not policies.budget.spend():
+            return None
         self.num_hedges += 1
-        return True
+        return 0.0
 
     def _wait_s(self, error: Exception) -> bool | float:
         """Returns the seconds before the next attempt; False = there is none."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from vllm_mxext.client.async_client import new_endpoint
 from vllm_mxext.client.breaker import BreakerConfig
+from vllm_mxext.client.call import Timeouts
 from vllm_mxext.client.hedging import HedgePolicy
 from vllm_mxext.client.limiter import LimiterConfig
 from vllm_mxext.client.namespaces import timeouts_of
@@ -33,7 +34,8 @@ class ClientSettings:
         base_url: of the server, with or without `/v1`.
         fallbacks: addresses of servers that are asked only while that one cannot be.
         model: asked for where a call names none; `default` = whichever the server serves.
-        timeout: seconds of a whole call, its retries included; 0 = 10 minutes, with usual limits for its parts.
+        timeout: seconds of a whole call, its retries included, or `Timeouts`, or an `httpx.Timeout`; 0 = 10 minutes,
+            with usual limits for its parts.
         max_retries: attempts after the first, for faults that may pass.
         retry_delay: bound of the first random wait before a retry, in seconds.
         backoff_factor: from one such bound to the next.
@@ -53,7 +55,7 @@ class ClientSettings:
     base_url: str = field(default="http://localhost:8000", repr=False, metadata={"variable": "VLLM_API_URL"})
     fallbacks: tuple[str, ...] = field(default=(), repr=False, metadata={"variable": ""})
     model: str = _setting("default", "VLLM_MODEL")
-    timeout: float = _setting(0.0, "VLLM_TIMEOUT", 0)
+    timeout: float | Timeouts = _setting(0.0, "VLLM_TIMEOUT", 0)  # noqa: RUF009 - a field
     max_retries: int = _setting(3, "VLLM_MAX_RETRIES", 0)
     retry_delay: float = _setting(0.5, "VLLM_RETRY_DELAY", 0)
     backoff_factor: float = _setting(2.0, "VLLM_BACKOFF_FACTOR", 1)
@@ -143,11 +145,18 @@ def _checked(name: str, value: Any, kind: str, at_least: float) -> Any:
         if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, str) for one in value):
             raise ConfigError(f"{name} must be a list of texts, not {value!r}.")
         return tuple(value)
+    if kind == "float | Timeouts":
+        if not isinstance(value, (str, int, float)):
+            return timeouts_of(value)
+        kind = "float"
     read, words = _READERS[kind]
     try:
         number = read(value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name} must be {words}, not {value!r}.") from None
+        is_other = isinstance(value, bool) or (kind == "int" and not isinstance(value, str) and number != value)
+    except (OverflowError, TypeError, ValueError):
+        is_other = True
+    if is_other:
+        raise ConfigError(f"{name} must be {words}, not {value!r}.")
     if kind != "str" and not at_least <= number < math.inf:
         raise ConfigError(f"{name} must be finite and at least {at_least:g}, not {value!r}.")
     return number

@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm_mxext.client.call import Attempt
 from vllm_mxext.client.document import Document
-from vllm_mxext.client.namespaces import Chat, Completions, Embeddings, Models, Stream
+from vllm_mxext.client.namespaces import Chat, Completions, Embeddings, Models, Page, Stream
 from vllm_mxext.client.sync_face import SyncFace
 
 
@@ -134,13 +134,13 @@ class SyncModels:
         self._face = face
         self._models = models
 
-    def list(self, **options: Any) -> Document:
-        """Returns the models that are served, in the field `data`.
+    def list(self, **options: Any) -> Page:
+        """Returns the models that are served, in the field `data`; going through it gives them.
 
         Raises:
             ClientError: there is no answer.
         """
-        return self._face.run(self._models.list(**options))
+        return self._face.run(self._models.list(**options).page())
 
     def retrieve(self, model: str, **options: Any) -> Document:
         """Returns what is known of one model.

@@ -208,3 +208,19 @@ def test_a_document_stays_a_dictionary() -> None:
     assert pickle.loads(pickle.dumps(document)) == document
     with pytest.raises(AttributeError, match="no field 'c'; it has a, items, long"):
         _ = document.c
+
+
+async def test_a_list_of_models_is_gone_through_as_that_of_openai_is() -> None:
+    cards = [{"id": "a", "object": "model"}, {"id": "b", "object": "model"}]
+    async with FaultServer([body(json.dumps({"object": "list", "data": cards}))]) as server:
+        async with AsyncVllmClient(server.url) as client:
+            assert [one.id async for one in client.models.list()] == ["a", "b"]
+            page = await client.models.list()
+            assert [one.id async for one in page] == [one.id for one in page] == [one.id for one in page.data]
+            assert {**page} == dict(page) == page == {"object": "list", "data": cards}
+            assert (
+                json.loads(json.dumps(page)) == page.model_dump(exclude_unset=True) == pickle.loads(pickle.dumps(page))
+            )
+            assert page.answer is not None
+            client.models.list()  # asks for nothing
+        assert len(server.requests) == 2

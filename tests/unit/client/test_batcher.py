@@ -207,3 +207,38 @@ async def test_closing_without_sending_tells_everybody():
     assert [type(outcome) for outcome in outcomes] == [ClosedError, ClosedError, ClosedError]
     assert "under way" in str(outcomes[0])
     assert "before this request was sent" in str(outcomes[2])
+
+
+async def test_where_nothing_may_wait_the_halves_of_a_refused_batch_go_one_after_the_other():
+    server, under_way = Server(), []
+    most = 0
+
+    async def send(key: str, items: Sequence[str]) -> Sequence[str | Exception]:
+        nonlocal most
+        under_way.append(items)
+        most = max(most, len(under_way))
+        await asyncio.sleep(0)
+        try:
+            return await server.send(key, items)
+        finally:
+            under_way.remove(items)
+
+    batcher: Batcher[str, str, str] = Batcher(send, FakeClock(), max_size=8)
+    batcher.halves_wait = True
+    got = await results(await begun(batcher, "a", "b", "bad", "c", "d", "e", "f", "g"))
+    assert [one if isinstance(one, str) else type(one) for one in got] == [*"AB", BadRequestError, *"CDEFG"]
+    assert most == 1
+
+
+async def test_halves_that_wait_end_with_the_batcher():
+    server = Server()
+    batcher: Batcher[str, str, str] = Batcher(server.send, FakeClock(), max_size=2)
+    batcher.halves_wait = True
+    tasks = await begun(batcher, "bad", "a")
+    server.gate.clear()
+    tasks = await begun(batcher, "bad", "a", key="other")
+    server.gate.set()
+    await settle(3)
+    server.gate.clear()
+    await batcher.close(flushes=False)
+    assert all(isinstance(one, (ClosedError, BadRequestError)) for one in await results(tasks))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.client.fake_clock import FakeClock
@@ -239,6 +239,7 @@ def test_settings_that_cannot_work_are_refused(config: dict[str, float]):
         BreakerConfig(**config)  # type: ignore[arg-type]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(failures=st.lists(st.booleans(), max_size=300), window_calls=st.integers(1, 50))
 def test_with_rates_alone_it_opens_exactly_when_the_newest_calls_are_bad_enough(
     failures: list[bool], window_calls: int

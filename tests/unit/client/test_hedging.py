@@ -28,8 +28,13 @@ class Attempts:
         self.discarded.append(result)
 
 
-async def begun(attempts: Attempts, clock: FakeClock, may_hedge: Callable[[], bool] = lambda: True) -> Awaitable[str]:
-    call = asyncio.ensure_future(hedged(attempts.make, 1.0, clock, may_hedge, attempts.discard))
+def after_a_second(then_s: float | None = 0.0) -> Callable[[], float | None]:
+    answers = iter((1.0, then_s))
+    return lambda: next(answers)
+
+
+async def begun(attempts: Attempts, clock: FakeClock, then_s: float | None = 0.0) -> Awaitable[str]:
+    call = asyncio.ensure_future(hedged(attempts.make, after_a_second(then_s), clock, attempts.discard))
     await clock.advance(0.9)
     assert len(attempts.ends) == 1
     return call
@@ -57,7 +62,7 @@ async def test_a_quick_answer_needs_no_hedge() -> None:
 
 async def test_without_leave_the_first_goes_on_alone() -> None:
     attempts, clock = Attempts(), FakeClock()
-    call = await begun(attempts, clock, lambda: False)
+    call = await begun(attempts, clock, None)
     await clock.advance(5.0)
     attempts.ends[0].set_result("won")
     assert await call == "won"
@@ -107,7 +112,7 @@ async def test_a_winner_that_nobody_waits_for_any_more_is_given_back_too() -> No
                 is_ending.set()
                 await asyncio.shield(clock.sleep(1.0))
 
-    call = asyncio.ensure_future(hedged(make, 1.0, clock, lambda: True, attempts.discard))
+    call = asyncio.ensure_future(hedged(make, after_a_second(), clock, attempts.discard))
     await clock.advance(1.1)
     attempts.ends[1].set_result("won")
     await is_ending.wait()
@@ -119,7 +124,7 @@ async def test_a_winner_that_nobody_waits_for_any_more_is_given_back_too() -> No
 
 async def test_a_cancelled_call_cancels_both() -> None:
     attempts, clock = Attempts(), FakeClock()
-    call = asyncio.ensure_future(hedged(attempts.make, 1.0, clock, lambda: True, attempts.discard))
+    call = asyncio.ensure_future(hedged(attempts.make, after_a_second(), clock, attempts.discard))
     await clock.advance(1.1)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.client.fake_clock import FakeClock
@@ -106,6 +106,7 @@ def test_bounds_that_cannot_work_are_refused(config: dict[str, int]):
         LimiterConfig(**config)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     bounds=st.tuples(st.integers(1, 8), st.integers(0, 40)),
     events=st.lists(st.tuples(st.sampled_from(["take", "good", "bad", "throttled"]), st.floats(0, 10)), max_size=200),

@@ -7,7 +7,7 @@ import threading
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -185,6 +185,7 @@ def test_a_histograms_buckets_never_fall():
     assert values[-1] == 500
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     values=st.lists(st.floats(1e-4, 1e4), min_size=1, max_size=200),
     share=st.floats(0, 1),

@@ -294,3 +294,37 @@ def test_figures_of_any_model_name_can_be_written() -> None:
     metrics = ClientMetrics()
     metrics.record(CallRecord('\ud800"\n\\', "e", 1, "success", 1.0))
     assert 'model="?\\"\\n\\\\"' in metrics.prometheus()
+
+
+# --- secrets ---
+
+
+@pytest.mark.parametrize("around", [("bad key ", ""), ("x" * 480 + " ", "")])
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_key_that_a_server_repeats_is_shown_nowhere(
+    around: tuple[str, str], is_stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "sk-Secret0123456789abcdef"
+    caplog.set_level("DEBUG", logger="vllm_mxext")
+    async with FaultServer([status(500, key.join(around)), status(401, key.join(around))]) as server:
+        client = pipeline(server.url)
+        client.endpoints[0].api_key = key
+        with pytest.raises(StatusError) as caught:
+            await (events_of(client) if is_stream else client.call(chat()))
+        said = repr((caught.value, caught.value.code, caught.value.attempts, client.metrics.recent)) + caplog.text
+        assert key[:8].lower() not in said.lower()
+        assert "***" in str(caught.value)
+        await client.close()
+
+
+# --- forks ---
+
+
+def test_a_fork_while_another_thread_reads_the_figures_leaves_them_usable() -> None:
+    metrics = ClientMetrics()
+    with metrics._lock:  # as the other thread would hold it
+        child = os.fork()
+        if child == 0:
+            is_free = metrics._lock.acquire(blocking=False)
+            os._exit(0 if is_free else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -10,6 +10,7 @@ from email.utils import formatdate
 import pytest
 
 from tests.client.endpoints import chat, closed_port, endpoint, pipeline
+from tests.client.fake_clock import FakeClock
 from tests.client.fault_server import (
     WORDS,
     Fault,
@@ -25,7 +26,7 @@ from tests.client.fault_server import (
     status,
     stream,
 )
-from vllm_mxext.client.breaker import BreakerConfig
+from vllm_mxext.client.breaker import BreakerConfig, CircuitBreaker
 from vllm_mxext.client.call import Call, Timeouts
 from vllm_mxext.client.errors import (
     AuthenticationError,
@@ -42,9 +43,10 @@ from vllm_mxext.client.errors import (
     TimeoutExceededError,
 )
 from vllm_mxext.client.hedging import HedgePolicy
-from vllm_mxext.client.limiter import LimiterConfig
-from vllm_mxext.client.pipeline import Pipeline
+from vllm_mxext.client.limiter import AdaptiveLimiter, LimiterConfig
+from vllm_mxext.client.pipeline import Pipeline, PipelineConfig
 from vllm_mxext.client.retry import BudgetConfig, RetryPolicy
+from vllm_mxext.client.router import Endpoint
 
 TEXT = "".join(WORDS)
 BEGUN = (delta(role="assistant"), delta("The"), delta(" answer"))
@@ -298,17 +300,25 @@ async def test_a_server_with_too_much_to_do_gets_less_at_once_and_is_not_given_u
 
 @pytest.mark.promise("CLIENT-13")
 async def test_what_a_server_asks_to_wait_holds_for_all_calls() -> None:
-    async with FaultServer([status(429, retry_after_ms="300"), healthy]) as server:
-        client = pipeline(server.url)
-        loop = asyncio.get_running_loop()
-        first = asyncio.ensure_future(client.call(chat()))
-        await server.until_asked(1)
-        while not client.endpoints[0].limiter.is_paused:  # noqa: ASYNC110 - a limiter has no event
-            await asyncio.sleep(0.001)
-        began_s = loop.time()
-        await asyncio.gather(first, *(client.call(chat()) for _ in range(5)))
-        assert loop.time() - began_s >= 0.25  # nobody was sent before
-        assert len(server.requests) == 7
+    clock = FakeClock()
+    async with FaultServer([status(429, retry_after="20"), healthy]) as server:
+        usual = PipelineConfig()
+        paused = Endpoint(
+            id="e0",
+            url=server.url,
+            breaker=CircuitBreaker(usual.breaker, clock),
+            limiter=AdaptiveLimiter(usual.limiter, clock),
+        )
+        client = Pipeline([paused], usual, clock)
+        with pytest.raises(RateLimitedError):
+            await client.call(chat(), RetryPolicy(max_retries=0))
+        waiting = [asyncio.ensure_future(client.call(chat())) for _ in range(5)]
+        await clock.advance(19.9)
+        assert client.num_queued == 5
+        assert len(server.requests) == 1
+        await clock.advance(2.5)  # up to a tenth longer
+        await asyncio.gather(*waiting)
+        assert len(server.requests) == 6
         await client.close()
 
 
@@ -318,8 +328,9 @@ async def test_a_call_whose_time_ends_before_the_pause_does_is_not_sent() -> Non
         client = pipeline(server.url)
         with pytest.raises(RateLimitedError):
             await client.call(chat())
-        with pytest.raises(TimeoutExceededError, match="queue"):
-            await client.call(chat(timeouts=Timeouts(total=0.05)))
+        with pytest.raises(RateLimitedError, match="more than is left") as caught:
+            await client.call(chat(timeouts=Timeouts(total=30.0)))  # at once, and not after half a minute
+        assert 30.0 < (caught.value.retry_after_s or 0.0) <= 60.0
         assert len(server.requests) == 1
         await client.close()
 
@@ -484,3 +495,29 @@ async def test_prompts_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
         await client.call(chat())
         await client.close()
     assert "What is it?" not in "".join(str(vars(record)) for record in caplog.records)
+
+
+@pytest.mark.promise("CLIENT-4")
+async def test_a_call_that_had_to_wait_in_the_queue_is_hedged_once_it_has_been_sent_for_long() -> None:
+    released = asyncio.Event()
+
+    async def when_released(request: Request, reply: Reply) -> None:
+        await released.wait()
+        await healthy(request, reply)
+
+    async with FaultServer([when_released, never_answer]) as slow, FaultServer([healthy]) as quick:
+        client = pipeline(slow.url, quick.url, hedge=HedgePolicy(0.05))
+        for one in client.endpoints:
+            one.limiter.change(LimiterConfig(max_limit=1))
+        held = client.endpoints[1].limiter
+        assert held.try_acquire()
+        pinned = asyncio.ensure_future(client.call(chat(endpoint_id="e0")))
+        await slow.until_asked(1)
+        hedged = asyncio.ensure_future(client.call(chat()))
+        await asyncio.sleep(0.1)  # more than the hedge's time, all of it in the queue
+        released.set()
+        await slow.until_asked(2)
+        held.release(duration_s=0.0, was_throttled=False, failed=True)
+        assert (await hedged).endpoint_id == "e1"
+        await pinned
+        await client.close()

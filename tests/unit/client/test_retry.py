@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.client.fake_clock import FakeClock
@@ -16,6 +16,7 @@ from vllm_mxext.client.retry import BudgetConfig, RetryBudget, RetryPolicy
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     num_retries=st.integers(0, 2000),
     asked_s=st.none() | st.floats(0, 120),
@@ -44,6 +45,7 @@ def test_retries_end_with_their_number_and_with_a_server_that_asks_for_too_much(
     assert policy.wait_s(0, 60.1, 0.5) is None
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     steps=st.lists(st.tuples(st.sampled_from(["call", "retry", "wait"]), st.floats(0, 5)), max_size=200),
     share=st.floats(0, 1),
@@ -101,6 +103,7 @@ def test_what_a_server_asks_for_is_read_in_every_form(headers: dict[str, str], s
     assert retry_after_s(headers, NOW) == seconds
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=40))
 def test_a_malformed_header_never_fails(text: str) -> None:
     seconds = retry_after_s({"retry-after": text, "retry-after-ms": text}, NOW)

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.client.fake_clock import FakeClock
@@ -42,7 +42,7 @@ class World:
     def __getitem__(self, name: str) -> Endpoint:
         return next(one for one in self.endpoints if one.id == name)
 
-    def changed(self) -> None:
+    def changed(self, _: str) -> None:
         self.num_changes += 1
 
     def choose(self, *, avoid: tuple[str, ...] = (), **call: object) -> Lease | None:
@@ -301,7 +301,7 @@ def test_a_weight_that_means_nothing_is_refused(weight: float):
         World("a", weights={"a": weight})
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     loads=st.lists(st.integers(0, 5000), min_size=1, max_size=6),
     num_tokens=st.integers(0, 3000),

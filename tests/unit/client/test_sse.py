@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vllm_mxext.client.sse import Event, EventReader, MalformedEventError
@@ -43,6 +43,7 @@ def test_a_cut_at_any_byte_changes_nothing() -> None:
     assert read(*(SAMPLE[place : place + 1] for place in range(len(SAMPLE)))) == EVENTS
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     lines=st.lists(
         st.sampled_from([b"data: x", b"data:", b"event: e", b": c", b"", b"data: \xff", b"other: 1", b"data"])
