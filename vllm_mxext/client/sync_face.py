@@ -10,10 +10,11 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
+import queue
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from vllm_mxext.client.errors import ClosedError
 
@@ -21,6 +22,9 @@ T = TypeVar("T")
 
 _JOIN_S = 5.0
 """Waited for the thread at the end; it is a daemon, so that a program can end without it."""
+
+_MAX_AHEAD = 16
+"""Items of a stream that wait for the thread that goes through it."""
 
 
 class SyncFace:
@@ -68,16 +72,35 @@ class SyncFace:
             raise
 
     def iterate(self, items: AsyncIterator[T]) -> Generator[T, None, None]:
-        """Yields what an asynchronous iterator brings; it is closed when the generator is."""
+        """Yields what an asynchronous iterator brings; it is closed when the generator is.
+
+        It may be a few items ahead: a thread that asked for each alone would wait for another thread twice per item.
+        """
+        pump, call, pid = _Pump(items), _Call(), os.getpid()
+        coroutine = pump.run()
         try:
-            while True:
-                try:
-                    item = self.run(_next(items))
-                except StopAsyncIteration:
+            future = self._submit(call, coroutine)
+        except BaseException:
+            coroutine.close()
+            raise
+        future.add_done_callback(lambda _: pump.brought.put(None))
+        try:
+            while pid == os.getpid():
+                part = pump.take(call.loop)
+                if part is None:
+                    future.result()
                     return
-                yield item
+                yield part[0]
+            raise ClosedError("This stream is that of the process that forked; begin one here.")
+        except concurrent.futures.CancelledError:
+            raise ClosedError("The client was closed while this request was under way.") from None
         finally:
-            self.end(items)
+            if pid == os.getpid() and not future.done():
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    assert call.loop is not None
+                    call.loop.call_soon_threadsafe(call.cancel)
+                    if threading.current_thread() is not self._thread:
+                        concurrent.futures.wait((future,), _JOIN_S)
 
     def close(self) -> None:
         """Ends the thread; what is under way is cancelled. More calls do nothing."""
@@ -154,8 +177,45 @@ async def _tracked(call: _Call, coroutine: Coroutine[Any, Any, T]) -> T:
     return await coroutine
 
 
-async def _next(items: AsyncIterator[T]) -> T:
-    return await anext(items)
+class _Pump(Generic[T]):
+    """Brings what an asynchronous iterator gives to a thread, and waits while that has enough to do.
+
+    Args:
+        items: the iterator; it is closed at the end.
+
+    Attributes:
+        brought: items, each in a tuple; None at the end.
+    """
+
+    def __init__(self, items: AsyncIterator[T]) -> None:
+        self.brought: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
+        self._items = items
+        self._is_waiting = False
+        self._has_room = asyncio.Event()
+
+    async def run(self) -> None:
+        """Brings everything; for the loop's thread."""
+        try:
+            async for item in self._items:
+                self.brought.put((item,))
+                if self.brought.qsize() >= _MAX_AHEAD:
+                    self._has_room.clear()
+                    self._is_waiting = True  # before the second look: what is taken after it sets the event
+                    if self.brought.qsize() >= _MAX_AHEAD:
+                        await self._has_room.wait()
+                    self._is_waiting = False
+        finally:
+            close = getattr(self._items, "aclose", None)
+            if close is not None:
+                await close()
+
+    def take(self, loop: asyncio.AbstractEventLoop | None) -> tuple[T] | None:
+        """Returns the next item as soon as there is one; for the other thread."""
+        part = self.brought.get()
+        if self._is_waiting and loop is not None and self.brought.qsize() <= _MAX_AHEAD // 2:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._has_room.set)
+        return part
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -259,3 +259,47 @@ def test_a_program_that_forgets_to_close_ends_quietly() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+def test_a_thread_that_is_slow_is_not_brought_everything_at_once() -> None:
+    given = []
+
+    async def endless() -> AsyncGenerator[int, None]:
+        for number in range(10_000):
+            given.append(number)
+            yield number
+
+    with SyncFace() as face:
+        items = face.iterate(endless())
+        assert [next(items) for _ in range(100)] == list(range(100))
+        face.run(double(1))
+        assert len(given) <= 100 + 17
+        items.close()
+
+
+def test_what_was_brought_before_an_error_comes_before_it() -> None:
+    async def failing() -> AsyncGenerator[int, None]:
+        yield 1
+        yield 2
+        raise ValueError("broke")
+
+    with SyncFace() as face:
+        items = face.iterate(failing())
+        assert [next(items), next(items)] == [1, 2]
+        with pytest.raises(ValueError, match="broke"):
+            next(items)
+
+
+def test_in_a_forked_child_a_stream_of_the_parent_ends_with_an_error() -> None:
+    with SyncFace() as face:
+        items = face.iterate(numbers([]))
+        assert next(items) == 0
+        child = os.fork()
+        if child == 0:
+            try:
+                next(items)
+            except ClosedError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert list(items) == [1, 2]
