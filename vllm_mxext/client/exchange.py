@@ -83,10 +83,15 @@ class Exchange:
         self._first_ends_s = math.inf
         self._scope: anyio.CancelScope | None = None
         self._response: httpx.Response | None = None
+        self._data: bytearray | None = None
         self._is_over = False
 
-    async def begin(self) -> httpx.Response:
-        """Sends the request and returns the answer when its headers have come."""
+    async def begin(self, max_bytes: int = 0) -> httpx.Response:
+        """Sends the request and returns the answer when its headers have come.
+
+        Args:
+            max_bytes: of a good answer that are read at once, for `read()`; 0 = nothing is.
+        """
         connect_s = _least(self._limits.timeouts.connect, self._limits.ends_s - self._clock.now())
         accepted = "text/event-stream" if self._call.is_stream else "application/json, text/plain;q=0.9, */*;q=0.1"
         try:
@@ -100,7 +105,7 @@ class Exchange:
             )
         except (TypeError, ValueError, httpx.InvalidURL) as error:
             raise _not_sendable(error) from error
-        return await self._within(sheltered(self._send(request)))
+        return await self._within(sheltered(self._send(request, max_bytes)))
 
     async def check_status(self, response: httpx.Response) -> None:
         """Raises for an answer that is not a good one.
@@ -131,7 +136,9 @@ class Exchange:
         Raises:
             AttemptFailedError: it breaks off, takes too long or is too large.
         """
-        data = await self._within(sheltered(_beginning(response, max_bytes)))
+        data = self._data
+        if data is None:
+            data = await self._within(sheltered(_beginning(response, max_bytes)))
         if len(data) > max_bytes and not cut:
             raise protocol_failed(self._url, f"sends more than {max_bytes} bytes", status=response.status_code)
         return bytes(memoryview(data)[:max_bytes])
@@ -171,10 +178,12 @@ class Exchange:
             with anyio.CancelScope(shield=True):
                 await asyncio.shield(asyncio.ensure_future(self._response.aclose()))
 
-    async def _send(self, request: httpx.Request) -> httpx.Response:
+    async def _send(self, request: httpx.Request, max_bytes: int) -> httpx.Response:
         self._response = await self._client.send(request, stream=True)
         if self._is_over:
             await self.close()
+        elif max_bytes and self._response.is_success:
+            self._data = await _beginning(self._response, max_bytes)
         return self._response
 
     async def _trace(self, name: str, _: object) -> None:

@@ -100,7 +100,7 @@ class Wire:
         """
         exchange = Exchange(self._client, (self._base, self.url), call, content, limits, self._clock)
         try:
-            response = await exchange.begin()
+            response = await exchange.begin(MAX_BODY_BYTES)
             await exchange.check_status(response)
             data = await exchange.read(response, MAX_BODY_BYTES)
         finally:
