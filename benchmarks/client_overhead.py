@@ -23,7 +23,8 @@ import openai
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.tester_peers import mock_server
+from tester_peers import mock_server
+
 from tests.bench_servers.mock_server import Behaviour
 from vllm_mxext.bench.report import format_table, json_line
 from vllm_mxext.client import AsyncVllmClient, VllmClient
