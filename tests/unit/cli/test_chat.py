@@ -200,8 +200,16 @@ class EndlessServer:
                 self.end_headers()
                 self.wfile.write(b'data: {"choices": [{"delta": {"content": "begun"}}]}\n\n')
                 self.wfile.flush()
-                self.connection.recv(1)  # returns when the client has closed the connection
-                endless.left.set()
+                self.connection.settimeout(0.5)
+                while True:
+                    try:
+                        self.connection.recv(1)  # returns when the client has closed the connection
+                    except TimeoutError:
+                        # A Ctrl-C in the moment before a read begins is noticed when something comes.
+                        self.wfile.write(b": keep-alive\n\n")
+                    else:
+                        endless.left.set()
+                        return
 
             def _send(self, text: str) -> None:
                 self.send_response(200)
