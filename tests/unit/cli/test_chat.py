@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
 import threading
@@ -200,16 +201,10 @@ class EndlessServer:
                 self.end_headers()
                 self.wfile.write(b'data: {"choices": [{"delta": {"content": "begun"}}]}\n\n')
                 self.wfile.flush()
-                self.connection.settimeout(0.5)
-                while True:
-                    try:
-                        self.connection.recv(1)  # returns when the client has closed the connection
-                    except TimeoutError:
-                        # A Ctrl-C in the moment before a read begins is noticed when something comes.
-                        self.wfile.write(b": keep-alive\n\n")
-                    else:
-                        endless.left.set()
-                        return
+                while not select.select([self.connection], [], [], 0.5)[0]:
+                    # A Ctrl-C in the moment before a read begins is noticed when something comes.
+                    self.wfile.write(b": keep-alive\n\n")
+                endless.left.set()  # the client has closed the connection
 
             def _send(self, text: str) -> None:
                 self.send_response(200)
