@@ -51,3 +51,16 @@ def closed_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+async def text_of(client: Pipeline) -> str:
+    """Returns the text of a streamed answer."""
+    events = [event async for event in client.stream(chat(stream=True))]
+    return "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+
+
+def assert_idle(client: Pipeline) -> None:
+    """Fails if anything of a call is left in a pipeline."""
+    assert client.num_running == 0
+    assert client.num_queued == 0
+    assert all(one.outstanding_tokens == 0 for one in client.endpoints)

@@ -1,5 +1,7 @@
 """The client's examples that the project's contract documents, as printed there; addresses and names are open."""
 
+from tests.docs.documented_lora import SDK
+
 MODEL = "meta-llama/Llama-2-7b-chat-hf"
 IMPORT = "from ipfs_accelerate_py.api_backends.vllm import VllmClient"
 
@@ -187,34 +189,4 @@ curl -X POST http://localhost:8000/v1/chat/completions \\
     }'"""
 ADAPTERS = "curl http://0.0.0.0:8000/v1/lora_adapters"
 
-SDK_CLASS = '''\
-#!/usr/bin/env python3
-import requests
-import json
-
-class VllmMxextClient:
-    def __init__(self, base_url="http://0.0.0.0:8000"):
-        self.base_url = base_url.rstrip('/')
-
-    def load_lora(self, lora_name: str, lora_path: str):
-        """Load a LoRA adapter"""
-        response = requests.post(
-            f"{self.base_url}/v1/load_lora_adapter",
-            json={"lora_name": lora_name, "lora_path": lora_path}
-        )
-        return response.json()
-
-    def chat_with_lora(self, lora_name: str, messages: list):
-        """Chat using LoRA adapter"""
-        response = requests.post(
-            f"{self.base_url}/v1/chat/completions",
-            json={
-                "model": f"base_model:{lora_name}",
-                "messages": messages,
-                "max_tokens": 150
-            }
-        )
-        return response.json()
-
-# Usage
-'''
+SDK_CLASS = SDK.partition("client = ")[0]

@@ -20,7 +20,7 @@ from vllm_mxext.bench.serve.result import RunResult
 from vllm_mxext.bench.serve.saving import save_outputs
 from vllm_mxext.cli.bench_progress import measure
 from vllm_mxext.cli.connection import Connection
-from vllm_mxext.config.sources import did_you_mean
+from vllm_mxext.config.parser import Parser
 from vllm_mxext.errors import ConfigError
 
 EXIT_FAILED = 1
@@ -64,14 +64,11 @@ def run(argv: Sequence[str], prog: str = "mxext bench serve", *, asks_for_model:
         ConfigError: a wrong option, file or value.
     """
     parser = _parser(prog, asks_for_model=asks_for_model)
-    arguments, unknown = parser.parse_known_args(argv)
-    if unknown:
-        known = parser._option_string_actions
-        raise ConfigError(f"Unknown option '{unknown[0]}'{did_you_mean(unknown[0], known)}")
+    arguments = parser.parse_args(argv)
     base = read_plan(Path(arguments.config)) if arguments.config else Plan()
     language = _language(getattr(arguments, "output.language") or base.output.language)
     if arguments.show_history:
-        _print(format_history(History().runs(), language))
+        print(format_history(History().runs(), language))
         return 0
     given = arguments.compare or []
     are_urls = [text.startswith(("http://", "https://")) for text in given]
@@ -108,23 +105,24 @@ def run_config(argv: Sequence[str], prog: str) -> int:
     """
     if argv and not argv[0].startswith("-"):
         return run(["--config", *argv], prog, asks_for_model=False)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description="Measure a server as a YAML file says; after the file, every flag of performance_tester works.",
     )
     parser.add_argument("file", metavar="FILE", help="sections server, test_params, prompts, output and others")
-    parser.parse_args(argv)
-    return 0
+    if not {"-h", "--help"}.isdisjoint(argv):
+        parser.print_help()
+        return 0
+    raise ConfigError(f"The file comes first: {prog} FILE [flags].")
 
 
-def _parser(prog: str, *, asks_for_model: bool) -> argparse.ArgumentParser:
+def _parser(prog: str, *, asks_for_model: bool) -> Parser:
     model = "without --model the server's first model" if asks_for_model else "--model is needed"
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         usage=f"%(prog)s {'[--model MODEL]' if asks_for_model else '--model MODEL'} [options]",
         description=f"Measure a running server; {model}.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML with the options, in sections; flags change it")
     add_plan_arguments(parser)
@@ -178,8 +176,8 @@ def _set_objectives(arguments: argparse.Namespace) -> None:
 def _check_outputs(output: OutputPlan) -> None:
     """Refuses a file that cannot be written before the measurement, not after it."""
     for text in (output.json, output.csv, output.prometheus, output.html):
-        folder = Path(text).parent
-        if text and (Path(text).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
+        path = Path(text)
+        if text and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
             raise ConfigError(f"'{text}' cannot be written; name a file in a folder that exists and is yours.")
     if output.run_name:
         History().result_path(output.run_name)
@@ -209,15 +207,6 @@ def _report(result: RunResult, name: str) -> Report:
     return report
 
 
-def _print(text: str) -> None:
-    """Prints; what the terminal's encoding does not have becomes a question mark instead of the end of a run."""
-    try:
-        print(text)
-    except UnicodeEncodeError:
-        encoding = sys.stdout.encoding or "ascii"
-        print(text.encode(encoding, "replace").decode(encoding))
-
-
 def _finish(result: RunResult, plan: Plan, baseline: Report | None, other: Report | None) -> int:
     """Compares, shows and saves; returns the exit code."""
     output = plan.output
@@ -228,10 +217,10 @@ def _finish(result: RunResult, plan: Plan, baseline: Report | None, other: Repor
     report = dataclasses.replace(report, comparisons=compared, baseline=against)
     saved = save_outputs(report, output)
     if output.console_output:
-        _print(documented_block(report))
+        print(documented_block(report))
         if saved.paths:
-            _print("\n" + "\n".join(f"{LABELS[language]['saved']}: {path}" for path in saved.paths))
-        _print(f"\n{further_block(report)}")
+            print("\n" + "\n".join(f"{LABELS[language]['saved']}: {path}" for path in saved.paths))
+        print(f"\n{further_block(report)}")
     for sentence in (*saved.notices, *saved.problems):
         print(f"mxext: {sentence}", file=sys.stderr)
     if not any(one.num_ok for one in report.stages) and not result.is_interrupted:
@@ -277,7 +266,7 @@ def _compare_files(first: Path, second: Path, language: Language) -> int:
     compared = _comparisons(one, other, language)
     if not compared:
         return EXIT_INVALID
-    _print(format_comparison(LABELS[language]["compare"], compared, language))
+    print(format_comparison(LABELS[language]["compare"], compared, language))
     return 0
 
 

@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments after the program's name; those of the process by default.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show are no reason to fail
     return with_exit_code(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 
 def with_exit_code(action: Callable[[], int]) -> int:
     """Returns the exit code of a command; errors are printed and become theirs."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal cannot show is no reason to fail
     try:
         return action()
     except ConfigError as error:

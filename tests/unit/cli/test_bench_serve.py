@@ -100,10 +100,15 @@ def test_the_documented_file_is_run(measured: Measured, tmp_path: Path, capsys: 
     assert plans[1].test_params.max_tokens == 7
 
 
-def test_a_file_is_needed_by_the_config_runner(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        performance_config_runner.main([])
-    assert left.value.code == 2
+@pytest.mark.parametrize("arguments", [[], ["--", "plan.yaml"], ["--max-tokens", "3", "plan.yaml"]])
+def test_a_runner_that_measures_nothing_does_not_end_well(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert performance_config_runner.main(arguments) == 2
+    assert "The file comes first" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert performance_config_runner.main(["none.yaml"]) == 2
     assert "none.yaml" in capsys.readouterr().err
 
@@ -307,7 +312,7 @@ def test_a_wrong_objective_is_wrong_usage(flags: list[str], capsys: pytest.Captu
 
 def test_an_unknown_option_is_refused_with_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "serve", "--model", "m", "--max-token-count", "3"]) == 2
-    assert capsys.readouterr().err == "mxext: error: Unknown option '--max-token-count'; did you mean --max-tokens?\n"
+    assert capsys.readouterr().err == "mxext: error: Unknown flag --max-token-count; did you mean --max-tokens?\n"
 
 
 def progress(seconds: float) -> Progress:
