@@ -120,7 +120,8 @@ def _counts(report: Report) -> list[str]:
 def _gaps(report: Report) -> list[str]:
     words, values = LABELS[report.language], report.values
     lines = []
-    for name in ("chunk_gap", "token_gap"):
+    with_schedule = ("ttft_from_sending", "e2e_from_sending") if report.figures.from_sending else ()
+    for name in ("chunk_gap", "token_gap", *with_schedule):
         figures = ", ".join(f"{words[point]} {seconds(values.get(f'{name}_{point}'))}" for point in POINTS)
         lines.append(f"{words[name]}: {figures}")
     return lines

@@ -26,7 +26,7 @@ from vllm_mxext.bench.serve.report_data import (
 _MAX_ROWS = 2000
 """Requests that the page lists; all are in the JSON and the CSV."""
 
-_ONLY_SOMETIMES = ("send_lag", "good", "cached", "steady")
+_ONLY_SOMETIMES = ("send_lag", "ttft_from_sending", "e2e_from_sending", "good", "cached", "steady")
 """Beginnings of the names of figures that only some runs have."""
 
 _STYLE = """\

@@ -182,7 +182,7 @@ def named_values(figures: StageFigures) -> dict[str, float | None]:
     def counted(value: float) -> float | None:
         return value if is_counted and is_complete else None
 
-    latencies = figures.latencies
+    latencies, sending = figures.latencies, figures.from_sending
     values: dict[str, float | None] = {
         "total_requests": figures.num_requests,
         "total_tokens": counted(tokens),
@@ -204,6 +204,8 @@ def named_values(figures: StageFigures) -> dict[str, float | None]:
         **_points("chunk_gap", latencies.chunk_gap),
         **_points("token_gap", latencies.token_gap),
         **_points("send_lag", figures.send_lag),
+        **_points("ttft_from_sending", sending.ttft if sending else None),
+        **_points("e2e_from_sending", sending.e2e if sending else None),
     }
     steady = figures.steady
     values["steady_request_throughput"] = steady.requests_per_s if steady else None

@@ -80,7 +80,6 @@ class Wire:
         self._idle: deque[_Connection] = deque()
         self._arrivals: list[tuple[_Connection, float, bytes | None]] = []
         self._tls = ssl.create_default_context() if address.is_tls else None
-        self.num_arrivals = 0
 
     async def send(
         self,
@@ -162,7 +161,6 @@ class Wire:
 
     def _parse(self) -> None:
         arrivals, self._arrivals = self._arrivals, []
-        self.num_arrivals += len(arrivals)
         for connection, at, data in arrivals:
             connection.parse(at, data)
 

@@ -96,6 +96,15 @@ def test_failures_reasons_formulas_and_the_client_are_printed() -> None:
     assert printed.endswith("INVALID MEASUREMENT, do not use these figures:\n  - The client was late.")
 
 
+@pytest.mark.promise("PERF-3")
+def test_with_a_schedule_the_report_shows_latencies_from_sending_beside_those_from_the_schedule() -> None:
+    late = [record(number, number + 1.0, scheduled_s=float(number)) for number in range(4)]
+    report = Report.of(result(late))
+    assert "End-to-end latency from sending, without the wait for it: Mean 0.600s" in further_block(report)
+    assert (report.values["e2e_mean"], report.values["e2e_from_sending_mean"]) == pytest.approx((1.6, 0.6))
+    assert "from sending" not in further_block(Report.of(ten_requests()))
+
+
 def test_a_sweep_shows_its_levels_its_knee_and_the_highest_good_load() -> None:
     report = Report.of(sweep())
     assert report.figures.stage.concurrency == 8
