@@ -62,7 +62,7 @@ def _start(pid: int) -> float | None:
         except OSError:
             return None
         facts = stat.rpartition(")")[2].split()  # the name in parentheses may hold anything
-        return None if facts[0] in "ZX" else float(facts[19])
+        return None if facts[0] in "ZX" and not _has_threads(pid) else float(facts[19])
     import psutil  # noqa: PLC0415
 
     try:
@@ -70,6 +70,14 @@ def _start(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.Error:
         return None
+
+
+def _has_threads(pid: int) -> bool:
+    """Whether others of a process outlive its first thread; its port is not free before the last of them has ended."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except OSError:
+        return False
 
 
 def send(identity: Identity, number: signal.Signals) -> bool:

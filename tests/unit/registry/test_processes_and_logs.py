@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry import logs, ports
 from vllm_mxext.registry.errors import RegistryError
 from vllm_mxext.registry.hints import hint
-from vllm_mxext.registry.processes import end, identify, send
+from vllm_mxext.registry.processes import end, identify, send, wait_for_end
 from vllm_mxext.registry.record import read_record
 
 
@@ -62,6 +63,32 @@ def test_a_process_that_nobody_has_buried_is_dead() -> None:
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert identify(process.pid) is None
     process.wait()
+
+
+_OUTLIVES_ITS_FIRST_THREAD = """
+import ctypes, platform, socket, threading, time
+listening = socket.create_server(("127.0.0.1", 0))
+threading.Thread(target=lambda: time.sleep(600)).start()
+print(listening.getsockname()[1], flush=True)
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)  # ends this thread only
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_has_not_ended_before_its_last_thread() -> None:
+    """A killed server's first thread often ends before the one that holds the port last."""
+    with subprocess.Popen([sys.executable, "-c", _OUTLIVES_ITS_FIRST_THREAD], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        state = Path(f"/proc/{process.pid}/stat")
+        while state.read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        now = identify(process.pid)
+        assert now is not None
+        assert not ports.is_free("127.0.0.1", port)
+        process.kill()
+        assert wait_for_end(now, 10)
+        assert ports.is_free("127.0.0.1", port)
 
 
 def test_a_taken_port_names_its_owner_and_the_next_one_is_chosen() -> None:
