@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,7 +100,7 @@ class Server:
                 if response.is_error:
                     response.read()
                     raise TroubleError(_refusal(response))
-                for line in response.iter_lines():
+                for line in _lines(response):
                     data = line.removeprefix("data:").strip()
                     if not line.startswith("data:"):
                         continue
@@ -116,7 +116,7 @@ class Server:
         return answer
 
     def _take(self, event: dict[str, Any], answer: Answer, seconds: float, show: Callable[[str], None]) -> None:
-        if "error" in event:
+        if event.get("error"):
             raise TroubleError(f"The server ended the stream with an error: {event['error']}.")
         answer.usage = event.get("usage") or answer.usage
         for choice in event.get("choices", []):
@@ -143,9 +143,18 @@ class Server:
         return response
 
 
+def _lines(response: httpx.Response) -> Iterator[str]:
+    """Yields the lines of a stream; httpx's `iter_lines` also splits at characters that JSON may hold, as U+2028."""
+    begun = b""
+    for piece in response.iter_bytes():
+        *lines, begun = (begun + piece).split(b"\n")
+        yield from (line.decode("utf-8", "replace") for line in lines)
+    yield begun.decode("utf-8", "replace")
+
+
 def _content(response: httpx.Response) -> dict[str, Any]:
     content: dict[str, Any] = response.json()
-    if "error" in content:  # some servers say so with status 200
+    if content.get("error"):  # some servers say so with status 200
         raise TroubleError(_refusal(response))
     return content
 

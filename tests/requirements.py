@@ -275,7 +275,7 @@ PROMISES = {
     "PERF-10": "Output tokens come from usage, else from a tokenizer, never from the number of chunks.",
     "PERF-11": "Synthetic prompts have exactly the number of tokens asked for, and share exactly what they should.",
     "PERF-12": "Measured times are those of the server's own clock, and a client that cannot keep up says so.",
-    "PERF-13": "An interrupted run returns what had come.",
+    "PERF-13": "An interrupted run returns what was measured until then.",
     "PERF-14": "The knee of a sweep is where the server is full, also with few requests, or is said not to be reached.",
     "PERF-20": "Every documented command line of the performance tester runs as printed.",
     "PERF-21": "The console has the documented headings in English and Chinese, and an absent figure is n/a, never 0.",

@@ -1,4 +1,4 @@
-"""Runs a plan and shows meanwhile how far it is: one line that changes on a terminal, a line every 10 s elsewhere."""
+"""Runs a plan and shows its progress: one changing line on a terminal, a new line every 10 s elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from vllm_mxext.bench.serve.labels import LABELS, Language
+from vllm_mxext.bench.serve.labels import LABELS, Language, language_of
 from vllm_mxext.bench.serve.plan import Plan
 from vllm_mxext.bench.serve.result import RunResult
 from vllm_mxext.bench.serve.stage_run import Progress
@@ -17,14 +17,14 @@ _EVERY_S = 10.0
 
 
 def measure(plan: Plan) -> RunResult:
-    """Runs a plan; Ctrl-C ends it with what has come.
+    """Runs a plan and shows its progress; after Ctrl-C the result holds what was measured so far.
 
     Raises:
         ConfigError: prompts, addresses or a tokenizer are wrong.
     """
     from vllm_mxext.bench.serve.runner import run_plan  # noqa: PLC0415 - not needed for help and comparisons
 
-    line = ProgressLine(sys.stderr, language="zh" if plan.output.language == "zh" else "en")
+    line = ProgressLine(sys.stderr, language=language_of(plan.output.language))
     try:
         return run_plan(plan, line.show)
     finally:
@@ -35,9 +35,9 @@ class ProgressLine:
     """Writes progress to a stream.
 
     Args:
-        stream: for people; whether it is a terminal decides how.
-        now: monotonic seconds.
-        language: of the words.
+        stream: where to; a terminal gets one line that changes.
+        now: returns monotonic seconds.
+        language: language of the text.
     """
 
     def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic, language: Language = "en") -> None:
@@ -48,7 +48,7 @@ class ProgressLine:
         self._last_s = now()
 
     def show(self, progress: Progress) -> None:
-        """Shows where a stage is."""
+        """Shows how far a stage has come."""
         if self._is_terminal:
             self._stream.write(_ERASE_LINE + progress_text(progress, self._language))
         elif self._now() - self._last_s < _EVERY_S:
@@ -59,7 +59,7 @@ class ProgressLine:
         self._stream.flush()
 
     def close(self) -> None:
-        """Leaves a clean line."""
+        """Clears the line on a terminal."""
         if self._is_terminal:
             self._stream.write(_ERASE_LINE)
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""`mxext bench serve` and the documented performance tools: flags and files to a plan, one run, every output of it."""
+"""`mxext bench serve` and the documented performance tools: flags and files, one run, its comparisons and outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from vllm_mxext.bench.serve.compare import Comparison, check_comparable, compare, differences
 from vllm_mxext.bench.serve.console import documented_block, format_comparison, further_block
 from vllm_mxext.bench.serve.history import History, format_history
-from vllm_mxext.bench.serve.labels import LABELS, Language
+from vllm_mxext.bench.serve.labels import LABELS, Language, language_of
 from vllm_mxext.bench.serve.plan import OutputPlan, Plan
 from vllm_mxext.bench.serve.plan_reading import add_plan_arguments, plan_from_arguments, read_plan
 from vllm_mxext.bench.serve.report_data import Report
@@ -34,10 +34,10 @@ exit codes:
   1    nothing was answered, a result could not be saved, or another error
   2    wrong option, file or value
   3    objectives missed (--slo...), or a regression (--baseline)
-  4    the measurement is not valid or could not be compared, for reasons that are printed
-  130  interrupted with Ctrl-C; what had come was saved
+  4    the measurement is invalid, or could not be compared; the reasons are printed
+  130  interrupted with Ctrl-C; what was measured until then was saved
 """
-"""At the end of `--help`."""
+"""Shown at the end of `--help`."""
 
 _ALIASES = {
     "--input-len": "workload.input_tokens",
@@ -46,19 +46,19 @@ _ALIASES = {
     "--ramp": "load.ramp_to",
     "--lang": "output.language",
 }
-"""Other names of options, as other commands and tools have them."""
+"""Names that other commands and tools have for an option -> the option; hidden from `--help`."""
 
 _OBJECTIVES = {"ttft": "slo.ttft_ms", "tpot": "slo.tpot_ms", "e2el": "slo.e2e_ms", "e2e": "slo.e2e_ms"}
-"""Name of an objective, ours and vLLM's -> option."""
+"""Name of an objective, ours or vLLM's -> option."""
 
 
 def run(argv: Sequence[str], prog: str = "mxext bench serve", *, asks_for_model: bool = True) -> int:
     """Measures a server; returns the exit code.
 
     Args:
-        argv: flags; `--config FILE` gives a file that they change.
-        prog: name in help.
-        asks_for_model: whether the server is asked for its model where none is named.
+        argv: flags; they override the values of a file that `--config FILE` names.
+        prog: the program's name in its help.
+        asks_for_model: whether the server is asked for its first model if none is named.
 
     Raises:
         ConfigError: a wrong option, file or value.
@@ -66,7 +66,7 @@ def run(argv: Sequence[str], prog: str = "mxext bench serve", *, asks_for_model:
     parser = _parser(prog, asks_for_model=asks_for_model)
     arguments = parser.parse_args(argv)
     base = read_plan(Path(arguments.config)) if arguments.config else Plan()
-    language = _language(getattr(arguments, "output.language") or base.output.language)
+    language = language_of(getattr(arguments, "output.language") or base.output.language)
     if arguments.show_history:
         print(format_history(History().runs(), language))
         return 0
@@ -84,7 +84,7 @@ def run(argv: Sequence[str], prog: str = "mxext bench serve", *, asks_for_model:
     _set_objectives(arguments)
     if asks_for_model and not base.server.model and getattr(arguments, "server.model") is None:
         setattr(arguments, "server.model", "unknown")
-        plan_from_arguments(arguments, base)  # what is wrong is said before a server is asked
+        plan_from_arguments(arguments, base)  # mistakes are reported before the server is asked
         setattr(arguments, "server.model", _first_model(arguments, base))
     plan = plan_from_arguments(arguments, base)
     _check_outputs(plan.output)
@@ -98,7 +98,7 @@ def run(argv: Sequence[str], prog: str = "mxext bench serve", *, asks_for_model:
 
 
 def run_config(argv: Sequence[str], prog: str) -> int:
-    """Measures a server as a YAML file says; returns the exit code.
+    """Measures a server as a YAML file describes; returns the exit code.
 
     Raises:
         ConfigError: a wrong option, file or value.
@@ -107,7 +107,7 @@ def run_config(argv: Sequence[str], prog: str) -> int:
         return run(["--config", *argv], prog, asks_for_model=False)
     parser = Parser(
         prog=prog,
-        description="Measure a server as a YAML file says; after the file, every flag of performance_tester works.",
+        description="Measure a server as a YAML file describes; every flag of performance_tester may follow the file.",
     )
     parser.add_argument("file", metavar="FILE", help="sections server, test_params, prompts, output and others")
     if not {"-h", "--help"}.isdisjoint(argv):
@@ -124,7 +124,7 @@ def _parser(prog: str, *, asks_for_model: bool) -> Parser:
         description=f"Measure a running server; {model}.",
         epilog=EPILOG,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML with the options, in sections; flags change it")
+    parser.add_argument("--config", metavar="FILE", help="YAML file with the options in sections; flags override it")
     add_plan_arguments(parser)
     parser.add_argument(
         "--goodput",
@@ -136,7 +136,7 @@ def _parser(prog: str, *, asks_for_model: bool) -> Parser:
         "--compare",
         nargs="+",
         metavar="URL|FILE",
-        help="compare with a second server, measured in turns, or with an earlier run's JSON; two JSON files are "
+        help="compare with a second server, measured alternately, or with an earlier run's JSON; two JSON files are "
         "compared without measuring",
     )
     parser.add_argument(
@@ -148,10 +148,6 @@ def _parser(prog: str, *, asks_for_model: bool) -> Parser:
     return parser
 
 
-def _language(name: str) -> Language:
-    return "zh" if name == "zh" else "en"
-
-
 def _first_model(arguments: argparse.Namespace, base: Plan) -> str:
     url = getattr(arguments, "server.url") or base.server.url
     variable = getattr(arguments, "server.api_key_env") or base.server.api_key_env
@@ -160,7 +156,7 @@ def _first_model(arguments: argparse.Namespace, base: Plan) -> str:
 
 
 def _set_objectives(arguments: argparse.Namespace) -> None:
-    """Takes `--goodput ttft:200` and `--slo ttft=200,tpot=50` to the options that mean the same."""
+    """Translates `--goodput ttft:200` and `--slo ttft=200,tpot=50` into the options that mean the same."""
     given = list(arguments.goodput or ())
     preset = getattr(arguments, "slo.preset")
     if preset and "=" in preset:
@@ -174,20 +170,26 @@ def _set_objectives(arguments: argparse.Namespace) -> None:
 
 
 def _check_outputs(output: OutputPlan) -> None:
-    """Refuses a file that cannot be written before the measurement, not after it."""
+    """Checks before the measurement that every output file can be written.
+
+    Raises:
+        ConfigError: one cannot.
+    """
     for text in (output.json, output.csv, output.prometheus, output.html):
         path = Path(text)
         if text and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
-            raise ConfigError(f"'{text}' cannot be written; name a file in a folder that exists and is yours.")
+            raise ConfigError(
+                f"'{text}' cannot be written; name a file in a folder that exists and that you may write."
+            )
     if output.run_name:
         History().result_path(output.run_name)
 
 
 def _earlier(result: RunResult, name: str) -> Report:
-    """The report of an earlier run.
+    """Returns the report of an earlier run, after checking, before anything is measured, that it can be compared with.
 
     Raises:
-        ConfigError: it is damaged, or nothing can be compared with it; said before a server is asked.
+        ConfigError: it is damaged, or cannot be compared with.
     """
     report = _report(result, name)
     check_comparable(result, name)
@@ -210,7 +212,7 @@ def _report(result: RunResult, name: str) -> Report:
 def _finish(result: RunResult, plan: Plan, baseline: Report | None, other: Report | None) -> int:
     """Compares, shows and saves; returns the exit code."""
     output = plan.output
-    language = _language(output.language)
+    language = language_of(output.language)
     report = Report.of(result, language=language)
     compared = _compared(report, plan, other)
     against = _comparisons(baseline, report, language) if baseline else ()
@@ -236,9 +238,9 @@ def _exit_code(report: Report, plan: Plan, *, is_saved: bool, is_compared: bool)
         return EXIT_INTERRUPTED
     if not report.has_answers or not is_saved:
         return EXIT_FAILED
-    is_told = is_compared and (bool(report.comparisons) or not plan.server.compare_url)
-    if not report.result.is_valid or not is_told or (plan.output.baseline and not report.baseline):
-        return EXIT_INVALID  # what was asked for could not be told, for a reason that has been printed
+    has_comparison = is_compared and (bool(report.comparisons) or not plan.server.compare_url)
+    if not report.result.is_valid or not has_comparison or (plan.output.baseline and not report.baseline):
+        return EXIT_INVALID  # the reason has been printed
     for one in regressions:
         sentence = one.sentence(words["the_baseline"], words["this_run"], report.language)
         print(f"{words['regression']}: {sentence}", file=sys.stderr)
@@ -248,7 +250,7 @@ def _exit_code(report: Report, plan: Plan, *, is_saved: bool, is_compared: bool)
 
 
 def _compared(report: Report, plan: Plan, other: Report | None) -> tuple[Comparison, ...]:
-    """Two servers of one run, or this run (A) and an earlier one (B)."""
+    """Compares the two servers of the run, or the run (A) with an earlier one (B); empty if there is no other."""
     if other is not None:
         return _comparisons(report, other, report.language)
     if not plan.server.compare_url:
@@ -271,7 +273,7 @@ def _compare_files(first: Path, second: Path, language: Language) -> int:
 
 
 def _comparisons(first: Report, second: Report, language: Language) -> tuple[Comparison, ...]:
-    """Comparisons of two runs; none, and the reason printed, where there is nothing to be told."""
+    """Compares two runs; prints why and returns nothing if that is not possible."""
     try:
         for report, name in ((first, "The first run"), (second, "The second run")):
             check_comparable(report.result, name)

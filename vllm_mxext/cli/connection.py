@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from vllm_mxext.client.sse import EventReader, MalformedEventError
 from vllm_mxext.errors import ConfigError, MxError
 from vllm_mxext.redaction import redact
 
@@ -128,16 +129,27 @@ class Connection:
 
 
 def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    for line in response.iter_lines():
-        if not line.startswith("data:"):
-            continue
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
-            return
-        event = json.loads(data)
-        if "error" in event:
-            raise ServerError(f"The server ended the stream: {_message(event)}")
-        yield event
+    reader = EventReader()
+    try:
+        for piece in response.iter_bytes():  # not `iter_lines`, which also splits at characters that JSON may hold
+            for event in reader.feed(piece):
+                if event.data == "[DONE]":
+                    return
+                yield _parsed(event.data)
+    except MalformedEventError as error:
+        raise ServerError(f"The server sent a broken stream: {error}.") from None
+
+
+def _parsed(data: str) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise ServerError(f"The server sent a broken stream: an event is not a JSON object ({data[:200]!r}).")
+    if document.get("error") is not None:
+        raise ServerError(f"The server ended the stream: {_message(document)}")
+    return document
 
 
 def _refusal(response: httpx.Response) -> str:

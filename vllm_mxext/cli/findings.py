@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vllm_mxext.cli.hub_commands.tables import counted
+from vllm_mxext.cli.tables import counted
 from vllm_mxext.findings import Finding, Level
 
 _SIGNS = {Level.OK: "ok", Level.WARNING: "warning", Level.PROBLEM: "PROBLEM"}

@@ -1,4 +1,4 @@
-"""Backends: the program of each, whether it is there, what is missing and how to install it."""
+"""Backends: the command line of each, whether it is installed, and how to install it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OUR_SERVER = (sys.executable, "-m", "vllm_mxext.entrypoints.openai.api_server")
 _EXAMPLE_PORT = 8000
 
 _QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics,/version,/v1/models")
-"""What the registry itself asks, which would bury the requests in the log."""
+"""Keeps the registry's own health checks and probes out of the server's log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,15 @@ class Backend:
     """One kind of server.
 
     Attributes:
-        name: for `--backend`.
-        command: program and flags that serve a record on a port.
-        modules: Python packages of which one must be there; none if it is not a package.
-        programs: programs of which one may be there instead.
-        install: how to install it.
-        needs: machine that it wants, for people; empty if any will do.
-        runs_here: whether this machine is such a one, as far as can be told without asking a driver.
-        key_variable: variable from which the program reads the key that clients must present; None if it reads none.
+        name: value of `--backend`.
+        command: returns the program and flags that serve a record on a port.
+        modules: Python packages, one of which must be installed; none if it is not a package.
+        programs: programs, one of which may be installed instead.
+        install: the command that installs it.
+        needs: the machine that it requires, for people; empty if any will do.
+        runs_here: whether this machine is one, as far as can be told without asking a driver.
+        key_variable: environment variable from which the program reads the key that clients must present; None if it
+            reads none.
     """
 
     name: str
@@ -49,62 +50,56 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Whether a backend is there.
+class Installation:
+    """Whether a backend is installed.
 
     Attributes:
-        is_installed: it is.
-        version: its version, as far as it can be told without starting it.
-        where: package or program that was found; empty if none was.
-        text: the same for people, with what is missing and how to install it.
+        is_installed: whether it is.
+        text: the same in words, with how to install it if it is missing.
     """
 
     is_installed: bool
-    version: str | None
-    where: str
     text: str
 
 
-def look(backend: Backend) -> Finding:
+def look(backend: Backend) -> Installation:
     """Looks whether a backend is installed, without importing or starting it."""
     if backend.name == NATIVE:
-        return Finding(True, _version("vllm_mxext"), "vllm_mxext", "is part of vllm_mxext")
+        return Installation(True, "is part of vllm_mxext")
     wants = f" It needs {backend.needs}." if backend.needs else ""
     for module in backend.modules:
         spec = importlib.util.find_spec(module)
         if spec is not None and spec.origin is not None:  # a folder of that name is no package
             version = _version(module)
-            return Finding(
-                True, version, module, f"package {module}{f' {version}' if version else ''} is installed.{wants}"
-            )
+            return Installation(True, f"package {module}{f' {version}' if version else ''} is installed.{wants}")
     for program in backend.programs:
         path = shutil.which(program)
         if path is not None:
-            return Finding(True, None, path, f"program {path} is installed.{wants}")
-    machine = "" if backend.runs_here() else " (this machine is none)"
+            return Installation(True, f"program {path} is installed.{wants}")
+    machine = "" if backend.runs_here() else " (this machine is not one)"
     needs = f" It needs {backend.needs}{machine}." if backend.needs else ""
-    return Finding(False, None, "", f"is not installed here; install it with: {backend.install}.{needs}")
+    return Installation(False, f"is not installed here; install it with: {backend.install}.{needs}")
 
 
 def check_settings(record: ServerRecord) -> None:
-    """Refuses settings that the backend of a record will never take.
+    """Checks that the backend of a record supports its settings.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: it does not.
     """
     if record.kind == NATIVE and (record.tensor_parallel or 1) > 1:
         raise ConfigError(
-            f"The native backend runs on one device in this version, not on {record.tensor_parallel}; leave "
-            "--tensor-parallel out, or choose --backend vllm."
+            f"The native backend runs on one device in this version, not on {record.tensor_parallel}; leave out "
+            "--tensor-parallel, or choose --backend vllm."
         )
 
 
 def startable(record: ServerRecord) -> Backend:
-    """Returns the backend of a record, if this version starts it.
+    """Returns the backend of a record, if this version can start it here.
 
     Raises:
-        BackendMissingError: it does not; the text says what to do instead.
-        ConfigError: a setting does not suit it.
+        BackendMissingError: it cannot; the text says what to do instead.
+        ConfigError: the backend does not support a setting.
     """
     check_settings(record)
     backend = BACKENDS[record.kind]
@@ -115,7 +110,7 @@ def startable(record: ServerRecord) -> Backend:
     address = f"http://127.0.0.1:{record.known_port or _EXAMPLE_PORT}"
     if not found.is_installed:
         raise BackendMissingError(
-            f"'{record.name}' cannot be started, because {backend.name} {found.text} Or serve a model without it: "
+            f"'{record.name}' cannot be started, because {backend.name} {found.text} Or use the native backend: "
             f"'mxext server edit {record.name} --backend native'."
         )
     raise BackendMissingError(
@@ -128,7 +123,7 @@ def _version(module: str) -> str | None:
     import importlib.metadata  # noqa: PLC0415 - slow to import, and not every command asks
 
     try:
-        return importlib.metadata.version(module)  # takes dashes and underscores for the same
+        return importlib.metadata.version(module)  # treats dashes and underscores alike
     except importlib.metadata.PackageNotFoundError:
         return None
 
@@ -184,7 +179,7 @@ def _tensorrt_llm(record: ServerRecord, port: int) -> list[str]:
 
 
 def _served_names(record: ServerRecord, names: list[str]) -> list[str]:
-    """Requests may name the model or the server, unless the user has other wishes."""
+    """Returns the flags by which requests may name the model or the server, unless the user has chosen names."""
     return [] if _gives(record, "--served-model-name") else ["--served-model-name", *names]
 
 

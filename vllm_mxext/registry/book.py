@@ -1,4 +1,4 @@
-"""`Book`: the file of all registered servers; locked while it changes, never overwritten if broken."""
+"""`Book`: the registry's file with all servers; locked while it changes, never overwritten if it is broken."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Records = dict[str, ServerRecord]
 
 
 class Book:
-    """All registered servers.
+    """The registry's file.
 
     Args:
-        folders: where the file is.
+        folders: the user's folders, one of which holds it.
     """
 
     def __init__(self, folders: Folders) -> None:
@@ -52,13 +52,13 @@ class Book:
 
         Raises:
             BookError: the file is broken.
-            UnknownServerError: there is none of this name.
+            UnknownServerError: no server has this name.
         """
         return find(self.read(), name)
 
     @contextlib.contextmanager
     def change(self) -> Iterator[Records]:
-        """Yields the servers to be changed in place; they are written at the end, unless there was an error.
+        """Yields the servers for changing in place, under a lock; writes them at the end, unless there was an error.
 
         Raises:
             BookError: the file is broken, or cannot be written.
@@ -72,16 +72,16 @@ class Book:
 
 
 def find(records: Mapping[str, ServerRecord], name: str) -> ServerRecord:
-    """Returns one of some servers.
+    """Returns the server of this name.
 
     Raises:
-        UnknownServerError: there is none of this name.
+        UnknownServerError: no server has this name; the message names the nearest one.
     """
     if name in records:
         return records[name]
     if not records:
         raise UnknownServerError(
-            f"No server '{name}' is registered, and no other; begin with 'mxext server add {name}'."
+            f"No server '{name}' is registered, nor any other; add one with 'mxext server add {name}'."
         )
     from vllm_mxext.config.sources import did_you_mean  # noqa: PLC0415 - slow to import, and rarely needed
 
@@ -92,7 +92,7 @@ def find(records: Mapping[str, ServerRecord], name: str) -> ServerRecord:
 
 
 def as_document(records: Mapping[str, ServerRecord]) -> dict[str, Any]:
-    """Returns servers as plain data, as the file and exports have them."""
+    """Returns servers as plain data, in the form of the file and of exports."""
     return {
         "schema_version": SCHEMA_VERSION,
         "servers": {name: records[name].as_mapping() for name in sorted(records)},
@@ -104,17 +104,17 @@ def parse_servers(text: str, path: Path | str, kind: str = "registry's file") ->
 
     Args:
         text: its content.
-        path: of it, for errors.
-        kind: what it is, for errors.
+        path: its path, for error messages.
+        kind: what to call it in error messages.
 
     Raises:
         BookError: it is broken, or of a newer version.
     """
-    mend = "it was left as it is. Repair it by hand, or move it away to begin anew."
+    remedy = "it was left as it is. Repair it by hand, or move it away to start over."
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BookError(f"The {kind} '{path}' is not valid JSON ({error}); {mend}") from None
+        raise BookError(f"The {kind} '{path}' is not valid JSON ({error}); {remedy}") from None
     servers = document.get("servers") if isinstance(document, dict) else None
     version = document.get("schema_version") if isinstance(document, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -128,9 +128,9 @@ def parse_servers(text: str, path: Path | str, kind: str = "registry's file") ->
         or not all(isinstance(settings, dict) for settings in servers.values())
     ):
         raise BookError(
-            f"The {kind} '{path}' must hold 'schema_version': {SCHEMA_VERSION} and an object 'servers'; {mend}"
+            f"The {kind} '{path}' must hold 'schema_version': {SCHEMA_VERSION} and an object 'servers'; {remedy}"
         )
     try:
         return {name: read_record(name, servers[name], "") for name in sorted(servers)}
     except ConfigError as error:
-        raise BookError(f"The {kind} '{path}' has a wrong entry: {error} The file {mend[3:]}") from None
+        raise BookError(f"The {kind} '{path}' has a wrong entry ({str(error).rstrip('.')}); {remedy}") from None

@@ -1,4 +1,4 @@
-"""What is wrong with registered servers and the registry's files, each with its remedy."""
+"""Finds what is wrong with registered servers and the registry's files, each with its remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LARGE_LOGS_BYTES = 200 * 2**20
 
 
 def examine(servers: Servers) -> list[Finding]:
-    """Looks at files, disk, and every registered server; changes nothing."""
+    """Checks the files, the disk and every registered server; changes nothing."""
     try:
         found = servers.all()
     except BookError as error:
@@ -55,7 +55,7 @@ def _folders(folders: Folders) -> Iterator[Finding]:
     free = shutil.disk_usage(nearest).free
     if free < _SCARCE_BYTES:
         text = f"only {free / 2**20:.0f} MiB are free for logs in '{nearest}'."
-        yield Finding(Level.WARNING, "disk", text, "Make room; what a full disk cannot take is missing in the logs.")
+        yield Finding(Level.WARNING, "disk", text, "Free some space; on a full disk, lines are missing in the logs.")
 
 
 def _shared_ports(found: list[Status]) -> Iterator[Finding]:
@@ -68,7 +68,7 @@ def _shared_ports(found: list[Status]) -> Iterator[Finding]:
             yield Finding(
                 Level.WARNING,
                 ", ".join(sharing),
-                f"all want port {port}, so that only one of them can run.",
+                f"are all registered with port {port}, so only one of them can run.",
                 f"mxext server edit {sharing[-1]} --unset port",
             )
 
@@ -105,11 +105,11 @@ def _server(status: Status, folders: Folders) -> Iterator[Finding]:
             Level.PROBLEM,
             name,
             f"{status.probe.problem}.",
-            f"See 'mxext server logs {name}'; a key has to be exported.",
+            f"See 'mxext server logs {name}'; if it needs a key, export it.",
         )
     if status.run is not None and status.is_alive and not status.run.keeper.is_alive():
         yield Finding(
-            Level.WARNING, name, "the process that writes its log was ended, so that nothing is logged.",
+            Level.WARNING, name, "the process that writes its log was ended, so nothing is logged.",
             f"mxext server restart {name}",
         )  # fmt: skip
     if not record.is_remote:
@@ -118,7 +118,7 @@ def _server(status: Status, folders: Folders) -> Iterator[Finding]:
 
 
 def _start_of(status: Status) -> Iterator[Finding]:
-    """Finds what would keep a server from being started."""
+    """Finds what would prevent a server's start."""
     record = status.record
     found = look(BACKENDS[record.kind])
     edit = f"mxext server edit {record.name}"
@@ -167,5 +167,5 @@ def _left_behind(folders: Folders, names: set[str]) -> Iterator[Finding]:
         if folder.name not in names:
             yield Finding(
                 Level.WARNING, folder.name, f"'{folder}' belongs to no registered server.",
-                f"See that nothing in it is needed and that its server does not run, then rm -r {quote(str(folder))}",
+                f"If nothing in it is needed and its server does not run, rm -r {quote(str(folder))}",
             )  # fmt: skip

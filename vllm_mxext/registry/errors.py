@@ -1,4 +1,4 @@
-"""What goes wrong with registered servers, each kind with the exit code of `mxext server`."""
+"""Errors of the registry, and the exit codes of `mxext server` for them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ MEANINGS = (
     (FAILED, "failed"),
     (USAGE, "wrong usage"),
     (NOT_RUNNING, "not running, not ready yet or not reachable"),
-    (NAME, "the name is unknown, or is taken already"),
+    (NAME, "the name is unknown, or already taken"),
     (NOT_HERE, "the backend cannot be started here: something is not installed or not supported"),
     (INTERRUPTED, "interrupted"),
 )
-"""Every exit code with what it means, for help and manuals."""
+"""Every exit code and its meaning, for help and manuals."""
 
 
 class RegistryError(MxError):
     """A registered server, or the registry itself, cannot do what was asked.
 
     Attributes:
-        exit_code: of the command.
-        cause: what went wrong, in a word or two for programs.
+        exit_code: the command's.
+        cause: what went wrong, in one or two words for programs.
     """
 
     exit_code: ClassVar[int] = FAILED

@@ -1,4 +1,4 @@
-"""Files that several commands read and write at the same time: replaced as a whole, and locked while they change."""
+"""Files that several commands use at the same time: replaced atomically, and locked while they change."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _POLL_S = 0.05
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replaces a file as a whole: whoever reads it, and a power cut, finds the old content or the new one.
+    """Replaces a file atomically: a reader, also after a power cut, sees either the old content or the new one.
 
     Raises:
-        RegistryError: it cannot be written; the old one is left.
+        RegistryError: it cannot be written; the old one is unchanged.
     """
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
     target = path.resolve()  # a link stays a link
     if target.exists() and not target.is_file():
-        raise RegistryError(f"'{path}' is not a file, so that it was left alone; name another one.")
+        raise RegistryError(f"'{path}' exists and is not a file, so nothing was written; name another one.")
     try:
         make_private(target.parent)
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -43,22 +43,25 @@ def write_json(path: Path, content: Any) -> None:
             raise
     except OSError as error:
         raise RegistryError(
-            f"'{path}' cannot be written ({error.strerror}); nothing was changed. Make room or give yourself the right."
+            f"'{path}' cannot be written ({error.strerror}); nothing was changed. Check the disk space and the "
+            "permissions of its folder."
         ) from None
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, timeout_s: float = 60.0) -> Iterator[None]:
-    """Holds a lock that other processes see; the system takes it back if this process dies.
+    """Holds a lock against other processes; the system releases it if this process dies.
 
     Raises:
-        RegistryError: another command has it for longer than `timeout_s`, or the file cannot be made.
+        RegistryError: another command holds it for longer than `timeout_s`, or its file cannot be created.
     """
     try:
         make_private(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise RegistryError(f"The lock '{path}' cannot be made: {error.strerror}; give yourself the right.") from None
+        raise RegistryError(
+            f"The lock '{path}' cannot be created ({error.strerror}); check its folder's permissions."
+        ) from None
     try:
         _acquire(descriptor, path, time.monotonic() + timeout_s)
         yield
@@ -70,7 +73,7 @@ def _acquire(descriptor: int, path: Path, deadline: float) -> None:
     while not _try(descriptor):
         if time.monotonic() >= deadline:
             raise RegistryError(
-                f"Another command has been working here for a while (lock '{path}'); try again when it has ended."
+                f"Another command is still working on this (lock '{path}'); try again when it has ended."
             )
         time.sleep(_POLL_S)
 
@@ -82,6 +85,6 @@ def _try(descriptor: int) -> bool:
         return False
     except OSError as error:
         raise RegistryError(
-            f"The file system does not lock ({error.strerror}); name a folder on a local disk by XDG_STATE_HOME."
+            f"The file system has no locks ({error.strerror}); set XDG_STATE_HOME to a folder on a local disk."
         ) from None
     return True

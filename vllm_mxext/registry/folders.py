@@ -1,4 +1,4 @@
-"""`Folders`: where the registry keeps its file, and the state and logs of its servers (XDG base directories)."""
+"""`Folders`: where the registry's file and its servers' state and logs are (XDG base directories)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vllm_mxext.config.machine import config_folder, state_folder
 from vllm_mxext.errors import ConfigError
 
 PRIVATE = 0o700
-"""Mode of folders: logs may hold what users asked."""
+"""Mode of new folders: logs may contain prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +18,8 @@ class Folders:
     """The user's folders.
 
     Attributes:
-        config: of the registry's file.
-        state: of what servers leave behind: process ids and logs.
+        config: where the registry's file is.
+        state: where locks, and the process ids and logs of servers are.
     """
 
     config: Path
@@ -27,7 +27,7 @@ class Folders:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Folders:
-        """Finds them.
+        """Returns the folders of the user with this environment.
 
         Raises:
             ConfigError: there is no home folder, and no variable names another one.
@@ -35,7 +35,7 @@ class Folders:
         config, state = config_folder(environ), state_folder(environ)
         if config is None or state is None:
             raise ConfigError(
-                "There is no home folder; set XDG_CONFIG_HOME and XDG_STATE_HOME to folders that you may write."
+                "There is no home folder; set XDG_CONFIG_HOME and XDG_STATE_HOME to folders that you can write to."
             )
         return cls(config, state)
 
@@ -58,10 +58,10 @@ class Folders:
         return self.of(name) / "server.log"
 
     def run_file(self, name: str) -> Path:
-        """Returns the file that says which process is one server."""
+        """Returns the file that records which process a server is."""
         return self.of(name) / "run.json"
 
 
 def make_private(folder: Path) -> None:
-    """Makes a folder that only its owner can read, with those above it."""
+    """Creates a folder that only its owner can access, and its parents."""
     folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Why a server has not started, read off its log, and what to do about it."""
+"""Hints: why a server failed to start, concluded from its log, and what to do about it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _PERMISSION = re.compile(r"permission denied|not allowed|\b40[13]\b|\bgated\b", 
 
 
 def hint(record: ServerRecord, port: int, exit_code: int | None, lines: tuple[str, ...]) -> str:
-    """Returns one sentence that says what to do; empty if the log does not tell.
+    """Returns one sentence that says what to do; empty if the log gives no clue.
 
     Args:
         record: the server.
-        port: on which it was to listen.
-        exit_code: how it ended; negative is the number of a signal; None if that is not known.
+        port: the port that it was to listen on.
+        exit_code: how it ended; negative is the number of a signal; None if unknown.
         lines: the end of its log.
     """
     last = lines[-1] if lines else ""
-    for text in (last, "\n".join(lines)):  # the last line is the cause, if it is one of these
+    for text in (last, "\n".join(lines)):  # if the last line names a cause, it is the real one
         found = _by_text(record, port, text)
         if found:
             return found
@@ -67,18 +67,18 @@ def _about_package(record: ServerRecord, _port: int, match: re.Match[str]) -> st
 
 
 def _about_flag(record: ServerRecord, _port: int, _match: re.Match[str]) -> str:
-    return f"A flag was not understood; look at --extra-args with 'mxext server show {record.name}'."
+    return f"The server rejected a flag; check its --extra-args with 'mxext server show {record.name}'."
 
 
 def _about_memory(record: ServerRecord, _port: int, _match: re.Match[str]) -> str:
     return (
-        f"Memory does not suffice; ask for less with 'mxext server edit {record.name} --max-model-len' or "
+        f"There is not enough memory; ask for less with 'mxext server edit {record.name} --max-model-len' or "
         "'--gpu-memory-utilization'."
     )
 
 
 def _about_permission(_record: ServerRecord, _port: int, _match: re.Match[str]) -> str:
-    return "The model or a file may not be read; if the model is gated, export HF_TOKEN before 'start'."
+    return "Permission to read the model or a file is missing; if the model is gated, export HF_TOKEN before 'start'."
 
 
 def _about_network(_record: ServerRecord, _port: int, _match: re.Match[str]) -> str:
@@ -105,4 +105,4 @@ _CAUSES: tuple[tuple[re.Pattern[str], Callable[[ServerRecord, int, re.Match[str]
     (_NETWORK, _about_network),
     (_MODEL, _about_model),
 )
-"""What a log may hold, the surest sign first."""
+"""Pattern of a log's text -> the hint for it, the most certain first."""

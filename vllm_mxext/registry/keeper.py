@@ -1,8 +1,8 @@
-"""The program that keeps a server: starts it, writes its log with rotation, and notes how it ended.
+"""The keeper, a process beside every server: starts it, writes and rotates its log, and records how it ended.
 
-`start` hands it a job as JSON on standard input and reads one line of JSON back. It has a session of its own, so that
-no terminal ends it; a signal that would end it is handed on to the server. If it is killed, the server goes on, without
-a log.
+`start` passes it a job as JSON on standard input and reads one line of JSON back. It runs in a session of its own, so
+that closing a terminal does not end it, and forwards SIGTERM and SIGINT to the server. If it is killed, the server goes
+on, without a log.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to keep.
+    """The server to start.
 
     Attributes:
-        command: program and flags.
-        port: on which it is told to listen.
-        host: address of the same.
-        run_file: where its process is written down.
-        log: its log.
+        command: its program and flags.
+        port: the port in these flags.
+        host: the address in these flags.
+        run_file: where to record its process.
+        log: where to write its log.
     """
 
     command: list[str]
@@ -47,12 +47,12 @@ class Job:
 
 
 def main() -> int:
-    """Keeps the server of the job on standard input until it ends; returns 0, or 1 if it could not be started."""
+    """Runs the job on standard input until its server ends; returns 0, or 1 if the server could not be started."""
     job = Job(**json.load(sys.stdin))
     log = RotatingLog(Path(job.log))
     log.note(f"starting on port {job.port}")
     try:
-        # Without `restore_signals`, a broken pipe is an error that a server can overlook, not its death.
+        # Without `restore_signals`, writing to a broken pipe is an error that the server can ignore, not its death.
         child = subprocess.Popen(
             job.command,
             stdin=subprocess.DEVNULL,
@@ -63,10 +63,10 @@ def main() -> int:
     except OSError as error:
         _answer({"error": f"'{job.command[0]}' cannot be started: {error.strerror}."})
         return 1
-    _hand_on_signals(child)
+    _forward_signals(child)
     keeper = identify(os.getpid())
     assert keeper is not None
-    # It may have ended already, and is then still there to be buried by us: its number cannot have been given away.
+    # If it has ended already, it is a zombie until we reap it, so its pid cannot have been reused.
     server = identify(child.pid) or Identity(child.pid, 0.0, boot_id())
     run = Run(server, keeper, job.port, job.host, tuple(job.command), time.time())
     try:
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def _answer(content: dict[str, Any]) -> None:
-    """Tells whoever started us, even if they have gone, and lets go of the terminal."""
+    """Answers the process that started us, even if it has ended, and detaches from the terminal."""
     with contextlib.suppress(BrokenPipeError):
         os.write(1, json.dumps(content).encode() + b"\n")
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -95,14 +95,14 @@ def _answer(content: dict[str, Any]) -> None:
         os.dup2(nowhere, descriptor)
 
 
-def _hand_on_signals(child: subprocess.Popen[bytes]) -> None:
+def _forward_signals(child: subprocess.Popen[bytes]) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _frame: child.send_signal(got))
 
 
 def _copy(child: subprocess.Popen[bytes], output: IO[bytes], log: RotatingLog) -> None:
-    """Copies what the server writes until it has ended, even if a child of its own holds the pipe open."""
+    """Copies the server's output until it has ended, even if a child of its own still holds the pipe open."""
     with selectors.DefaultSelector() as selector:
         selector.register(output, selectors.EVENT_READ)
         while True:

@@ -1,4 +1,4 @@
-"""Logs of servers: written with rotation by size, and read from the end or as they grow."""
+"""Logs of servers: written with rotation by size, read from the end, and followed as they grow."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import IO
 
 MAX_BYTES = 10 * 2**20
-"""Size after which a log is put aside."""
+"""Size at which a log is rotated."""
 
 KEPT = 4
-"""Logs put aside that are kept: `server.log.1` is the youngest."""
+"""Rotated logs that are kept; `server.log.1` is the newest."""
 
 NOTE = "--- "
-"""Begins the lines that are not the server's."""
+"""Begins the lines that the keeper writes, not the server."""
 
 _POLL_S = 0.2
 
 
 class RotatingLog:
-    """A log of about `(kept + 1) * max_bytes` at most; lines stay whole.
+    """A log that takes about `(kept + 1) * max_bytes` at most; a line is never split between two files.
 
     Args:
-        path: of it.
-        max_bytes: after which it is put aside.
-        kept: logs put aside that are kept.
+        path: its path.
+        max_bytes: size at which it is rotated.
+        kept: rotated logs that are kept.
     """
 
     def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> None:
@@ -40,8 +40,8 @@ class RotatingLog:
         self._is_line_open = not last_bytes(path, 1).endswith(b"\n") if self._size else False
 
     def write(self, data: bytes) -> None:
-        """Appends; what a full disk cannot take is lost, and the server goes on."""
-        end = data.find(b"\n") + 1 if self._is_line_open else 0  # the rest of a line begun before
+        """Appends `data`; on a full disk it is lost, and the server goes on."""
+        end = data.find(b"\n") + 1 if self._is_line_open else 0  # completes the line begun before
         is_cut = self._is_line_open and end == 0 and self._size < 2 * self._max_bytes
         if self._size + len(data) > self._max_bytes and self._size > 0 and not is_cut:
             self._append(data[:end])
@@ -50,7 +50,7 @@ class RotatingLog:
         self._append(data)
 
     def note(self, text: str) -> None:
-        """Appends a line of our own with the time, below what the server has begun."""
+        """Appends a line of the keeper's with the time, after ending a line that the server has begun."""
         begin = "\n" if self._is_line_open else ""
         self.write(f"{begin}{NOTE}{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
 
@@ -67,8 +67,8 @@ class RotatingLog:
         with contextlib.suppress(OSError):
             for number in range(self._kept - 1, 0, -1):
                 with contextlib.suppress(FileNotFoundError):
-                    _aside(self._path, number).replace(_aside(self._path, number + 1))
-            self._path.replace(_aside(self._path, 1))
+                    _rotated(self._path, number).replace(_rotated(self._path, number + 1))
+            self._path.replace(_rotated(self._path, 1))
             before, self._file = self._file, self._open()
             self._size = 0
             os.close(before)
@@ -77,30 +77,30 @@ class RotatingLog:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
-def _aside(path: Path, number: int) -> Path:
+def _rotated(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
 
 
 def log_files(path: Path) -> list[Path]:
-    """Returns a log and those put aside, the youngest first."""
-    found = [path, *(_aside(path, number) for number in range(1, KEPT + 1))]
+    """Returns a log and its rotated files, the newest first."""
+    found = [path, *(_rotated(path, number) for number in range(1, KEPT + 1))]
     return [one for one in found if one.is_file()]
 
 
 def tail(path: Path, count: int) -> list[str]:
-    """Returns the last lines of a log, from what was put aside too."""
+    """Returns the last lines of a log, rotated files included."""
     lines: deque[str] = deque()
     for one in log_files(path):
         if len(lines) >= count:
             break
-        with contextlib.suppress(FileNotFoundError):  # put aside meanwhile
+        with contextlib.suppress(FileNotFoundError):  # rotated meanwhile
             older = _lines(one.read_bytes())
             lines.extendleft(reversed(older[-(count - len(lines)) :]))
     return list(lines)
 
 
 def _lines(data: bytes) -> list[str]:
-    """Returns lines as a terminal ends them, not at every character that Unicode calls a separator."""
+    """Returns the lines, split at newlines only: `splitlines` also splits at other separators of Unicode."""
     lines = data.decode("utf-8", errors="replace").replace("\r\n", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]
 
@@ -116,7 +116,7 @@ def last_bytes(path: Path, count: int) -> bytes:
 
 
 def last_line(path: Path) -> str:
-    """Returns the last line of a log that is not empty, reading only its end."""
+    """Returns the last non-empty line of a log, reading only its end."""
     lines = last_bytes(path, 4096).decode("utf-8", errors="replace").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
@@ -124,12 +124,12 @@ def last_line(path: Path) -> str:
 def follow(
     path: Path, count: int, is_over: Callable[[], bool], *, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[str]:
-    """Yields the last lines of a log and those that follow, through rotations, until nothing more comes.
+    """Yields the last lines of a log and those that follow, across rotations, until its writer has ended.
 
     Args:
-        path: of it.
+        path: its path.
         count: lines from the end to begin with.
-        is_over: whether its writer has ended.
+        is_over: tells whether its writer has ended.
         sleep: waits.
     """
     begun = b""
@@ -146,7 +146,7 @@ def _pieces(path: Path, count: int, is_over: Callable[[], bool], sleep: Callable
         if file is not None:
             yield _end_of(file.read(), path, os.fstat(file.fileno()).st_ino, count)
         while True:
-            ends = is_over()  # asked before reading, so that the last words are read
+            ends = is_over()  # asked before reading, so that the last lines are not missed
             if file is None:
                 file = _open_to_read(path)
             if file is not None:
@@ -165,12 +165,12 @@ def _pieces(path: Path, count: int, is_over: Callable[[], bool], sleep: Callable
 
 
 def _end_of(data: bytes, path: Path, number: int, count: int) -> bytes:
-    """Returns the last lines of a log of which the youngest file is read already."""
+    """Returns the last lines of a log, whose newest file has been read already."""
     for older in log_files(path)[1:]:
         if data.count(b"\n") >= count:
             break
         with contextlib.suppress(FileNotFoundError):
-            if older.stat().st_ino != number:  # put aside since it was opened
+            if older.stat().st_ino != number:  # else it is the file that has been read, rotated since
                 data = older.read_bytes() + data
     lines = data.split(b"\n")
     is_open = lines[-1] != b""
@@ -188,4 +188,4 @@ def _is_replaced(path: Path, descriptor: int) -> bool:
     try:
         return path.stat().st_ino != os.fstat(descriptor).st_ino
     except FileNotFoundError:
-        return False  # between putting aside and making anew
+        return False  # in the middle of a rotation

@@ -1,4 +1,4 @@
-"""Ports: whether one is free, who has it, and which one to take."""
+"""Ports: whether one is free, which process listens on it, and which one a server should take."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry.errors import PortTakenError
 
 FIRST = 8000
-"""Port that is tried first; the one that the documentation uses."""
+"""The port that is tried first, and that the documentation uses."""
 
 _TRIED = 1000
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a server may listen there.
+    """Whether a server can listen there.
 
     Raises:
-        ConfigError: nobody may listen there: the address is not of this machine, or the port is reserved.
+        ConfigError: it never can: the address is not this machine's, or the port is reserved.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, socket.gaierror) else "it is not a host's name"
+        reason = error.strerror if isinstance(error, socket.gaierror) else "it is not a host name"
         raise ConfigError(f"The address '{host}' of --host cannot be resolved: {reason}.") from None
     with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: old connections do not count
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as servers do: connections in TIME_WAIT do not block the port
         try:
             probe.bind(address)
         except OSError as error:
@@ -44,12 +46,12 @@ def is_free(host: str, port: int) -> bool:
 
 
 def owner(port: int) -> str:
-    """Returns who listens on a port, for people; flags are left out, because they may hold keys."""
+    """Returns who listens on a port, in words; without the process's flags, which may contain keys."""
     import psutil  # noqa: PLC0415 - slow to import, and rarely needed
 
     try:
         connections = psutil.net_connections(kind="tcp")
-    except psutil.Error:  # some systems tell only root
+    except psutil.Error:  # some systems only tell root
         return "another process"
     listening = [
         one for one in connections if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port
@@ -65,10 +67,10 @@ def owner(port: int) -> str:
 
 
 def choose(host: str, preferred: int | None, avoid: Collection[int | None]) -> int:
-    """Returns a free port: the preferred one, or the first from 8000 on that no other server was given.
+    """Returns a free port: the preferred one, or else the first from 8000 on that is not in `avoid`.
 
     Raises:
-        ConfigError: the address is not of this machine.
+        ConfigError: the address is not this machine's.
         PortTakenError: there is none.
     """
     if preferred is not None and preferred not in avoid and is_free(host, preferred):

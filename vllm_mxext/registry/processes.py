@@ -1,4 +1,4 @@
-"""Processes that outlive the command that started them: who they are, whether they live, and how they are ended."""
+"""Processes that outlive the command that started them: identity despite reused pids, signals, stopping, memory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process among all that ever have its number.
+    """Identifies one process, among all that ever have the same pid.
 
     Attributes:
-        pid: its number, which the system gives to another one later.
-        start: when it began: clock ticks since the boot on Linux, which no change of the clock moves; else seconds.
+        pid: its number, which the system may reuse later.
+        start: when it started: on Linux in clock ticks since boot, unaffected by setting the clock; else in seconds.
         boot: which boot of the machine it belongs to.
     """
 
@@ -35,18 +35,18 @@ class Identity:
     boot: str
 
     def is_alive(self) -> bool:
-        """Whether it still runs; one that nobody has buried yet does not."""
+        """Whether it still runs; a zombie does not."""
         return identify(self.pid) == self
 
 
 def identify(pid: int) -> Identity | None:
-    """Returns who has a number now; None if nobody has, or it has ended."""
+    """Returns the process that has a pid now; None if there is none, or it is a zombie."""
     start = _start(pid)
     return None if start is None else Identity(pid, start, boot_id())
 
 
 def boot_id() -> str:
-    """Returns a text that is another one after every boot."""
+    """Returns a text that changes with every boot."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
@@ -73,7 +73,7 @@ def _start(pid: int) -> float | None:
 
 
 def _has_threads(pid: int) -> bool:
-    """Whether others of a process outlive its first thread; its port is not free before the last of them has ended."""
+    """Whether threads of a process outlive its main thread; its port is not free until the last one has ended."""
     try:
         return len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
@@ -81,14 +81,14 @@ def _has_threads(pid: int) -> bool:
 
 
 def send(identity: Identity, number: signal.Signals) -> bool:
-    """Sends a signal to this very process; false if it has ended, so that no later owner of its number gets it.
+    """Sends a signal to exactly this process, never to a later one with the same pid; returns False if it has ended.
 
     Raises:
         RegistryError: it belongs to another user.
     """
-    descriptor = _held(identity.pid)
+    descriptor = _pidfd(identity.pid)
     try:
-        if not identity.is_alive():  # asked while the descriptor, if there is one, holds the process
+        if not identity.is_alive():  # checked after opening, so that the descriptor is of the right process
             return False
         if descriptor is None:
             os.kill(identity.pid, number)
@@ -98,7 +98,7 @@ def send(identity: Identity, number: signal.Signals) -> bool:
         return False
     except PermissionError:
         raise RegistryError(
-            f"Process {identity.pid} belongs to another user, so that it goes on; end it as that user."
+            f"Process {identity.pid} belongs to another user and was not ended; end it as that user."
         ) from None
     finally:
         if descriptor is not None:
@@ -106,8 +106,8 @@ def send(identity: Identity, number: signal.Signals) -> bool:
     return True
 
 
-def _held(pid: int) -> int | None:
-    """Returns a descriptor that keeps a process's number from being given away; None where there is no such thing."""
+def _pidfd(pid: int) -> int | None:
+    """Returns a descriptor of the process that has this pid now (pidfd); None where the system has none."""
     try:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):  # not on Linux, forbidden in a container, or the process has ended
@@ -115,14 +115,14 @@ def _held(pid: int) -> int | None:
 
 
 def end(identity: Identity, *, timeout_s: float) -> bool:
-    """Asks a process to end, and kills it with its children when it does not.
+    """Asks a process to end (SIGTERM); kills it and its children if it does not.
 
     Args:
         identity: the process.
-        timeout_s: how long it may take to finish what it does.
+        timeout_s: how long it may take to finish its work.
 
     Returns:
-        Whether it ended by itself.
+        Whether it ended without being killed.
     """
     children = _children(identity)
     send(identity, signal.SIGTERM)
@@ -136,7 +136,7 @@ def end(identity: Identity, *, timeout_s: float) -> bool:
 
 
 def _kill(children: list[psutil.Process]) -> None:
-    """Kills what a killed process could not end itself; psutil knows reused numbers."""
+    """Kills the children that a killed process could not end itself; psutil detects reused pids."""
     import psutil  # noqa: PLC0415
 
     for child in children:
@@ -155,7 +155,7 @@ def wait_for_end(identity: Identity, timeout_s: float) -> bool:
 
 
 def memory_bytes(identity: Identity) -> int | None:
-    """Returns the memory of a process and its children, shared pages divided among their users; None if it is gone."""
+    """Returns the memory of a process and its children, with shared pages split (PSS); None if it has ended."""
     import psutil  # noqa: PLC0415 - slow to import, and not every command asks
 
     children = _children(identity)

@@ -1,4 +1,4 @@
-"""`ServerRecord`: one registered server, checked whenever it is made, with its form as plain data."""
+"""`ServerRecord`: the settings of one registered server, validated, and their form as plain data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BACKENDS = (NATIVE, "vllm", "llama.cpp", "mlx", "transformers", "tensorrt_llm")
 DTYPES = ("auto", "half", "float16", "bfloat16", "float", "float32")
 
 REMOTE_SETTINGS = ("endpoint_url", "model_path", "api_key_env")
-"""Those that servers have which somebody else runs."""
+"""Settings that apply to remote servers; all others are for starting one."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -36,20 +36,20 @@ class ServerRecord:
     """One registered server; None leaves a setting to the backend.
 
     Attributes:
-        name: under which it is registered.
-        endpoint_url: `self-hosted`, or the address of a server that somebody else runs.
-        backend: program that serves; of an address it is not known.
-        model_path: model that it serves; of an address the one that it is expected to serve.
+        name: the name it is registered under.
+        endpoint_url: `self-hosted`, or the address of a remote server, one that is not started here.
+        backend: the program that serves the model; unknown for a remote server.
+        model_path: the model to serve; for a remote server, the one that it is expected to serve.
         tensor_parallel: devices that share each layer.
-        max_model_len: tokens of prompt plus output at most.
+        max_model_len: most tokens of prompt plus output.
         gpu_memory_utilization: share of the device's memory that may be used.
         dtype: element type of weights and activations.
         host: address to listen on.
         port: to listen on; None lets the first start choose one.
-        chosen_port: what a start has chosen, tried first by the next one.
-        api_key_env: variable that holds the key of the server; the key itself is never kept.
-        env: variables of the server, added to those of whoever starts it.
-        extra_args: flags handed to the program as they are.
+        chosen_port: the port that the last start chose; the next one tries it first.
+        api_key_env: environment variable that holds the server's key; the key itself is never stored.
+        env: environment variables of the server, added to those that `start` runs with.
+        extra_args: flags passed to the program as they are.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ServerRecord:
 
     @property
     def is_remote(self) -> bool:
-        """Whether somebody else runs it."""
+        """Whether it is an address rather than a server that is started here."""
         return self.endpoint_url != SELF_HOSTED
 
     @property
@@ -83,11 +83,11 @@ class ServerRecord:
         return self.port if self.port is not None else self.chosen_port
 
     def url(self, port: int | None = None, host: str | None = None) -> str | None:
-        """Returns the address for clients on this machine, without `/v1`; None as long as there is no port.
+        """Returns the address for clients on this machine, without `/v1`; None while no port is known.
 
         Args:
-            port: of a process that was started before the record changed.
-            host: of the same.
+            port: port of a running process, which may have been started before the record changed.
+            host: host of the same.
         """
         if self.is_remote:
             return self.endpoint_url
@@ -100,27 +100,27 @@ class ServerRecord:
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def as_mapping(self) -> dict[str, Any]:
-        """Returns what is not left to the backend, as plain data without the name."""
+        """Returns the settings that are set, as plain data without the name."""
         found = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "name"}
         found |= {"env": dict(self.env), "extra_args": list(self.extra_args)}
         return {key: value for key, value in found.items() if value not in (None, {}, [])}
 
 
 def read_record(name: str, settings: Mapping[Any, Any], place: str = "") -> ServerRecord:
-    """Checks settings and makes them a record.
+    """Validates settings and returns them as a record.
 
     Args:
-        name: of the server.
-        settings: of `ServerRecord`, by field; dashes may stand for underscores.
-        place: begins every error text, such as `In 'servers.json': `.
+        name: the server's name.
+        settings: fields of `ServerRecord` by name; dashes may stand for underscores.
+        place: begins every error message, such as `In 'servers.json': `.
 
     Raises:
         ConfigError: the name or a setting is wrong.
     """
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
         raise ConfigError(
-            f"{place}'{name}' cannot be the name of a server; take up to 64 letters, digits, dots, dashes and "
-            "underscores, with a letter or digit first."
+            f"{place}'{name}' cannot be the name of a server; use up to 64 letters, digits, dots, dashes and "
+            "underscores, beginning with a letter or digit."
         )
     where = f"{place}{name}: " if place else ""
     given: dict[str, Any] = {}
@@ -157,8 +157,8 @@ def _check_together(record: ServerRecord, where: str) -> None:
     for one in fields(record):
         if one.name not in (*REMOTE_SETTINGS, "name") and getattr(record, one.name) != getattr(own, one.name):
             raise ConfigError(
-                f"{where}{flag_of(one.name)} is for servers that this machine starts, but {record.endpoint_url} is run "
-                "by somebody else; leave the flag out, or use --endpoint-url self-hosted."
+                f"{where}{flag_of(one.name)} is for servers that this machine starts, but {record.endpoint_url} is the "
+                "address of a remote one; leave the flag out, or use --endpoint-url self-hosted."
             )
 
 
@@ -179,12 +179,12 @@ def _endpoint(value: Any) -> str:
 
 
 class _SecretInAddressError(ConfigError):
-    """An address may hold a secret, so that it is not repeated."""
+    """The address may contain a secret, so the message does not repeat it."""
 
     def __init__(self) -> None:
         super().__init__(
-            "--endpoint-url must have neither user, password nor '?...' in it, because the registry keeps no secrets; "
-            "put a key into a variable and name that with --api-key-env."
+            "--endpoint-url must have no user, password or query ('?...'), because the registry stores no secrets; put "
+            "the key into an environment variable and name that with --api-key-env."
         )
 
 
@@ -193,14 +193,14 @@ def _model(value: Any) -> str:
         raise values.BadValueError("must be a folder or a model's name")
     if _PASSWORD_IN_ADDRESS.search(value):
         raise ConfigError(
-            "--model-path must have neither user nor password in it, because the registry keeps no secrets; export "
-            "what the source wants, such as HF_TOKEN, before 'start'."
+            "--model-path must contain neither a user nor a password, because the registry stores no secrets; export "
+            "what the source needs, such as HF_TOKEN, before 'start'."
         )
     return absolute(value) if value.startswith(("/", ".", "~")) else value
 
 
 def absolute(path: str) -> str:
-    """Returns a path as it is found from any folder.
+    """Returns a path in absolute form.
 
     Raises:
         ValueError: it begins with the home folder of an unknown user.
@@ -215,7 +215,7 @@ def _variable(value: Any) -> str:
 
 
 class _NotAVariableError(ConfigError):
-    """What was given as a variable's name may be the key itself, so that it is not repeated."""
+    """What was given as a variable's name may be the key itself, so the message does not repeat it."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -232,12 +232,12 @@ def _environment(value: Any) -> dict[str, str]:
     for key in value:
         if _SECRET_WORD.search(key):
             raise ConfigError(
-                f"--env {key} looks like a secret, and the registry keeps none; export {key} before 'start' instead: "
-                "a server gets the variables of whoever starts it."
+                f"--env {key} looks like a secret, and the registry stores none; export {key} before 'start' instead: "
+                "a server inherits the environment of the command that starts it."
             )
         if _PASSWORD_IN_ADDRESS.search(value[key]):
             raise ConfigError(
-                f"--env {key} has an address with a user or password in it, and the registry keeps no secrets; export "
+                f"--env {key} contains an address with a user or password, and the registry stores no secrets; export "
                 f"{key} before 'start' instead."
             )
     return dict(value)
@@ -250,7 +250,7 @@ def _arguments(value: Any) -> tuple[str, ...]:
         flag = one.partition("=")[0]
         if _SECRET_FLAG.fullmatch(flag):
             raise ConfigError(
-                f"{flag} in --extra-args would keep a secret in the registry; put the key into a "
+                f"{flag} in --extra-args would store a secret in the registry; put the key into an environment "
                 "variable and name that with --api-key-env."
             )
     return tuple(value)
@@ -273,4 +273,4 @@ _KINDS: dict[str, values.ValueKind] = {
 }
 
 SETTINGS = tuple(key for key in _KINDS if key != "chosen_port")
-"""Every setting that a user makes."""
+"""Every setting that a user can set."""

@@ -1,4 +1,4 @@
-"""`Run`: which process a server is, or was, as its keeper wrote it down."""
+"""`Run`: the process of a server's last start, as its keeper recorded it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Run:
     Attributes:
         server: its process.
         keeper: the process that writes its log.
-        port: on which it was told to listen.
-        host: address of the same.
+        port: the port that it was told to listen on.
+        host: the address that it was told to listen on.
         command: its program and flags.
-        started_at: when, in seconds of the calendar (Unix time).
-        ended_at: when it ended; None as far as is known.
-        exit_code: how it ended; negative is the number of a signal.
+        started_at: when it started, in Unix time.
+        ended_at: when it ended; None if it runs, or nobody saw its end.
+        exit_code: how it ended; negative is the number of a signal; None as for `ended_at`.
     """
 
     server: Identity
@@ -40,7 +40,7 @@ class Run:
     exit_code: int | None = None
 
     def write(self, path: Path) -> None:
-        """Writes it down.
+        """Writes it to a file.
 
         Raises:
             RegistryError: the file cannot be written.
@@ -48,18 +48,18 @@ class Run:
         write_json(path, {"schema_version": SCHEMA_VERSION, **asdict(self)})
 
     def ended(self, at: float, exit_code: int) -> Run:
-        """Returns the run with its end."""
+        """Returns the run with its end filled in."""
         return replace(self, ended_at=at, exit_code=exit_code)
 
     def how_it_ended(self) -> str:
-        """Returns how, for people."""
+        """Returns how it ended, in words."""
         if self.exit_code is None:
             return "was lost (it was killed together with its keeper, or the machine was restarted)"
         return describe_exit(self.exit_code)
 
 
 def read_run(path: Path) -> Run | None:
-    """Reads a run; None if there was none.
+    """Reads a run; returns None if the server was never started, or was stopped.
 
     Raises:
         RegistryError: the file is broken.
@@ -84,13 +84,13 @@ def read_run(path: Path) -> Run | None:
         raise RegistryError(f"'{path}' cannot be read: {error.strerror}.") from None
     except (ValueError, LookupError, TypeError, RecursionError):
         raise RegistryError(
-            f"'{path}', which says which process the server is, is damaged; 'mxext server doctor' says who has its "
-            "port: end that process, then remove the file."
+            f"'{path}', which records the server's process, is damaged; 'mxext server doctor' says which process "
+            "uses its port: end that one, then remove the file."
         ) from None
 
 
 def describe_exit(code: int) -> str:
-    """Returns how a process ended, for people."""
+    """Returns how a process ended, in words."""
     if code >= 0:
         return f"ended with code {code}"
     try:

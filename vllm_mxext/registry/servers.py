@@ -1,4 +1,4 @@
-"""`Servers`: registered servers and their processes together; what the commands of `mxext server` do."""
+"""`Servers`: registered servers together with their processes; the operations behind the commands of `mxext server`."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from vllm_mxext.registry.runs import Run, read_run
 from vllm_mxext.registry.starting import Plan, Progress, launch, pick_port, plan, wait_until_ready
 
 STOP_TIMEOUT_S = 40.0
-"""How long a server may finish its requests: our own takes up to 30 s for them, and a little to end."""
+"""How long a server may take to finish its requests and end; our own gives requests up to 30 s."""
 
 _KEEPER_S = 5.0
 
 _LISTENS_S = 30.0
-"""How long a server that does not listen counts as starting."""
+"""How long after its start a server that does not listen yet counts as starting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is known of a server now.
+    """The state of a server.
 
     Attributes:
-        record: as registered.
+        record: its registration.
         run: its last run; None if it was never started here, or was stopped.
-        is_alive: its process runs.
-        probe: what it says; None if there was nobody to ask.
-        memory: bytes that it holds; None if it does not run here.
-        trouble: why it is not known whether it runs; empty if it is.
+        is_alive: whether its process runs.
+        probe: its answers; None if it could not be asked.
+        memory: bytes of memory that it uses; None if it does not run here.
+        trouble: why it is unknown whether it runs; empty if that is known.
     """
 
     record: ServerRecord
@@ -79,13 +79,13 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What a start has done.
+    """The outcome of a start.
 
     Attributes:
-        record: as registered now.
-        run: the process.
-        was_running: nothing was started.
-        seconds: until it was ready; None if nobody waited.
+        record: the server's registration, with the chosen port.
+        run: its process.
+        was_running: whether it was running already, so that nothing was started.
+        seconds: how long it took until it was ready; None if that was not waited for.
     """
 
     record: ServerRecord
@@ -98,11 +98,11 @@ class Servers:
     """Registered servers and their processes.
 
     Args:
-        folders: of the user.
-        environ: variables of whoever commands.
+        folders: the user's folders.
+        environ: environment variables of the command.
 
     Attributes:
-        folders: of the user.
+        folders: the user's folders.
         book: the registry's file.
     """
 
@@ -114,12 +114,12 @@ class Servers:
     def start(
         self, name: str, *, timeout_s: float | None, report: Callable[[Progress], None] = lambda _progress: None
     ) -> Started:
-        """Starts a server; one that runs is left alone.
+        """Starts a server, unless it runs already.
 
         Args:
-            name: of it.
+            name: its name.
             timeout_s: how long to wait until it is ready; None does not wait.
-            report: told how far it is.
+            report: called with the progress.
 
         Raises:
             ConfigError: it cannot be started as it is registered.
@@ -142,13 +142,13 @@ class Servers:
         timeout_s: float | None,
         report: Callable[[Progress], None] = lambda _progress: None,
     ) -> Started:
-        """Stops a server if it runs, and starts it; one that cannot be started as it is registered is not stopped.
+        """Stops a server if it runs, and starts it; checks first that it can be started as it is registered.
 
         Args:
-            name: of it.
+            name: its name.
             stop_timeout_s: how long it may take to end.
             timeout_s: how long to wait until it is ready; None does not wait.
-            report: told how far it is.
+            report: called with the progress.
 
         Raises:
             ConfigError: it cannot be started as it is registered.
@@ -161,7 +161,7 @@ class Servers:
         try:
             return self._awaited(plan.record, run, False, timeout_s, report)
         except StartFailedError as error:
-            left = " The one that ran before has been stopped, so that none runs now." if before is not None else ""
+            left = " The one that ran before has been stopped, so none runs now." if before is not None else ""
             raise StartFailedError(f"{error}{left}", log_tail=error.log_tail, hint=error.hint) from None
 
     def _alive_run(self, name: str) -> Run | None:
@@ -172,12 +172,12 @@ class Servers:
         record = self.book.get(name)
         if record.is_remote:
             raise RegistryError(
-                f"'{name}' is {record.endpoint_url}, which somebody else runs; only they start and stop it."
+                f"'{name}' is a remote server at {record.endpoint_url}; start and stop it where it runs."
             )
         return record
 
     def _planned(self, name: str, *, held: int | None = None) -> Plan:
-        """Prepares a start under the registry's lock, so that two starts never choose the same port."""
+        """Prepares a start, under the registry's lock so that two starts never choose the same port."""
         with self.book.change() as records:
             record = self._own(name)
             made = plan(record, startable(record), self._environ)
@@ -188,17 +188,17 @@ class Servers:
         return replace(made, record=record, port=port)
 
     def _ports_of(self, records: list[ServerRecord]) -> dict[tuple[str, int], str]:
-        """Returns which of some servers have which address now; one that starts may not listen there yet."""
+        """Returns address -> name of those that run now; one that is starting may not listen there yet."""
         found = {}
         for record in records:
-            with suppress(RegistryError):  # of a damaged file nothing is known
+            with suppress(RegistryError):  # a damaged file tells nothing
                 run = self._alive_run(record.name)
                 if run is not None:
                     found[run.host, run.port] = record.name
         return found
 
     def _launched(self, plan: Plan, stop_timeout_s: float) -> Run:
-        """Starts a server after what runs of it has ended: an earlier keeper is to write down nothing after the new."""
+        """Starts a server after ending its last run, whose keeper must not write anything after the new one has."""
         self._end(plan.record.name, stop_timeout_s)
         return launch(plan, self.folders)
 
@@ -215,7 +215,7 @@ class Servers:
             try:
                 seconds = wait_until_ready(record, run, self.folders, timeout_s, report)
             except StartFailedError:
-                with locked(self._lock_of(record.name)):  # whoever stopped it has done so then
+                with locked(self._lock_of(record.name)):  # a command that stops it has finished by then
                     last = read_run(self.folders.run_file(record.name))
                 if last is None or last.server != run.server:
                     raise NotRunningError(
@@ -226,13 +226,13 @@ class Servers:
 
     @contextmanager
     def changing(self, *names: str) -> Iterator[Records]:
-        """Yields all servers to be changed in place, as `Book.change()` does.
+        """Yields all servers for changing in place, as `Book.change()` does.
 
         Args:
-            *names: of those that change.
+            *names: those that change.
 
         Raises:
-            RegistryError: one that runs here would become somebody else's, so that nobody could stop it.
+            RegistryError: one that runs here would become a remote one, so that nobody could stop it.
         """
         with self.book.change() as records:
             yield records
@@ -241,17 +241,17 @@ class Servers:
                     raise RegistryError(f"'{name}' is running here; stop it first with 'mxext server stop {name}'.")
 
     def stop(self, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> bool | None:
-        """Lets a server finish its requests and end, and kills it when it does not.
+        """Lets a server finish its requests and end; kills it if it does not.
 
         Args:
-            name: of it.
+            name: its name.
             timeout_s: how long it may take.
 
         Returns:
-            Whether it ended by itself; None if it did not run.
+            Whether it ended without being killed; None if it did not run.
 
         Raises:
-            RegistryError: it is not registered, or not ours.
+            RegistryError: it is not registered, or is a remote one.
         """
         with self._alone_with(name):
             if self._alive_run(name) is None:
@@ -264,24 +264,24 @@ class Servers:
         if run is None:
             return None
         is_gentle = end(run.server, timeout_s=timeout_s) if run.server.is_alive() else None
-        if not wait_for_end(run.keeper, _KEEPER_S):  # it is to write down nothing after us
+        if not wait_for_end(run.keeper, _KEEPER_S):  # it must not write to the file after we remove it
             end(run.keeper, timeout_s=0)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise RegistryError(f"'{path}' cannot be removed: {error.strerror}; give yourself the right.") from None
+            raise RegistryError(f"'{path}' cannot be removed ({error.strerror}); check its permissions.") from None
         return is_gentle
 
     def remove(self, name: str, *, force: bool, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        """Takes a server off the registry, with its logs.
+        """Removes a server from the registry, and its logs.
 
         Args:
-            name: of it.
+            name: its name.
             force: stop it first if it runs.
             timeout_s: how long it may take to end.
 
         Raises:
-            RegistryError: it is not registered, or runs and is not to be stopped.
+            RegistryError: it is not registered, or it runs and `force` is off.
         """
         with self._alone_with(name):
             if not force and self._alive_run(name) is not None:
@@ -295,7 +295,7 @@ class Servers:
             shutil.rmtree(self.folders.of(name), ignore_errors=True)
 
     def status(self, name: str) -> Status:
-        """Returns what is known of a server, asking it.
+        """Returns the state of a server, after asking it.
 
         Raises:
             RegistryError: it is not registered, or the registry cannot be read.
@@ -303,7 +303,7 @@ class Servers:
         return self._status_of(self.book.get(name))
 
     def all(self) -> list[Status]:
-        """Returns what is known of all servers, asking them at the same time.
+        """Returns the state of all servers, after asking them in parallel.
 
         Raises:
             RegistryError: the registry cannot be read.
@@ -324,7 +324,7 @@ class Servers:
         if not (is_alive or record.is_remote) or status.url is None:
             return status
         variable = record.api_key_env
-        if variable is None and not record.is_remote:  # what the server got from whoever started it; others get no key
+        if variable is None and not record.is_remote:  # the one that the server read at its start; never sent elsewhere
             variable = BACKENDS[record.kind].key_variable
         key = self._environ.get(variable) if variable is not None else None
         memory = memory_bytes(run.server) if run is not None else None
@@ -335,7 +335,7 @@ class Servers:
 
     @contextmanager
     def _alone_with(self, name: str) -> Iterator[None]:
-        """Holds off other commands that start, stop or remove the same server."""
+        """Excludes other commands that start, stop or remove the same server."""
         self.book.get(name)
         with locked(self._lock_of(name)):
             yield

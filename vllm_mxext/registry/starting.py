@@ -1,4 +1,4 @@
-"""Starts a server as a process of its own, and waits until it is ready or has failed."""
+"""Starts a server as a background process, and waits until it is ready or has failed."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a start is.
+    """How far a start has come.
 
     Attributes:
-        seconds: since it began.
-        phase: what the server does, in its own words; empty if it does not say.
-        last_line: of its log.
+        seconds: time since it began.
+        phase: what the server is doing, as it says itself; empty if it does not say.
+        last_line: last line of its log.
     """
 
     seconds: float
@@ -47,13 +47,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A start of which all that can be known before has been checked.
+    """A start whose settings have been checked.
 
     Attributes:
         record: the server.
-        backend: of it.
-        environ: variables that it gets.
-        port: to listen on; 0 as long as none is chosen.
+        backend: its backend.
+        environ: the environment variables that it gets.
+        port: the port to listen on; 0 until one is chosen.
     """
 
     record: ServerRecord
@@ -67,8 +67,8 @@ def plan(record: ServerRecord, backend: Backend, environ: Mapping[str, str]) -> 
 
     Args:
         record: the server.
-        backend: of it.
-        environ: variables of whoever starts it, to which those of the record are added.
+        backend: its backend.
+        environ: the environment that the command runs with, to which the record's variables are added.
 
     Raises:
         ConfigError: the variable with its key is not set.
@@ -83,13 +83,13 @@ def pick_port(
 
     Args:
         record: the server.
-        others: which of our servers have which address now, even if they do not listen yet.
-        avoid: ports that other servers were given.
+        others: address -> name of the registered server that has it now, even if it does not listen there yet.
+        avoid: ports of other registered servers.
         held: port that the server itself has until it is stopped.
 
     Raises:
-        ConfigError: nobody may listen there.
-        PortTakenError: somebody has the port that was asked for; the text says who.
+        ConfigError: the address or port cannot be used at all.
+        PortTakenError: the requested port is taken; the text says by whom.
     """
     if record.known_port is not None and record.known_port == held:
         return held
@@ -108,7 +108,7 @@ def pick_port(
 
 
 def launch(plan: Plan, folders: Folders) -> Run:
-    """Starts a server with its keeper; returns as soon as its process is written down.
+    """Starts a server with its keeper; returns as soon as its process has been recorded.
 
     Raises:
         StartFailedError: the program cannot be started.
@@ -130,7 +130,7 @@ def launch(plan: Plan, folders: Folders) -> Run:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            cwd=folder,  # not where the user happens to be: that folder could not be unmounted
+            cwd=folder,  # not the user's, which could then not be unmounted
             env=plan.environ,
         )
     except OSError as error:
@@ -139,16 +139,16 @@ def launch(plan: Plan, folders: Folders) -> Run:
     assert keeper.stdout is not None
     assert keeper.stderr is not None
     with keeper.stdin as job_pipe, keeper.stdout as answers, keeper.stderr as complaints:
-        with contextlib.suppress(BrokenPipeError):  # it complains about what has ended it
+        with contextlib.suppress(BrokenPipeError):  # it has ended; why is on its standard error
             job_pipe.write(json.dumps(asdict(job)).encode())
             job_pipe.close()
-        answer = answers.readline()  # it goes on living, so that nobody waits for its end
+        answer = answers.readline()  # not until the end of the file: the keeper goes on running
         complaint = "" if answer else complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
     content = json.loads(answer) if answer else {"error": complaint or "its keeper did not answer"}
     if "error" in content:
         raise StartFailedError(f"'{record.name}' could not be started: {content['error']}")
     run = read_run(folders.run_file(record.name))
-    assert run is not None, "the keeper answers after it has written the file"
+    assert run is not None, "the keeper answers only after writing the file"
     return run
 
 
@@ -163,7 +163,8 @@ def _environment(record: ServerRecord, backend: Backend, environ: Mapping[str, s
         key = environ.get(record.api_key_env)
         if not key:
             raise ConfigError(
-                f"{record.api_key_env}, which is to hold the key of '{record.name}', is not set; export it first."
+                f"The environment variable {record.api_key_env}, which holds the key of '{record.name}', is not set; "
+                "export it first."
             )
         if backend.key_variable is None:
             raise ConfigError(
@@ -181,13 +182,13 @@ def wait_until_ready(
     Args:
         record: the server.
         run: its process.
-        folders: of the user.
+        folders: the user's folders.
         timeout_s: how long it may take.
-        report: told about ten times a second how far it is.
+        report: called about ten times a second with the progress.
 
     Raises:
-        StartFailedError: it ended before.
-        NotRunningError: it is still not ready; it goes on.
+        StartFailedError: the server ended before it was ready.
+        NotRunningError: it is not ready in time; it goes on starting.
     """
     began = time.monotonic()
     log = folders.log(record.name)
@@ -203,16 +204,16 @@ def wait_until_ready(
             raise start_failure(record, run, folders)
         if seconds >= timeout_s:
             raise NotRunningError(
-                f"'{record.name}' is not ready after {timeout_s:g} s and goes on starting; see 'mxext server logs -f "
-                f"{record.name}', or end it with 'mxext server stop {record.name}'."
+                f"'{record.name}' is not ready after {timeout_s:g} s and goes on starting; watch it with 'mxext server "
+                f"logs -f {record.name}', or end it with 'mxext server stop {record.name}'."
             )
         report(Progress(seconds, phase, logs.last_line(log)))
         time.sleep(_POLL_S)
 
 
 def start_failure(record: ServerRecord, run: Run, folders: Folders) -> StartFailedError:
-    """Returns the error of a server that ended before it was ready, with the end of its log and what to do."""
-    wait_for_end(run.keeper, 5.0)  # then its last words and how it ended are written down
+    """Returns the error for a server that ended before it was ready, with the end of its log and a hint."""
+    wait_for_end(run.keeper, 5.0)  # by then the end of the log and the exit code have been written
     last = read_run(folders.run_file(record.name))
     code = last.exit_code if last is not None and last.server == run.server else None
     lines = [line for line in logs.tail(folders.log(record.name), 400) if line.strip()]
@@ -227,5 +228,5 @@ def start_failure(record: ServerRecord, run: Run, folders: Folders) -> StartFail
 
 
 def _plain(line: str) -> str:
-    """Returns a line as it may stand among ours: no codes for terminals, and not without end."""
+    """Returns a line that is safe to print: no terminal control codes, and of limited length."""
     return "".join(one for one in line.expandtabs() if one.isprintable())[:_LINE_CHARACTERS]

@@ -101,6 +101,26 @@ def test_an_error_inside_the_stream_ends_the_command(server: FakeServer, capsys:
     assert "engine died" in capsys.readouterr().err
 
 
+def test_characters_that_python_takes_for_ends_of_lines_stay_in_the_text(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "one\u2028two\x85three"
+    server.script(f"data: {json.dumps({'choices': [{'text': text}]}, ensure_ascii=False)}", "data: [DONE]")
+    assert main(["complete", "x", "--url", server.url]) == 0
+    assert capsys.readouterr().out == f"{text}\n"
+
+
+@pytest.mark.parametrize("event", ["data: {broken", "data: [1]"])
+def test_an_event_that_is_none_ends_the_command_with_a_sentence(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], event: str
+) -> None:
+    server.script({"choices": [{"text": "4"}], "error": None}, event, "data: [DONE]")
+    assert main(["complete", "x", "--url", server.url]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "4"
+    assert "an event is not a JSON object" in printed.err
+
+
 def test_chat_keeps_the_history_until_it_is_cleared(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.script(chunk("Hel"), chunk("lo"), "data: [DONE]")
     type_lines(monkeypatch, "hi", "", "again", "/clear", "new", "/exit", "never sent")

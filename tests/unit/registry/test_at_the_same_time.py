@@ -85,7 +85,7 @@ def test_a_restart_that_fails_says_that_none_runs(user: User, monkeypatch: pytes
     user.types("add", "one", "--port", str(free_port()))
     user.types("start", "one")
     monkeypatch.setenv("FAKE_SERVER", "dies")
-    assert "has been stopped, so that none runs now" in user.types("restart", "one", code=1)
+    assert "has been stopped, so none runs now" in user.types("restart", "one", code=1)
     assert "none runs now" not in user.types("restart", "one", code=1)
 
 

@@ -94,6 +94,20 @@ def test_a_stream_that_is_not_whole_is_told(
     assert sentence in capsys.readouterr().err
 
 
+def test_characters_that_python_takes_for_ends_of_lines_stay_in_the_text(
+    server: BadServer, examples: ModuleType
+) -> None:
+    server.answer = EVENT.replace(b"hi", "one\u2028two\x85".encode()).replace(b"{", b'{"error": null, ', 1)
+    server.answer += b"data: [DONE]\n\n"
+    answers = []
+
+    def stream(asked: object, _checks: object) -> None:
+        answers.append(asked.stream([]))  # type: ignore[attr-defined]
+
+    assert examples.run("", ["--port", str(server.server_port)], stream) == 0
+    assert answers[0].text == "one\u2028two\x85"
+
+
 @pytest.mark.promise("REGISTRY-7")
 @pytest.mark.parametrize(
     ("answer", "sentence"), [({"error": {"message": "bad"}}, "answered 200"), ({"choices": []}, "does not speak like")]

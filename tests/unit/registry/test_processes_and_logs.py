@@ -174,7 +174,7 @@ def test_lines_of_ours_begin_below_what_the_server_has_not_ended(tmp_path: Path)
         ("OSError: [Errno 98] Address already in use", 1, "Port 9 is taken by"),
         ("ModuleNotFoundError: No module named 'vllm'", 1, "A package is missing (vllm)"),
         ("There is no model 'gpt2' in the packaged manifest", 2, "'builtin' needs no download"),
-        ("torch.OutOfMemoryError: CUDA out of memory", 1, "Memory does not suffice"),
+        ("torch.OutOfMemoryError: CUDA out of memory", 1, "There is not enough memory"),
         ("error: Unknown flag --sed", 2, "--extra-args"),
         ("", -9, "killed from outside"),
         ("nothing of interest", 1, ""),

@@ -1,4 +1,4 @@
-"""`Address`: where a server that is measured is."""
+"""`Address`: the parts of a measured server's URL."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is.
+    """A server's URL in parts.
 
     Attributes:
-        host: name or number.
-        port: of TCP.
-        is_tls: over https.
-        path: that every path begins with.
+        host: name or IP address.
+        port: TCP port.
+        is_tls: whether it is https.
+        path: prefix of every path.
     """
 
     host: str
@@ -29,10 +29,10 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Reads `http://host:port`; a path such as `/v1` at its end is left out, as every route begins with it.
+        """Parses `http://host:port`; a trailing `/v1` is dropped, because every route begins with it.
 
         Raises:
-            ConfigError: another form.
+            ConfigError: it has another form.
         """
         parts = urlsplit(url if "//" in url else f"http://{url}")
         try:
@@ -44,7 +44,7 @@ class Address:
                 "The server's URL must look like http://host:8000, without a user, password or query; "
                 f"got '{redact(url)}'."
             )
-        # 0.0.0.0 is where a server listens; not every system can connect to it.
+        # A server listens on 0.0.0.0, but not every system can connect to it.
         host = "127.0.0.1" if parts.hostname == "0.0.0.0" else parts.hostname
         path = parts.path.rstrip("/").removesuffix("/v1")
         return cls(host, port or _PORTS[parts.scheme], parts.scheme == "https", path)

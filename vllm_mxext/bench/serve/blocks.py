@@ -1,7 +1,8 @@
-"""A run in blocks, the units of a comparison: turns of two servers, or consecutive parts of one run.
+"""Splits a run into blocks, the units of a comparison: turns of two servers, or consecutive parts of one run.
 
-Answers of one moment are alike, because they shared the server's batches; an interval over single answers would be too
-narrow (`tests/unit/bench/serve/test_compare.py` counts how often). Blocks are long enough to be nearly independent.
+Answers given at the same time are correlated, because they shared the server's batches, so a confidence interval over
+single answers would be too narrow (`tests/unit/bench/serve/test_compare.py` counts how often). Blocks are long enough
+to be nearly independent.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from vllm_mxext.bench.serve import definitions
 from vllm_mxext.bench.serve.result import RequestRecord, RunResult
 
 MIN_BLOCKS = 6
-"""With fewer an interval says nothing."""
+"""With fewer, an interval is meaningless."""
 
 _MAX_BLOCKS = 12
-"""More would be shorter, and less independent."""
+"""More blocks would be shorter, and less independent of each other."""
 
 Block = Mapping[str, float | None]
 """Figure -> its value in the block; None if it could not be measured."""
@@ -47,9 +48,9 @@ def turns(result: RunResult, server: str, compat: str = "own") -> list[Block]:
 
 
 def parts(result: RunResult, stage: int, compat: str = "own") -> list[Block]:
-    """Returns a stage in consecutive blocks, each of at least as many requests as were in flight.
+    """Returns a stage as consecutive blocks, each of at least as many requests as were in flight.
 
-    The tokens per second of a block are those of a slice of the time, so that their mean is that of the stage.
+    The tokens per second of a block are counted over a time slice, so that their mean is the stage's.
     """
     records = sorted(result.of_stage(stage), key=lambda record: record.sent_s)
     if not records:

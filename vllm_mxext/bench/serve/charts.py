@@ -1,4 +1,4 @@
-"""Which charts a report has, and what they show: load levels, the timeline, distributions."""
+"""The charts of a report and their data: load levels, the timeline, distributions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vllm_mxext.bench.serve.svg import Axes, Mark, Series, histogram, line_chart
 _MAX_BUCKETS = 120
 _TOKENS_PER_BUCKET = 20
 _WATCHED = {"num_requests_running": "running", "num_requests_waiting": "waiting"}
-"""Part of a server's series -> its name in the chart."""
+"""Part of the name of a server's series -> its name in the chart."""
 
 _WIDE = 8
-"""Levels of which the highest is this many times the lowest are drawn on a logarithmic axis."""
+"""From this ratio of the highest level to the lowest on, the axis is logarithmic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Chart:
 
 
 def load_charts(report: Report) -> list[Chart]:
-    """Returns latency, tokens and goodput against the load; nothing without a sweep."""
+    """Returns charts of latency, tokens and goodput against the load; none without a sweep."""
     if not report.is_sweep:
         return []
     words = LABELS[report.language]
@@ -78,7 +78,7 @@ def timeline_charts(report: Report) -> list[Chart]:
     if end <= 0:
         return []
     total = sum(record.output_tokens or 0 for record in records)
-    # With few tokens in each, rates would be a fence of spikes.
+    # With few tokens in each bucket, the rate would jump up and down.
     buckets = min(_MAX_BUCKETS, max(6, total // _TOKENS_PER_BUCKET))
     width = end / buckets
     tokens = [0.0] * buckets
@@ -86,7 +86,7 @@ def timeline_charts(report: Report) -> list[Chart]:
         for at, amount in definitions.token_arrivals(record):
             tokens[min(buckets - 1, max(0, int(at / width)))] += amount / width
     flight = _mean_in_flight(result.records, end)
-    # A single stage needs a mark only where its warm-up ends.
+    # A single stage without a warm-up needs no marks.
     marked = len(result.stages) > 1 or any(record.is_warmup for record in result.records)
     marks = (
         [
@@ -120,7 +120,7 @@ def timeline_charts(report: Report) -> list[Chart]:
 
 
 def _mean_in_flight(records: Sequence[RequestRecord], end_s: float) -> tuple[tuple[float, float], ...]:
-    """Steps of the mean over equal times: between two requests there is a moment without any, which is no news."""
+    """Returns the mean over equal intervals, which hides the short gaps between one request and the next."""
     width = end_s / _MAX_BUCKETS
     busy_s = [0.0] * _MAX_BUCKETS
     for record in records:
@@ -139,7 +139,7 @@ def distribution_charts(report: Report) -> list[Chart]:
         if not samples[name]:
             continue
         is_speed = name == "throughput"
-        # Of speeds the lowest are of interest, for which there is no percentile.
+        # The slow tail of speeds is on the left, where none of these percentiles is.
         points = (("P50", "median"),) if is_speed else (("P50", "median"), ("P95", "p95"), ("P99", "p99"))
         marks = [
             Mark(value, f"{label} {number(value) if is_speed else seconds(value)}")

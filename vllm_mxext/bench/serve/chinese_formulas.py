@@ -1,4 +1,4 @@
-"""The formulas of `definitions.py` in Chinese, for reports in that language; its names are the keys."""
+"""The formulas of `definitions.py` in Chinese, under the same names."""
 
 from __future__ import annotations
 

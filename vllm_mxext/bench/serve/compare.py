@@ -1,4 +1,4 @@
-"""Compares two servers or two runs: ratios of figures with bootstrap intervals over blocks, and a verdict for each."""
+"""Compares two servers or two runs: ratios of figures with bootstrap confidence intervals over blocks, and verdicts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOWER_IS_BETTER = {
     "output_throughput": False,
     "answered": False,
 }
-"""Figures that are compared."""
+"""Figures that are compared -> whether lower values are better."""
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 4000
@@ -30,12 +30,12 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A ratio with its uncertainty.
+    """A ratio with its confidence interval.
 
     Attributes:
-        estimate: from the blocks themselves.
+        estimate: the ratio of the blocks themselves.
         low: lower end of the interval.
-        high: upper end.
+        high: upper end of the interval.
     """
 
     estimate: float
@@ -45,10 +45,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One figure of two sides.
+    """The comparison of one figure between two sides.
 
     Attributes:
-        figure: name in the log; `answered` is the share of the requests that were answered.
+        figure: its name in the log; `answered` is the share of requests that were answered.
         first: mean over the blocks of the first side.
         second: mean over the blocks of the second side.
         ratio: second over first.
@@ -67,13 +67,13 @@ class Comparison:
 
     @property
     def verdict(self) -> Literal["better", "worse", "same"]:
-        """What the second side is; `same` if the interval has 1 in it: no difference was seen."""
+        """How the second side compares to the first; `same` if the interval contains 1: no significant difference."""
         if self.low <= 1.0 + _ROUNDING and self.high >= 1.0 - _ROUNDING:
             return "same"
         return "better" if (self.ratio < 1.0) == self.lower_is_better else "worse"
 
     def is_regression(self, tolerance: float) -> bool:
-        """Whether the second side is worse by more than `tolerance` (a share), beyond the doubt of the interval."""
+        """Whether the second side is worse by more than `tolerance` (a share) over the whole interval."""
         nearest = self.low if self.lower_is_better else self.high
         limit = 1.0 + tolerance if self.lower_is_better else 1.0 - tolerance
         return nearest > limit if self.lower_is_better else nearest < limit
@@ -100,16 +100,16 @@ def compare(first: Sequence[Block], second: Sequence[Block], *, is_paired: bool 
     Args:
         first: blocks of one side.
         second: blocks of the other.
-        is_paired: block by block measured under the same conditions, one right after the other.
+        is_paired: the n-th blocks of both sides were measured under the same conditions, one right after the other.
 
     Raises:
-        ConfigError: no figure has enough blocks on both sides.
+        ConfigError: no latency or throughput has enough blocks on both sides.
     """
     compared = []
     for figure, lower_is_better in LOWER_IS_BETTER.items():
         before, after = ([block.get(figure) for block in side] for side in (first, second))
         if is_paired:
-            # Interrupted, one side may have a turn less.
+            # After an interruption one side may have one turn fewer.
             pairs = [(one, other) for one, other in zip(before, after, strict=False) if None not in (one, other)]
             before, after = [one for one, _ in pairs], [other for _, other in pairs]
         known, changed = ([value for value in side if value is not None] for side in (before, after))
@@ -122,7 +122,7 @@ def compare(first: Sequence[Block], second: Sequence[Block], *, is_paired: bool 
     if all(one.figure == "answered" for one in compared):
         raise ConfigError(
             f"A comparison needs answers in at least {MIN_BLOCKS} blocks of each side, a block being as many requests "
-            "as are in flight; ask for more with --num-requests."
+            "as are in flight at once; ask for more with --num-requests."
         )
     return tuple(compared)
 
@@ -132,13 +132,13 @@ def bootstrap_ratio(
 ) -> Interval | None:
     """Returns the ratio of the means with its bootstrap interval; None if the first side may be zero.
 
-    Percentiles are widened for few values, so that the interval holds the truth as often as it says: the "expanded
-    percentile" interval of T. Hesterberg, What Teachers Should Know About the Bootstrap (2015).
+    Percentiles are widened for few values, so that the interval reaches its nominal coverage: the "expanded percentile"
+    interval of T. Hesterberg, What Teachers Should Know About the Bootstrap (2015).
 
     Args:
         before: one value per block.
-        after: the same of the other side.
-        is_paired: a block of one side is drawn together with that of the other.
+        after: the same for the other side.
+        is_paired: resample the n-th blocks of both sides together.
         seed: equal seeds give equal intervals.
     """
     import numpy as np  # noqa: PLC0415 - only comparisons need it
@@ -156,7 +156,7 @@ def bootstrap_ratio(
 
 
 def _tail(count: int) -> float:
-    """The share of the resamples that lie outside of each end, for a mean of `count` values."""
+    """Returns the share of the resamples that lie beyond each end of the interval, for a mean of `count` values."""
     normal = NormalDist()
     z, degrees = normal.inv_cdf((1 + _CONFIDENCE) / 2), count - 1
     # Student's quantile by its expansion around the normal one: within one percent from five degrees of freedom on.
@@ -169,7 +169,7 @@ def check_comparable(result: RunResult, name: str) -> None:
 
     Args:
         result: the run.
-        name: begins the error's text.
+        name: what to call it in the error.
 
     Raises:
         ConfigError: it is invalid.
@@ -179,7 +179,7 @@ def check_comparable(result: RunResult, name: str) -> None:
 
 
 def differences(first: RunResult, second: RunResult, language: Language = "en") -> tuple[str, ...]:
-    """Returns sentences about what was not the same in two runs besides the server, for the reader to judge."""
+    """Returns a sentence for every setting, other than the server's, that two runs do not share."""
     found = []
     for section in ("test_params", "workload", "load"):
         one, other = first.plan.get(section, {}), second.plan.get(section, {})
@@ -192,9 +192,10 @@ def differences(first: RunResult, second: RunResult, language: Language = "en") 
 
 
 def joined_turns(result: RunResult) -> RunResult:
-    """Returns the run with all turns of a server laid end to end as one stage; without turns, the run itself.
+    """Returns the run with all turns of each server joined into one stage; a run without turns is returned itself.
 
-    The figures of a side are then over all its answers; the time in which the other side was measured is not in them.
+    Times are shifted so that turns follow each other without a gap: figures then cover all answers of a side, without
+    the time during which the other side was measured.
     """
     servers = list(dict.fromkeys(stage.server for stage in result.stages))
     if len(servers) < 2:
@@ -210,7 +211,7 @@ def joined_turns(result: RunResult) -> RunResult:
             records += [_moved(one, moved, number) for one in result.records if one.stage == index]
             now = max((one.ended_s for one in result.of_stage(index)), default=stage.measured_s) + moved
         stages.append(replace(first, ended_s=now))
-        # The worst turn speaks for the side.
+        # A side is as good as its worst turn.
         lag += sorted((result.lag[index] for index in turns if index < len(result.lag)), key=_lateness)[-1:]
     return replace(result, stages=tuple(stages), records=tuple(records), lag=tuple(lag))
 

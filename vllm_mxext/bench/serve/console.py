@@ -1,4 +1,4 @@
-"""The report for a terminal: the documented block, then what else there is to say, the verdict last."""
+"""The report as text for a terminal: the documented block, then all further figures, the verdict last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every figure of one request means, by our definitions and by those of vLLM and guidellm; every formula as text.
+"""Definitions of every figure of a request, ours and those of vLLM and guidellm, as code and as formulas in words.
 
 Sources: vLLM 0.32 (github.com/vllm-project/vllm): `vllm/benchmarks/lib/endpoint_request_func.py`,
 `async_request_openai_chat_completions`; `vllm/benchmarks/serve.py`, `calculate_metrics`. guidellm 0.8
@@ -31,7 +31,7 @@ FORMULAS: tuple[tuple[str, str], ...] = (
     ("duration", "last end of a measured answer - begin of measuring (sending of the first request after the warm-up)"),
     (
         "output tokens/s",
-        "output tokens of all measured answers / duration; failed requests count nothing, but their time",
+        "output tokens of all measured answers / duration; failed requests add no tokens, but their time counts",
     ),
     ("total tokens/s", "(prompt tokens + output tokens of all measured answers) / duration"),
     ("requests/s", "measured answers / duration"),
@@ -62,7 +62,7 @@ FORMULAS: tuple[tuple[str, str], ...] = (
         "for few blocks after Hesterberg), 95 % for each figure on its own",
     ),
 )
-"""Name and formula of every figure, by our definitions, in the order of a report."""
+"""Name and formula of every figure by our definitions, in the order of a report."""
 
 COMPAT_DIFFERENCES: dict[str, tuple[tuple[str, str], ...]] = {
     "own": (),
@@ -88,7 +88,10 @@ COMPAT_DIFFERENCES: dict[str, tuple[tuple[str, str], ...]] = {
             "(last - first event with text) / (output tokens - 1), one value per request, which weighs as much as it "
             "has output tokens after the first (guidellm calls it ITL)",
         ),
-        ("percentile", "of latencies and gaps: the lowest value that at least so much of the weight does not exceed"),
+        (
+            "percentile",
+            "of latencies and gaps: the lowest value that at least this share of the weight does not exceed",
+        ),
         (
             "goodput",
             "the limit of TPOT is held against the token gap; requests without a measured value are left out of the "
@@ -96,7 +99,7 @@ COMPAT_DIFFERENCES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
 }
-"""Formulas that `--compat` changes."""
+"""Value of `--compat` -> the formulas that differ from ours."""
 
 
 def ttft_s(record: RequestRecord, compat: str = "own") -> float | None:
@@ -112,7 +115,7 @@ def e2e_s(record: RequestRecord, compat: str = "own") -> float:
 
 
 def tpot_s(record: RequestRecord, compat: str = "own") -> float | None:
-    """Returns the time per output token after the first; None where there is no such thing."""
+    """Returns the time per output token after the first; None without one, and without streaming."""
     first, tokens = ttft_s(record, compat), record.output_tokens
     if compat == "guidellm":
         last = record.chunk_times_s[-1] if record.chunk_times_s else record.ended_s
@@ -128,7 +131,7 @@ def chunk_gaps_s(record: RequestRecord, compat: str = "own") -> list[float]:
 
 
 def token_gaps_s(record: RequestRecord, compat: str = "own") -> list[float]:
-    """Returns the times between tokens; empty if tokens cannot be told apart."""
+    """Returns the times between tokens; empty if the tokens of each event are unknown."""
     times, tokens = record.chunk_times_s, record.output_tokens
     if compat == "guidellm":
         return [(times[-1] - times[0]) / (tokens - 1)] if times and tokens and tokens > 1 else []
@@ -136,18 +139,18 @@ def token_gaps_s(record: RequestRecord, compat: str = "own") -> list[float]:
     if len(record.chunk_tokens) == len(times):
         counted = zip(gaps, record.chunk_tokens[1:], strict=True)
         return [gap / count for gap, count in counted for _ in range(count)]
-    # The end of the text is a token without text.
+    # The end-of-text token counts, but has no text and so no event.
     return gaps if tokens is not None and len(times) in (tokens, tokens - 1) else []
 
 
 def throughput(record: RequestRecord) -> float | None:
-    """Returns output tokens per second of one request, from its sending; None if tokens are unknown."""
+    """Returns a request's output tokens per second since it was sent; None if its tokens are unknown."""
     seconds = record.ended_s - record.sent_s
     return None if record.output_tokens is None or seconds <= 0 else record.output_tokens / seconds
 
 
 def token_arrivals(record: RequestRecord) -> list[tuple[float, float]]:
-    """Returns times and numbers of output tokens; events of unknown size share the tokens evenly."""
+    """Returns (time, number) of output tokens as they arrived; events of unknown size share the tokens evenly."""
     tokens, times = record.output_tokens, record.chunk_times_s
     if not tokens:
         return []
@@ -159,7 +162,7 @@ def token_arrivals(record: RequestRecord) -> list[tuple[float, float]]:
 
 
 def _event_times(record: RequestRecord, compat: str) -> Sequence[float]:
-    """Returns when the events came that count: those with text, with vLLM all that have a choice."""
+    """Returns the arrivals of the events that count: those with text; by vLLM's definitions, all with a choice."""
     return sorted(record.chunk_times_s + record.empty_times_s) if compat == "vllm" else record.chunk_times_s
 
 

@@ -1,4 +1,4 @@
-"""The results for other programs: JSON, one line of CSV per request, and Prometheus text."""
+"""Exports for other programs: JSON, CSV with one line per request, and Prometheus text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def to_json(report: Report) -> str:
 
 
 def to_csv(report: Report) -> str:
-    """Returns one line per request, warm-up included; what is absent is empty."""
+    """Returns one line per request, warm-up included; unknown values are empty."""
     rows = [request_values(record, report.compat) for record in report.result.records]
     text = io.StringIO()
     names = list(rows[0]) if rows else ["request_id"]
@@ -49,11 +49,11 @@ def to_csv(report: Report) -> str:
 
 
 def to_prometheus(report: Report) -> str:
-    """Returns gauges with quantiles, one set per level; absent figures are left out, not 0."""
+    """Returns gauges with quantiles, one set per load level; unknown figures are left out rather than 0."""
     lines: list[str] = []
     stages = [(_stage_labels(report, index), named_values(one)) for index, one in enumerate(report.stages)]
     valid = float(report.result.is_valid)
-    lines += _gauge("valid", "1 if the figures may be used", [({"model": _model(report)}, valid)])
+    lines += _gauge("valid", "1 if the figures may be used", [({"model": report.result.model}, valid)])
     for name, (metric, help_text) in _SINGLE.items():
         lines += _gauge(metric, help_text, [(labels, values.get(name)) for labels, values in stages])
     for name in DISTRIBUTIONS:
@@ -84,13 +84,9 @@ def _gauge(name: str, help_text: str, samples: Iterable[tuple[Mapping[str, str],
 
 def _stage_labels(report: Report, index: int) -> dict[str, str]:
     stage = report.stages[index].stage
-    labels = {"model": _model(report), "server": stage.server, "stage": stage.name}
-    # Turns of a comparison may have the same name; a series must not come twice.
+    labels = {"model": report.result.model, "server": stage.server, "stage": stage.name}
+    # The two sides of a comparison may have the same names, but no series may appear twice.
     return labels if len(report.stages) == 1 else {**labels, "number": str(index)}
-
-
-def _model(report: Report) -> str:
-    return str(report.result.plan.get("server", {}).get("model", ""))
 
 
 def _escaped(text: str) -> str:
@@ -98,7 +94,7 @@ def _escaped(text: str) -> str:
 
 
 def _cell(value: object) -> object:
-    """A cell that no spreadsheet takes for a formula."""
+    """Returns a cell that no spreadsheet mistakes for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
 
 

@@ -1,4 +1,4 @@
-"""Lets this process open as many connections as a load needs, or says that the system does not allow it."""
+"""Raises this process's limit of open files to what a load needs, or refuses the load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _OTHER_FILES = 64
 
 
 def most_in_flight(plan: Plan) -> int:
-    """Returns how many connections a plan opens at most; 1 where only the answers decide."""
+    """Returns how many connections a plan opens at most; 1 where that depends on how fast the server answers."""
     if plan.load.sweep == "concurrency":
         return int(max(plan.load.sweep_levels, default=1))
     has_schedule = plan.load.request_rate > 0 or plan.load.sweep == "rate" or bool(plan.workload.trace)
@@ -18,13 +18,13 @@ def most_in_flight(plan: Plan) -> int:
 
 
 def allow_connections(count: int) -> None:
-    """Raises the limit of open files of this process as far as the system lets it.
+    """Raises this process's limit of open files as far as the system allows.
 
     Args:
         count: connections that are needed at once.
 
     Raises:
-        ConfigError: the limit is below that.
+        ConfigError: the limit stays below what is needed.
     """
     try:
         import resource  # noqa: PLC0415 - not on Windows
@@ -40,7 +40,7 @@ def allow_connections(count: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
             soft = allowed
         except (OSError, ValueError):
-            pass  # a system with a lower limit of its own; what there is may be enough
+            pass  # the system has a lower limit of its own, which may still be enough
     if count + _OTHER_FILES > soft:
         raise ConfigError(
             f"{count:,} requests at once need as many connections, and this system allows {soft:,} open files; raise "

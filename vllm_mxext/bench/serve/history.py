@@ -1,4 +1,4 @@
-"""Earlier runs: one line of JSON each in the user's state folder, a table of them, and the results of named ones."""
+"""`History`: summaries of earlier runs, in the user's state folder as lines of JSON, and full results of named ones."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _ROWS = 20
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An earlier run in short.
+    """The summary of an earlier run.
 
     Attributes:
         at: when it began, ISO 8601.
-        name: under which its result is kept; empty if it is not.
-        model: that was measured.
-        server: address.
-        load: in words.
+        name: name that its result is kept under; empty if it is not kept.
+        model: the model that was measured.
+        server: URL of its server.
+        load: the load in words.
         is_valid: whether its figures may be used.
-        figures: as in the log.
+        figures: its figures, named as in the log.
     """
 
     at: str
@@ -48,7 +48,7 @@ class History:
     """The runs of one user.
 
     Args:
-        folder: of the runs; `performance` in the state folder by default.
+        folder: where they are kept; `performance` in the state folder by default.
 
     Raises:
         ConfigError: there is no state folder.
@@ -62,10 +62,10 @@ class History:
         self._file = self.folder / "history.jsonl"
 
     def add(self, run: Run, result: RunResult) -> None:
-        """Keeps a run; of a named one the whole result too, in place of an earlier one of this name.
+        """Adds a run; keeps the whole result of a named one, replacing an earlier one of the same name.
 
         Raises:
-            ConfigError: the name is not one for a file.
+            ConfigError: the name cannot be a file's name.
             OSError: the folder cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ class History:
             file.write(json.dumps(dataclasses.asdict(run), ensure_ascii=False) + "\n")
 
     def runs(self) -> list[Run]:
-        """Returns all runs, oldest first; lines that are none, such as one cut off by a full disk, are left out."""
+        """Returns all runs, oldest first; broken lines, such as one cut off by a full disk, are skipped."""
         try:
             lines = self._file.read_text(encoding="utf-8", errors="replace").split("\n")
         except FileNotFoundError:
@@ -89,7 +89,7 @@ class History:
         """Returns the file of a named run.
 
         Raises:
-            ConfigError: the name is not one for a file.
+            ConfigError: the name cannot be a file's name.
         """
         if not _NAME.match(name):
             raise ConfigError(f"A run's name has letters, digits, dots, dashes and underscores; got '{name}'.")
@@ -99,7 +99,7 @@ class History:
         """Returns the result of a named run, or of a JSON file.
 
         Raises:
-            ConfigError: there is neither, or it cannot be read.
+            ConfigError: neither exists, or it cannot be read.
         """
         named = self.result_path(given) if _NAME.match(given) else None
         if named is not None and named.exists():
@@ -113,7 +113,7 @@ class History:
 
 
 def format_history(runs: Sequence[Run], language: Language = "en") -> str:
-    """Returns a table of the latest runs; under it, a sparkline per figure of those with the same model and load."""
+    """Returns a table of the latest runs, and a sparkline per figure over the runs like the last one (model, load)."""
     words = LABELS[language]
     if not runs:
         return f"{words['history']}: -"

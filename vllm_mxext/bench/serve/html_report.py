@@ -24,10 +24,10 @@ from vllm_mxext.bench.serve.report_data import (
 )
 
 _MAX_ROWS = 2000
-"""Requests that the page lists; all are in the JSON and the CSV."""
+"""Requests that the page lists at most; the JSON and the CSV have all."""
 
 _ONLY_SOMETIMES = ("send_lag", "ttft_from_sending", "e2e_from_sending", "good", "cached", "steady")
-"""Beginnings of the names of figures that only some runs have."""
+"""Prefixes of figures that only some runs have, and that are left out of the others rather than shown as `n/a`."""
 
 _STYLE = """\
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--text:#1b1f24;--soft:#5b6572;--line:#d9dee5;--good:#18794e;
@@ -69,15 +69,14 @@ pre{overflow-x:auto;font-size:12px;margin:8px 0 0;white-space:pre-wrap;overflow-
 def to_html(report: Report) -> str:
     """Returns the page."""
     words, language = LABELS[report.language], "zh-CN" if report.language == "zh" else "en"
-    model = str(report.result.plan.get("server", {}).get("model", ""))
-    charts = load_charts(report)
+    model = report.result.model
     parts = [
-        _head(report, model),
+        _head(report),
         _tiles(report),
         _section(words["stages"], _levels(report)) if len(report.stages) > 1 else "",
         _compared(words["compare"], report.comparisons, report),
         _compared(words["baseline"], report.baseline, report),
-        _grid(words["latency_chart"], charts),
+        _grid(words["latency_chart"], load_charts(report)),
         _grid(f"{words['distributions']} · {_main_name(report)}", distribution_charts(report)),
         _grid(words["timeline"], timeline_charts(report)),
         _section(words["table"], _figures(report)),
@@ -97,7 +96,7 @@ def to_html(report: Report) -> str:
     )
 
 
-def _head(report: Report, model: str) -> str:
+def _head(report: Report) -> str:
     words, result = LABELS[report.language], report.result
     server = result.plan.get("server", {})
     badges = [(words["valid"], "good") if result.is_valid else (words["invalid"], "bad")]
@@ -113,7 +112,9 @@ def _head(report: Report, model: str) -> str:
         badges.append((words["interrupted"], "bad"))
     shown = "".join(f'<span class="badge {kind}">{escape(text)}</span>' for text, kind in badges)
     reasons = _list(result.invalid_reasons) if result.invalid_reasons else ""
-    line = " · ".join(filter(None, (model, str(server.get("url", "")), result.started_at[:19].replace("T", " "))))
+    line = " · ".join(
+        filter(None, (result.model, str(server.get("url", "")), result.started_at[:19].replace("T", " ")))
+    )
     return f'<h1>{escape(words["log_title"])}</h1><p class="soft">{escape(line)}</p>{shown}{reasons}'
 
 

@@ -1,4 +1,4 @@
-"""The knee of a sweep: from which load on more of it brings no more."""
+"""The knee of a sweep: the load from which on more load brings no more throughput."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _NEAR = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Knee:
-    """Where the server was full.
+    """Where the server was saturated.
 
     Attributes:
-        index: of the level; without a knee, of the one nearest to it.
-        place: `found`; `above`: even the highest level did not fill the server; `below`: even the lowest did.
+        index: index of the level; of the nearest one if the knee lies outside the sweep.
+        place: `found`; `above`: even the highest level did not saturate the server; `below`: even the lowest did.
     """
 
     index: int
@@ -29,9 +29,9 @@ class Knee:
 def find_knee(figures: Sequence[StageFigures]) -> Knee | None:
     """Returns the knee of a sweep; None without answers or with a single level.
 
-    Of concurrency: the lowest level whose tokens per second are near the median of those of it and of all higher
-    levels. The best level is no measure: with few requests it is the luckiest one. Of rates: the highest that is kept
-    up with, as are all below it.
+    For concurrency: the lowest level whose tokens per second are close to the median over it and all higher levels.
+    The best level would be a poor reference: with few requests it is the luckiest one. For rates: the highest one that
+    the server kept up with, as it did with all lower ones.
     """
     if len(figures) < 2 or not any(figure.num_ok for figure in figures):
         return None
@@ -48,7 +48,7 @@ def find_knee(figures: Sequence[StageFigures]) -> Knee | None:
 
 
 def speed(figure: StageFigures) -> float:
-    """Returns output tokens per second, or answers where nobody counts tokens; of the steady window if there is one."""
+    """Returns output tokens per second, or answers if tokens are unknown; of the steady window if there is one."""
     steady = figure.steady
     if steady is not None:
         return steady.output_tokens_per_s or steady.requests_per_s
@@ -60,7 +60,7 @@ def kept_up(figure: StageFigures) -> bool:
     if figure.num_ok < _KEPT_UP * figure.num_requests:
         return False
     if figure.steady is None:
-        return True  # nothing was answered while requests were sent: there is no telling
+        return True  # nothing was answered while requests were sent, so it cannot be told
     seconds = figure.steady.ended_s - figure.steady.started_s
-    # One answer more or less is no sign of anything.
+    # One answer more or less is noise.
     return figure.steady.requests_per_s * seconds + 1 >= _KEPT_UP * figure.steady.num_requests

@@ -1,4 +1,4 @@
-"""The words and sentences of reports, in English and Chinese; the first of each are the documented headings."""
+"""The words and sentences of reports, in English and Chinese; each list begins with the documented headings."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _ENGLISH = {
     "successful": "Successful",
     "failed": "Failed",
     "failures": "Failures",
-    "warmup": "Warm-up, in no figure",
+    "warmup": "Warm-up (counts in no figure)",
     "request_throughput": "Answers per second",
     "output_throughput": "Output tokens per second",
     "token_source": "Tokens counted by",
     "chunk_gap": "Time between chunks",
     "token_gap": "Time between tokens",
-    "ttft_from_sending": "TTFT from sending, without the wait for it",
-    "e2e_from_sending": "End-to-end latency from sending, without the wait for it",
+    "ttft_from_sending": "TTFT from the time of sending (without the wait to send)",
+    "e2e_from_sending": "End-to-end latency from the time of sending (without the wait to send)",
     "steady": "Steady window",
     "goodput": "Goodput",
     "good_share": "Good answers",
@@ -67,7 +67,7 @@ _ENGLISH = {
     "valid": "Valid measurement",
     "nothing_answered": "NO REQUEST WAS ANSWERED",
     "invalid": "INVALID MEASUREMENT, do not use these figures",
-    "interrupted": "Interrupted: figures of what had come.",
+    "interrupted": "Interrupted: these figures cover the part that was measured.",
     "notes": "Notes",
     "formulas": "Formulas",
     "compare": "Comparison",
@@ -99,8 +99,8 @@ _ENGLISH = {
     "server_metrics": "The server's own metrics",
     "table": "All figures",
     "knee_found": "Knee: {level}.",
-    "knee_above": "Knee: not reached; {level} did not fill the server.",
-    "knee_below": "Knee: below the lowest level; even {level} was more than the server does.",
+    "knee_above": "Knee: not reached; {level} did not saturate the server.",
+    "knee_below": "Knee: below the lowest level; even {level} was more than the server can handle.",
     "compared_ttft": "TTFT",
     "compared_tpot": "TPOT",
     "compared_e2e": "E2E",
@@ -264,3 +264,8 @@ _CHINESE = {
 
 LABELS: Mapping[Language, Mapping[str, str]] = {"en": _ENGLISH, "zh": _CHINESE}
 """Language -> name -> words; both have the same names."""
+
+
+def language_of(name: str) -> Language:
+    """Returns the language that `--language` names; English unless it is `zh`."""
+    return "zh" if name == "zh" else "en"

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 _MAX_CONCURRENCY = 1024
 _MAX_LEVELS = 14
 _GAIN = 1.05
-"""More throughput by less than this factor, twice in a row, is saturation."""
+"""If throughput grows by less than this factor twice in a row, the server is saturated."""
 
 _NEAR = 1.3
-"""A sweep of rates ends when the lowest rate that was too much is at most this much above the highest that was not."""
+"""A sweep of rates ends when the lowest rate that was too high is within this factor of the highest that was not."""
 
 
 def arrivals(rate: float, burstiness: float, seed: int) -> Iterator[float]:
-    """Yields arrival times in seconds without end: a renewal process with gamma gaps of mean `1 / rate`.
+    """Yields arrival times in seconds, endlessly: a renewal process with gamma-distributed gaps of mean `1 / rate`.
 
     Args:
         rate: arrivals per second.
@@ -41,16 +41,17 @@ def schedule(
     """Returns arrival times in seconds, ascending.
 
     Args:
-        rate: arrivals per second; where a ramp begins.
+        rate: arrivals per second, at the beginning of a ramp.
         burstiness: see `arrivals`.
         seed: equal seeds give equal times.
-        count: how many; with a duration it does not matter.
-        duration_s: all before this time; 0 = by count.
-        ramp_to: the rate grows evenly to this; 0 = it stays.
+        count: how many; ignored with a duration.
+        duration_s: return all before this time; 0 = return `count`.
+        ramp_to: the rate grows linearly to this; 0 = it is constant.
     """
     if not ramp_to:
         return _taken(arrivals(rate, burstiness, seed), count, duration_s)
-    # A process of rate 1 in the time that the ramp's integral makes of it (time rescaling); then its last rate.
+    # Time rescaling: a process of rate 1, mapped through the inverse of the ramp's integral; after the ramp, its last
+    # rate.
     length = duration_s or 2 * count / (rate + ramp_to)
     total = (rate + ramp_to) / 2 * length
 
@@ -66,21 +67,21 @@ def schedule(
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A level of a sweep that has been measured.
+    """A measured level of a sweep.
 
     Attributes:
         load: requests in flight, or per second.
         throughput: output tokens per second, or answers per second.
-        is_kept_up: answers came as fast as requests were sent.
+        has_kept_up: answers came as fast as requests were sent.
     """
 
     load: float
     throughput: float
-    is_kept_up: bool
+    has_kept_up: bool
 
 
 def next_concurrency(done: Sequence[Level]) -> float | None:
-    """Returns the next number of requests in flight: doubled until throughput stays; None at the end."""
+    """Returns the next number of requests in flight: doubled until throughput stops growing; None at the end."""
     if not done:
         return 1
     if len(done) >= 3:
@@ -96,12 +97,12 @@ def next_rate(done: Sequence[Level], first: float) -> float | None:
 
     Args:
         done: levels so far.
-        first: where to begin.
+        first: the first rate.
     """
     if not done:
         return first
-    kept = [level.load for level in done if level.is_kept_up]
-    missed = [level.load for level in done if not level.is_kept_up]
+    kept = [level.load for level in done if level.has_kept_up]
+    missed = [level.load for level in done if not level.has_kept_up]
     if len(done) >= _MAX_LEVELS or not kept:
         return None
     if not missed:

@@ -1,4 +1,4 @@
-"""Writes the log `mim_profile_YYYYMMDD_HHMMSS.log` with its two sections, where there is a place for it."""
+"""Writes the log `mim_profile_YYYYMMDD_HHMMSS.log` with its two sections, in another folder if need be."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def log_text(
 
     Args:
         started_at: ISO 8601.
-        aggregated: documented figures first.
-        individual: one per request; without any, the section is left out.
-        language: of the headings; keys are the same in all.
+        aggregated: the figures of the run, the documented ones first.
+        individual: the figures of every request; without any, their section is left out.
+        language: of the headings; keys are the same in every language.
     """
     words = LABELS[language]
     parts = [f"{words['log_title']} - {started_at[:19]}", f"{words['log_aggregated']}:\n{_json(aggregated)}"]
@@ -75,7 +75,7 @@ def _write(folder: Path, name: str, text: str) -> Path:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
         except OSError:
-            path.unlink()  # on a full disk: half a log is none
+            path.unlink()  # no half-written log on a full disk
             raise
         return path
 

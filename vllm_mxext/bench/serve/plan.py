@@ -29,8 +29,8 @@ class Option:
 
     Attributes:
         kind: text, whole number, number, switch, list of numbers, or a token count (`128`) or range (`64:256`).
-        help: a sentence for `--help`.
-        flag: of the command line; empty if only files have it.
+        help: a phrase for `--help`.
+        flag: on the command line; empty if only files can set it.
         choices: the only values, if any.
         minimum: smallest number.
         maximum: largest number.
@@ -52,7 +52,7 @@ def _option(default: Any, kind: Kind, text: str, flag: str = "", **rest: Any) ->
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """A number of tokens, or a range from which one is drawn evenly, both ends included."""
+    """A number of tokens, or a range (both ends included) from which one is drawn uniformly."""
 
     low: int
     high: int
@@ -63,7 +63,7 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class ServerPlan:
-    """Section `server`: who is asked."""
+    """Section `server`: the server that is measured, and one to compare it with."""
 
     url: str = _option("http://0.0.0.0:8000", "text", "Server URL", "--server-url", metavar="URL")
     model: str = _option("", "text", "Model name to test", "--model", metavar="MODEL")
@@ -72,16 +72,16 @@ class ServerPlan:
         "VLLM_API_KEY", "text", "Environment variable that holds the API key", "--api-key-env", metavar="NAME"
     )
     compare_url: str = _option(
-        "", "text", "A second server, measured in turns with the first", "--compare-url", metavar="URL"
+        "", "text", "A second server, measured alternately with the first", "--compare-url", metavar="URL"
     )
     compare_model: str = _option(
-        "", "text", "Model of the second server, if it has another name", "--compare-model", metavar="MODEL"
+        "", "text", "Model of the second server, if its name differs", "--compare-model", metavar="MODEL"
     )
     compare_name: str = _option("B", "text", "Label of the second server in reports", "--compare-name", metavar="NAME")
     compare_rounds: int = _option(
         8,
         "int",
-        "Turns of each server in a comparison",
+        "Rounds per server in a comparison",
         "--compare-rounds",
         minimum=MIN_BLOCKS,
         maximum=1000,
@@ -102,38 +102,42 @@ class RequestPlan:
     )
     stream: bool = _option(True, "switch", "Use streaming responses", "--stream")
     endpoint: str = _option(
-        "chat", "text", "Route that is asked", "--endpoint", choices=("chat", "completions"), metavar="ROUTE"
+        "chat", "text", "API route to request", "--endpoint", choices=("chat", "completions"), metavar="ROUTE"
     )
     ignore_eos: bool = _option(
         False,
         "switch",
-        "Generate all of --max-tokens, beyond the end of the text (not every server can)",
+        "Ignore end-of-text tokens and generate all of --max-tokens (not every server supports it)",
         "--ignore-eos",
     )
     warmup_requests: int = _option(
         0,
         "int",
-        "Requests before measuring, from the same prompts",
+        "Warm-up requests before measuring, from the same prompts",
         "--warmup-requests",
         minimum=0,
         maximum=MAX_REQUESTS,
         metavar="N",
     )
     timeout: float = _option(
-        600.0, "float", "Seconds after which a request has failed", "--timeout", minimum=0.001, metavar="S"
+        600.0, "float", "Seconds after which a request counts as failed", "--timeout", minimum=0.001, metavar="S"
     )
     seed: int = _option(0, "int", "Seed of prompts, lengths and arrivals", "--seed", minimum=0, metavar="N")
     tokenizer: str = _option(
-        "", "text", "tokenizer.json that counts tokens where the server does not", "--tokenizer", metavar="FILE"
+        "",
+        "text",
+        "tokenizer.json to count tokens with where the server does not report them",
+        "--tokenizer",
+        metavar="FILE",
     )
     chunk_tokens: bool = _option(
-        False, "switch", "Ask for the tokens of every chunk (continuous_usage_stats)", "--chunk-tokens"
+        False, "switch", "Ask the server for the token count of every chunk (continuous_usage_stats)", "--chunk-tokens"
     )
-    server_metrics: bool = _option(True, "switch", "Read the server's /metrics beside the run", "--server-metrics")
+    server_metrics: bool = _option(True, "switch", "Read the server's /metrics during the run", "--server-metrics")
     compat: str = _option(
         "own",
         "text",
-        "Whose definitions figures follow",
+        "Compute figures by the definitions of this tool",
         "--compat",
         choices=("own", "vllm", "guidellm"),
         metavar="TOOL",
@@ -159,7 +163,7 @@ class WorkloadPlan:
     num_requests: int = _option(
         0,
         "int",
-        "Requests in all, prompts taken again in turn (0: one per prompt)",
+        "Total number of requests, prompts reused in turn (0: one per prompt)",
         "--num-requests",
         minimum=0,
         maximum=MAX_REQUESTS,
@@ -177,21 +181,26 @@ class WorkloadPlan:
     output_tokens: Length | None = _option(  # noqa: RUF009 - the same
         None,
         "length",
-        "Tokens of each response instead of --max-tokens, or a range",
+        "Maximum tokens of each response instead of --max-tokens, or a range",
         "--output-tokens",
         minimum=1,
         metavar="N",
     )
     shared_prefix_tokens: int = _option(
-        0, "int", "Tokens that synthetic prompts begin with in common", "--shared-prefix-tokens", minimum=0, metavar="N"
+        0,
+        "int",
+        "Length of the prefix that synthetic prompts share, in tokens",
+        "--shared-prefix-tokens",
+        minimum=0,
+        metavar="N",
     )
     shared_prefixes: int = _option(
-        1, "int", "Different beginnings, used in turn", "--shared-prefixes", minimum=1, metavar="N"
+        1, "int", "Number of different shared prefixes, used in turn", "--shared-prefixes", minimum=1, metavar="N"
     )
     turns: int = _option(
         1,
         "int",
-        "Turns of each conversation: prompts continue the answers before them",
+        "Turns per conversation: each prompt follows the answer to the one before",
         "--turns",
         minimum=1,
         metavar="N",
@@ -199,7 +208,7 @@ class WorkloadPlan:
     trace: str = _option(
         "",
         "text",
-        "JSONL with timestamp, input_length and output_length, or prompt, to replay",
+        "Trace to replay: JSONL with timestamp and prompt, or timestamp, input_length and output_length",
         "--trace",
         metavar="FILE",
     )
@@ -210,7 +219,7 @@ class WorkloadPlan:
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """Section `load`: when requests start; without any of these, `concurrent_requests` are in flight all the time."""
+    """Section `load`: when requests start; by default `concurrent_requests` are kept in flight all the time."""
 
     request_rate: float = _option(
         0.0,
@@ -229,12 +238,17 @@ class LoadPlan:
         metavar="B",
     )
     ramp_to: float = _option(
-        0.0, "float", "Let the rate grow from --request-rate to this (0: it stays)", "--ramp-to", minimum=0, metavar="R"
+        0.0,
+        "float",
+        "Increase the rate evenly from --request-rate to this (0: constant rate)",
+        "--ramp-to",
+        minimum=0,
+        metavar="R",
     )
     duration: float = _option(
         0.0,
         "float",
-        "Seconds of sending, prompts taken again in turn (0: by number)",
+        "Send for this many seconds, prompts reused in turn (0: a fixed number of requests)",
         "--duration",
         minimum=0,
         metavar="S",
@@ -242,7 +256,7 @@ class LoadPlan:
     max_in_flight: int = _option(
         0,
         "int",
-        "Never more requests in flight than this, with a rate (0: no limit)",
+        "With a rate: at most this many requests in flight (0: no limit)",
         "--max-in-flight",
         minimum=0,
         metavar="N",
@@ -250,7 +264,7 @@ class LoadPlan:
     sweep: str = _option(
         "",
         "text",
-        "Measure one level after another up to saturation",
+        "Measure one load level after another until the server is saturated",
         "--sweep",
         choices=("concurrency", "rate"),
         metavar="WHAT",
@@ -266,9 +280,11 @@ class LoadPlan:
 
 @dataclass(frozen=True, slots=True)
 class SloPlan:
-    """Section `slo`: what a good answer is; milliseconds, 0 = no limit."""
+    """Section `slo`: the limits of a good answer, in milliseconds; 0 = no limit."""
 
-    preset: str = _option("", "text", "Limits of a benchmark", "--slo", choices=tuple(SLO_PRESETS), metavar="PRESET")
+    preset: str = _option(
+        "", "text", "Preset limits of a benchmark", "--slo", choices=tuple(SLO_PRESETS), metavar="PRESET"
+    )
     ttft_ms: float = _option(
         0.0, "float", "Limit of the time to first token (0: none)", "--slo-ttft-ms", minimum=0, metavar="MS"
     )
@@ -304,7 +320,7 @@ class OutputPlan:
     max_regression: float = _option(
         5.0,
         "float",
-        "A figure that is worse than the baseline's by more percent, beyond doubt, is a regression",
+        "Percent by which a figure may be worse than the baseline's before it counts as a regression",
         "--max-regression",
         minimum=0,
         metavar="PERCENT",
@@ -340,10 +356,10 @@ class Plan:
         return data
 
     def checked(self) -> Plan:
-        """Returns itself.
+        """Returns itself, after checking that its options go together.
 
         Raises:
-            ConfigError: options that do not go together, or a server's address that is none.
+            ConfigError: they do not, or a server's address is malformed.
         """
         for is_wrong, sentence in conflicts(self):
             if is_wrong:

@@ -9,12 +9,30 @@ if TYPE_CHECKING:
     from vllm_mxext.bench.serve.plan import Plan
 
 MAX_REQUESTS = 1_000_000
-"""More would not fit into memory; what a million requests do not show, two million do not either."""
+"""More records would not fit into memory, and figures gain nothing from more requests than this."""
+
+Rule = tuple[bool, str]
+"""Whether a rule is broken, and what is said then."""
 
 
-def conflicts(plan: Plan) -> Sequence[tuple[bool, str]]:
-    """Returns whether each rule is broken, and what is said then."""
-    workload, load, params = plan.workload, plan.load, plan.test_params
+def conflicts(plan: Plan) -> Sequence[Rule]:
+    """Returns every rule about options that must go together, in the order in which they are checked."""
+    return (
+        (not plan.server.model, "A model is needed; give --model, or 'model' in section 'server'."),
+        *_of_prompts(plan),
+        *_of_turns(plan),
+        *_of_load(plan),
+        *_of_trace(plan),
+        (
+            bool(plan.server.compare_url) and bool(plan.load.sweep or plan.workload.trace),
+            "--compare-url compares at one load; leave out --sweep and --trace.",
+        ),
+        (not 0 < plan.slo.percentile <= 100, "--slo-percentile must be above 0 and at most 100."),
+    )
+
+
+def _of_prompts(plan: Plan) -> Sequence[Rule]:
+    workload = plan.workload
     sources = [
         name
         for name, is_given in (
@@ -28,7 +46,6 @@ def conflicts(plan: Plan) -> Sequence[tuple[bool, str]]:
     is_synthetic = workload.input_tokens is not None
     shortest = workload.input_tokens.low if workload.input_tokens else 0
     return (
-        (not plan.server.model, "A model is needed; give --model, or 'model' in section 'server'."),
         (len(sources) > 1, f"Prompts come from one place only; give one of {' and '.join(sources)}."),
         (
             workload.shared_prefix_tokens > 0 and not is_synthetic,
@@ -38,14 +55,26 @@ def conflicts(plan: Plan) -> Sequence[tuple[bool, str]]:
             is_synthetic and workload.shared_prefix_tokens > shortest,
             "--shared-prefix-tokens must not be more than --input-tokens.",
         ),
-        (workload.turns > 1 and params.endpoint != "chat", "--turns needs --endpoint chat."),
+    )
+
+
+def _of_turns(plan: Plan) -> Sequence[Rule]:
+    workload, load = plan.workload, plan.load
+    return (
+        (workload.turns > 1 and plan.test_params.endpoint != "chat", "--turns needs --endpoint chat."),
         (
             workload.turns > 1 and (load.request_rate > 0 or load.sweep == "rate" or bool(workload.trace)),
             "--turns goes with --concurrent-requests: a turn starts when the answer before it has come.",
         ),
+    )
+
+
+def _of_load(plan: Plan) -> Sequence[Rule]:
+    load, has_trace = plan.load, bool(plan.workload.trace)
+    return (
         (load.ramp_to > 0 and load.request_rate <= 0, "--ramp-to needs --request-rate, where the ramp begins."),
         (
-            bool(load.sweep) and (load.request_rate > 0 or bool(workload.trace)),
+            bool(load.sweep) and (load.request_rate > 0 or has_trace),
             "--sweep sets the load itself; leave out --request-rate and --trace.",
         ),
         (bool(load.sweep_levels) and not load.sweep, "--sweep-levels needs --sweep concurrency or --sweep rate."),
@@ -55,17 +84,7 @@ def conflicts(plan: Plan) -> Sequence[tuple[bool, str]]:
             "--sweep-levels of --sweep concurrency must be whole numbers.",
         ),
         (
-            bool(workload.trace) and (load.request_rate > 0 or load.duration > 0),
-            "--trace has its own times; leave out --request-rate and --duration, or change --trace-speed.",
-        ),
-        (
-            bool(workload.trace)
-            and (workload.num_requests > 0 or params.warmup_requests > 0 or load.max_in_flight > 0),
-            "--trace sends all of its lines at their times; leave out --num-requests, --warmup-requests and "
-            "--max-in-flight.",
-        ),
-        (
-            load.max_in_flight > 0 and load.request_rate <= 0 and load.sweep != "rate" and not workload.trace,
+            load.max_in_flight > 0 and load.request_rate <= 0 and load.sweep != "rate" and not has_trace,
             "--max-in-flight is for requests with a rate; give --request-rate, or --concurrent-requests instead.",
         ),
         (
@@ -73,9 +92,20 @@ def conflicts(plan: Plan) -> Sequence[tuple[bool, str]]:
             and (load.request_rate > 0 or load.sweep == "rate"),
             f"--duration at this rate would be more than {MAX_REQUESTS:,} requests; give a shorter one.",
         ),
+    )
+
+
+def _of_trace(plan: Plan) -> Sequence[Rule]:
+    workload, load = plan.workload, plan.load
+    return (
         (
-            bool(plan.server.compare_url) and bool(load.sweep or workload.trace),
-            "--compare-url compares at one load; leave out --sweep and --trace.",
+            bool(workload.trace) and (load.request_rate > 0 or load.duration > 0),
+            "--trace has its own times; leave out --request-rate and --duration, or change --trace-speed.",
         ),
-        (not 0 < plan.slo.percentile <= 100, "--slo-percentile must be above 0 and at most 100."),
+        (
+            bool(workload.trace)
+            and (workload.num_requests > 0 or plan.test_params.warmup_requests > 0 or load.max_in_flight > 0),
+            "--trace sends all of its lines at their times; leave out --num-requests, --warmup-requests and "
+            "--max-in-flight.",
+        ),
     )

@@ -32,7 +32,7 @@ def plan_from_mapping(data: Mapping[Any, Any], prefix: str = "") -> Plan:
 
     Args:
         data: section -> key -> value; and `prompts`, a list.
-        prefix: begins error texts.
+        prefix: begins error messages.
 
     Raises:
         ConfigError: an unknown name or a wrong value.
@@ -50,7 +50,7 @@ def plan_from_mapping(data: Mapping[Any, Any], prefix: str = "") -> Plan:
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds every flag of a plan; what is not given is left to the file or the default."""
+    """Adds every flag of a plan; a flag that is not given leaves its value to the file or the default."""
     titles = {
         "server": "server",
         "test_params": "requests",
@@ -66,11 +66,11 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_from_arguments(arguments: argparse.Namespace, base: Plan | None = None) -> Plan:
-    """Returns `base` with what the command line gives.
+    """Returns `base` with the values that the command line gives.
 
     Args:
         arguments: parsed with the flags of `add_plan_arguments`.
-        base: of a file; the defaults if None.
+        base: the plan of a file; None = the defaults.
 
     Raises:
         ConfigError: a wrong value, or options that do not go together.
@@ -89,7 +89,7 @@ def plan_from_arguments(arguments: argparse.Namespace, base: Plan | None = None)
 
 
 def limits(plan: Plan) -> Slo:
-    """Returns the plan's objectives: those of the preset, changed by those that are given."""
+    """Returns the plan's objectives: those of its preset, overridden by those given one by one."""
     given = plan.slo
     base = SLO_PRESETS.get(given.preset, Slo())
 

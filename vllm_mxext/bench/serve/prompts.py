@@ -1,4 +1,4 @@
-"""Prompts: defaults, files, texts of an exact number of tokens, common beginnings, conversations and traces."""
+"""Where prompts come from: defaults, files, traces, and synthetic texts of an exact length with shared prefixes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _WORDS = (  # noqa: SIM905 - a hundred quoted words are no better to read
 ).split()
 _MAX_TRIES = 200
 _MAX_TIMESTAMP = 1e15
-"""Larger than the milliseconds of any date; no number, such as JSON's NaN, is not smaller."""
+"""Above the milliseconds of any date; comparing with it also refuses JSON's NaN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Prompt:
     Attributes:
         text: of the user.
         max_tokens: of the answer.
-        at_s: when a trace sends it; None without one.
+        at_s: when it is due in a trace, in seconds since its first line; None without a trace.
     """
 
     text: str
@@ -64,24 +64,24 @@ class Prompt:
 
 
 def default_prompts(count: int) -> tuple[str, ...]:
-    """Returns questions and tasks in plain English; after 60 different ones they come again with a number."""
+    """Returns questions and tasks in plain English; after 60 different ones they repeat, with a number added."""
     texts = [form.format(topic) for form in _FORMS for topic in _TOPICS]
-    # In an order in which the first few are of every kind.
+    # Shuffled by a fixed stride, so that the first few are of every kind.
     ordered = [texts[number * 13 % len(texts)] for number in range(len(texts))]
     rounds = ((ordered[number % len(ordered)], number // len(ordered)) for number in range(count))
     return tuple(f"{text} (Version {again + 1})" if again else text for text, again in rounds)
 
 
 async def make_prompts(plan: Plan, count: int, counter: TokenCounter | None) -> tuple[Prompt, ...]:
-    """Returns the prompts of a run; `count` of them where they are made up, else those that there are.
+    """Returns the prompts of a run: `count` synthetic ones, or all that the plan or its file lists.
 
     Args:
         plan: the plan.
         count: requests, warm-up and turns included.
-        counter: counts tokens; needed where a text must have an exact number.
+        counter: counts tokens; needed for texts of an exact length.
 
     Raises:
-        ConfigError: a file that cannot be read, or nobody who can count.
+        ConfigError: a file cannot be read, or tokens cannot be counted.
     """
     workload = plan.workload
     generator = random.Random(plan.test_params.seed)
@@ -96,24 +96,24 @@ async def make_prompts(plan: Plan, count: int, counter: TokenCounter | None) -> 
     return tuple(Prompt(text, given or _max_tokens(plan, generator)) for text, given in entries)
 
 
-async def exact_text(num_tokens: int, generator: random.Random, counter: TokenCounter, beginning: str = "") -> str:
-    """Returns random words that are exactly `num_tokens` tokens together with `beginning`.
+async def exact_text(num_tokens: int, generator: random.Random, counter: TokenCounter, prefix: str = "") -> str:
+    """Returns `prefix` followed by random words, exactly `num_tokens` tokens in all.
 
     Raises:
-        ConfigError: the server cannot count, or its tokenizer allows no such text.
+        ConfigError: the server cannot count tokens, or no such text was found.
     """
     words: list[str] = []
     wanted = num_tokens
-    own = num_tokens - ((await counter.count(beginning) or 0) if beginning else 0)
+    own = num_tokens - ((await counter.count(prefix) or 0) if prefix else 0)
     for _ in range(_MAX_TRIES):
         words += generator.choices(_WORDS, k=max(wanted - len(words), 0))
         del words[wanted:]
-        text = " ".join([*([beginning] if beginning else []), *words])
+        text = " ".join([*([prefix] if prefix else []), *words])
         count = await counter.count(text)
         if count is None:
             raise ConfigError(
-                "Nobody can count tokens, which --input-tokens and traces need: the server has no /tokenize; give "
-                "--tokenizer with the model's tokenizer.json."
+                "Tokens cannot be counted, which --input-tokens and traces need: the server has no /tokenize; name the "
+                "model's tokenizer.json with --tokenizer."
             )
         if count == num_tokens:
             return text
@@ -122,7 +122,7 @@ async def exact_text(num_tokens: int, generator: random.Random, counter: TokenCo
         if abs(missing) >= 2 * per_word:
             wanted = max(len(words) + int(missing / per_word), 1)
         else:
-            # Close: other words at the end, one more or one less, until it fits.
+            # Close: replace the last words, with one more or one fewer, until the count fits.
             del words[-2:]
             wanted = max(len(words) + generator.choice((1, 2, 3)), 1)
     raise ConfigError(
@@ -136,14 +136,12 @@ async def _synthetic_prompts(
     workload = plan.workload
     counter = _needed(counter)
     shared = workload.shared_prefix_tokens
-    beginnings = [
-        await exact_text(shared, generator, counter) for _ in range(workload.shared_prefixes if shared else 0)
-    ]
+    prefixes = [await exact_text(shared, generator, counter) for _ in range(workload.shared_prefixes if shared else 0)]
     prompts = []
     for number in range(count):
         length = _drawn(workload.input_tokens or Length(1, 1), generator)
-        beginning = beginnings[number % len(beginnings)] if beginnings else ""
-        text = await exact_text(length, generator, counter, beginning)
+        prefix = prefixes[number % len(prefixes)] if prefixes else ""
+        text = await exact_text(length, generator, counter, prefix)
         prompts.append(Prompt(text, _max_tokens(plan, generator)))
     return tuple(prompts)
 
@@ -203,7 +201,7 @@ def _json_lines(path: Path) -> Sequence[tuple[str, dict[str, Any]]]:
 
 
 def _lines(path: Path) -> Sequence[str]:
-    """Ends of lines only: JSON may hold other signs, such as U+2028, at which `str.splitlines` would cut a text."""
+    """Splits at newlines only: `str.splitlines` also splits at characters that JSON may hold, such as U+2028."""
     try:
         return path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
@@ -213,7 +211,7 @@ def _lines(path: Path) -> Sequence[str]:
 
 
 def _needed(counter: TokenCounter | None) -> TokenCounter:
-    assert counter is not None, "the runner always has a counter where lengths are given"
+    assert counter is not None, "a plan that gives lengths is never read without a counter"
     return counter
 
 

@@ -1,4 +1,4 @@
-"""`Report`: a run with the figures of its load levels under the names of the log, as every output shows them."""
+"""`Report`: a run with its figures under the names of the log, which every output format shows."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Report:
 
     Attributes:
         result: what was measured.
-        sides: the same, with the turns of each server in a comparison as one stage.
+        sides: the same, with the turns of each server in a comparison joined into one stage.
         stages: figures of the stages of `sides`.
-        slo: objectives.
-        compat: whose definitions they follow.
-        comparisons: of two servers or runs; empty without.
-        baseline: comparisons with an earlier run; empty without.
-        language: of labels.
+        slo: the objectives.
+        compat: whose definitions the figures follow: own, vllm or guidellm.
+        comparisons: of two servers or runs; empty if there were none.
+        baseline: comparisons with an earlier run; empty if there were none.
+        language: of the labels.
     """
 
     result: RunResult
@@ -61,7 +61,7 @@ class Report:
         language: Language = "en",
     ) -> Report:
         """Returns the report of a run, by the objectives and definitions of its plan."""
-        plan = plan_from_mapping({name: part for name, part in result.plan.items() if name != "prompts"})
+        plan = plan_from_mapping(result.settings)
         sides, compat = joined_turns(result), plan.test_params.compat
         stages = run_figures(sides)
         if sides is not result:  # between turns the server was idle: there was no one window
@@ -80,17 +80,17 @@ class Report:
 
     @property
     def knee(self) -> Knee | None:
-        """The level from which more load brings no more; None if this is no sweep."""
+        """The load from which more load brings no more throughput; None if this is not a sweep."""
         return find_knee(self.stages) if self.is_sweep else None
 
     @property
     def knee_index(self) -> int | None:
-        """Index of the level that is the knee; None if it was not reached."""
+        """Index of the level at the knee; None if the knee lies outside the sweep, or this is not one."""
         return self.knee.index if self.knee and self.knee.place == "found" else None
 
     @property
     def knee_sentence(self) -> str:
-        """Where the knee is, in words; empty if this is no sweep."""
+        """Where the knee is, in words; empty if this is not a sweep."""
         if self.knee is None:
             return ""
         level = level_name(self.stages[self.knee.index].stage, self.language)
@@ -98,7 +98,7 @@ class Report:
 
     @property
     def main(self) -> int:
-        """Index of the level in the documented block: the only one, or the knee of a sweep."""
+        """Index of the level that headline figures are of: the only one, or the knee of a sweep."""
         return self.knee.index if self.knee else 0
 
     @property
@@ -140,7 +140,7 @@ class Report:
 
     @property
     def failures(self) -> Counter[str]:
-        """Kinds of failure with their numbers, of all levels."""
+        """Kind of failure -> number of requests, over all levels."""
         return sum((Counter(one.failures) for one in self.stages), Counter[str]())
 
     @property
@@ -155,11 +155,11 @@ class Report:
 
     @property
     def blocks(self) -> list[Block]:
-        """The main level in blocks, to be compared with another run."""
+        """The main level split into blocks, for a comparison with another run."""
         return parts(self.sides, self.main, self.compat)
 
     def turns(self, server: str) -> list[Block]:
-        """Returns the turns of one server in blocks, to be compared with those of the other."""
+        """Returns the turns of one server as blocks, for a comparison with those of the other."""
         return turns(self.result, server, self.compat)
 
 
@@ -174,7 +174,7 @@ def level_name(stage: Stage, language: Language) -> str:
 
 
 def named_values(figures: StageFigures) -> dict[str, float | None]:
-    """Returns figures by their names in the log; None where there is none."""
+    """Returns figures by their names in the log; None for one that is unknown."""
     is_counted = any(source != "none" for source in figures.token_sources)
     is_complete = "none" not in figures.token_sources
     tokens = figures.prompt_tokens + figures.output_tokens

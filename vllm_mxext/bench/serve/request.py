@@ -1,4 +1,4 @@
-"""One request over the wire: its body, its answer read as it comes, and what became of it."""
+"""One measured request: its body, its answer, read as it arrives, and how it failed if it did."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from vllm_mxext.bench.serve.wire import Wire, WireError
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 
 _TEXT_KEYS = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls")
-"""Of a delta or message: what the model has written, whatever it is for."""
+"""Fields of a delta or message that hold what the model has written, of any kind."""
 
 _SHOWN = 200
 
 
 @dataclass(slots=True)
 class Reply:
-    """What came of a request; times are monotonic seconds.
+    """The answer to a request, as far as it has come; times are monotonic seconds.
 
     Attributes:
         sent_s: when a connection was asked for.
         written_s: when it was written to the connection.
         ended_s: when the answer was complete, or had failed.
-        chunk_times_s: events with text.
-        empty_times_s: events with a choice that has no text.
-        chunk_tokens: tokens of each of these; empty if the server does not say.
+        chunk_times_s: arrival of every event with text.
+        empty_times_s: arrival of every event with a choice that has no text.
+        chunk_tokens: tokens of each event with text; empty if the server does not say.
         texts: pieces of the text.
-        usage: as the server says.
+        usage: the last one that the server sent.
         finish_reason: empty if there was none.
         failure: one of `result.FAILURES`; empty if there was none.
-        failure_detail: in words.
-        status: of HTTP.
+        failure_detail: the same in words.
+        status: HTTP status; None without an answer.
     """
 
     sent_s: float = 0.0
@@ -71,7 +71,7 @@ def request_body(
         model: name at the server.
         prompt: text, token ids (completions only), or messages (chat only).
         max_tokens: of the answer.
-        seed: of the sampling; None = the server's choice.
+        seed: for sampling; None leaves it to the server.
     """
     body: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": plan.temperature}
     if plan.endpoint == "chat":
@@ -91,13 +91,13 @@ def request_body(
 
 
 async def ask(wire: Wire, plan: RequestPlan, body: bytes, reply: Reply) -> None:
-    """Sends one request and fills `reply`; never raises for what the server or the network do.
+    """Sends one request and fills `reply`; failures of the server or the network are noted there, never raised.
 
     Args:
         wire: connections to the server.
         plan: what requests ask for.
         body: JSON.
-        reply: is filled as the answer comes, so that an interrupted run has what had come.
+        reply: filled as the answer arrives, so that an interrupted run keeps what has arrived.
     """
     reader = StreamReader(reply) if plan.stream else None
     try:
@@ -116,7 +116,10 @@ async def ask(wire: Wire, plan: RequestPlan, body: bytes, reply: Reply) -> None:
 
 
 class StreamReader:
-    """Reads server-sent events of one answer into a `Reply`."""
+    """Reads the server-sent events of one answer into a `Reply`.
+
+    Lenient and fast where `client/sse.py` is strict: what it spends on an event, it adds to the client's lag.
+    """
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
@@ -126,7 +129,7 @@ class StreamReader:
         self._seen = b""
 
     def feed(self, at: float, data: bytes) -> None:
-        """Takes a piece of the body that came at `at`."""
+        """Takes a piece of the body that arrived at `at`, in monotonic seconds."""
         if self._rest:
             data = self._rest + data
         if not self._seen:
@@ -137,12 +140,14 @@ class StreamReader:
                 self._event(at, line[5:].strip())
 
     def finish(self, content_type: str) -> None:
-        """Ends the answer: decides whether it was one."""
+        """Ends the answer; notes a failure if it was no complete event stream."""
         reply = self._reply
         if reply.failure:
             return
         if not content_type.startswith("text/event-stream"):
-            _fail(reply, "protocol", f"no event stream but {content_type or 'no content type'}: {_shown(self._seen)}")
+            _fail(
+                reply, "protocol", f"not an event stream but {content_type or 'no content type'}: {_shown(self._seen)}"
+            )
         elif not self._is_done and not reply.finish_reason:
             _fail(reply, "disconnected", "the stream ended before its last event")
         elif not reply.chunk_times_s and not reply.usage.get("completion_tokens"):

@@ -1,4 +1,4 @@
-"""`RequestRecord` and `RunResult`: everything a report needs to know of a run, as plain data with JSON both ways.
+"""`RequestRecord` and `RunResult`: everything a report needs to know about a run, as plain data that JSON can hold.
 
 All times named `..._s` are monotonic seconds since the run began; `RunResult.started_at` says when that was.
 """
@@ -15,17 +15,17 @@ from typing import Any, Literal
 from vllm_mxext.errors import ConfigError
 
 SCHEMA_VERSION = 1
-"""Of the JSON; raised when old readers would misread it."""
+"""Version of the JSON; raised when older readers would misread it."""
 
 TokenSource = Literal["usage", "tokenizer", "server", "none"]
-"""Who counted output tokens: the answer's usage, a tokenizer file, the server's /tokenize; none: nobody could."""
+"""What counted the output tokens: the answer's usage, a tokenizer file, the server's /tokenize; none: nothing did."""
 
 FAILURES = ("connect", "timeout", "disconnected", "http_status", "server_error", "protocol", "empty", "cancelled")
 """Kinds of failure.
 
-connect: no connection; timeout: no end in time; disconnected: the connection ended too soon; http_status: an answer
-other than 200; server_error: an error inside an answer that began well; protocol: an answer that cannot be understood;
-empty: a stream without tokens; cancelled: the run was interrupted.
+connect: no connection; timeout: no complete answer in time; disconnected: the connection ended before the answer;
+http_status: a status other than 200; server_error: an error inside an answer with status 200; protocol: an answer that
+cannot be understood; empty: an answer without tokens; cancelled: the run was interrupted.
 """
 
 
@@ -36,24 +36,24 @@ class RequestRecord:
     Attributes:
         request_id: `req_0` and so on; unique in a run.
         stage: index into `RunResult.stages`.
-        is_warmup: sent to reach the steady state, in no figure.
+        is_warmup: sent to reach the steady state; counts in no figure.
         scheduled_s: when it should have been sent; None where the load is a number of requests in flight.
         sent_s: when a connection was asked for.
         ended_s: when the answer was complete, or had failed.
-        written_s: when it was written to the connection, which may have been opened for it; None if it was not.
+        written_s: when it was written to its connection, after opening that if need be; None if it never was.
         chunk_times_s: arrival of every event that carried text; empty without streaming.
-        empty_times_s: arrival of every other event with a choice, such as the role and the reason of the end.
-        chunk_tokens: tokens of each of these, if the server says so; else empty.
+        empty_times_s: arrival of every other event with a choice, such as those with the role or the finish reason.
+        chunk_tokens: tokens of each event with text; empty if the server does not say.
         prompt_tokens: as the server counts; None if unknown.
-        cached_tokens: of these, those that the server had cached; None if it does not say.
-        output_tokens: None if nobody could count them.
-        token_source: who counted.
+        cached_tokens: prompt tokens that the server had cached; None if it does not say.
+        output_tokens: None if unknown.
+        token_source: what counted the output tokens.
         finish_reason: empty if there was none.
         failure: one of `FAILURES`; empty if there was none.
-        failure_detail: in words.
-        status: of HTTP; None without an answer.
+        failure_detail: the same in words.
+        status: HTTP status; None without an answer.
         conversation: number of the conversation; None for single prompts.
-        turn: number in the conversation, from 0.
+        turn: number within the conversation, from 0.
     """
 
     request_id: str
@@ -90,10 +90,10 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of the run with one server and one load: the whole run, one level of a sweep, or one side of a comparison.
+    """A part of the run with one server and one load: the whole run, a level of a sweep, or a turn of a comparison.
 
     Attributes:
-        name: for reports, such as `8 at a time` or `4 requests/s`.
+        name: its name in reports, such as `8 at a time` or `4 requests/s`.
         server: label of the server.
         concurrency: requests in flight; None with a schedule.
         rate: requests per second asked for; None without a schedule.
@@ -118,15 +118,15 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class ClientLag:
-    """Whether the client kept up, of one stage; seconds.
+    """Whether the client kept up during one stage.
 
     Attributes:
         loop_delay_p50_s: how late the event loop woke up, median.
-        loop_delay_p99_s: 99th percentile.
-        loop_delay_max_s: largest.
-        send_lag_p99_s: how much later than scheduled requests were sent; None without a schedule.
-        send_lag_max_s: largest.
-        cpu_share: of one core, that this process used.
+        loop_delay_p99_s: the same, 99th percentile.
+        loop_delay_max_s: the same, maximum.
+        send_lag_p99_s: how much later than scheduled requests were sent, 99th percentile; None without a schedule.
+        send_lag_max_s: the same, maximum.
+        cpu_share: share of one core that this process used.
         chunks_per_s: events read per second.
     """
 
@@ -146,7 +146,7 @@ class MetricsSample:
     Attributes:
         at_s: when the answer came.
         server: label of the server.
-        values: series as the server names it, labels included -> value.
+        values: name of the series, labels included -> value.
     """
 
     at_s: float
@@ -156,7 +156,7 @@ class MetricsSample:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A run.
+    """Everything that was measured in one run.
 
     Attributes:
         started_at: when it began: ISO 8601 with the offset from UTC.
@@ -167,10 +167,10 @@ class RunResult:
         lag: one per stage.
         invalid_reasons: why the figures must not be used; empty if they may.
         notes: what a reader should know, in sentences.
-        metrics: samples of the servers' metrics, in time.
-        is_interrupted: ended by the user; what had come is here.
-        duration_s: of all, warm-up included.
-        schema_version: of this data.
+        metrics: samples of the servers' metrics, in order of time.
+        is_interrupted: whether the user ended it early.
+        duration_s: length of the whole run, warm-up included.
+        schema_version: version of this data.
     """
 
     started_at: str
@@ -191,8 +191,18 @@ class RunResult:
         """Whether the figures may be used."""
         return not self.invalid_reasons
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The sections of the plan, without the prompts that its file lists."""
+        return {name: part for name, part in self.plan.items() if name != "prompts"}
+
+    @property
+    def model(self) -> str:
+        """Name of the model that was measured; empty if the plan does not say."""
+        return str(self.plan.get("server", {}).get("model", ""))
+
     def of_stage(self, stage: int) -> tuple[RequestRecord, ...]:
-        """Returns the measured records of one stage: no warm-up."""
+        """Returns the measured records of one stage, without warm-up."""
         return tuple(record for record in self.records if record.stage == stage and not record.is_warmup)
 
     def as_dict(self) -> dict[str, Any]:
@@ -205,14 +215,14 @@ class RunResult:
 
     @classmethod
     def from_dict(cls, data: Any, origin: str = "The result") -> RunResult:
-        """Reads what `as_dict` gave; fields of later versions that readers may ignore are ignored.
+        """Reads what `as_dict` returned; unknown fields, which a later version may add, are ignored.
 
         Args:
             data: parsed JSON.
-            origin: begins error texts, such as a file's name.
+            origin: where it comes from, such as a file's name; begins error messages.
 
         Raises:
-            ConfigError: it is no result, or one of a later schema.
+            ConfigError: it is not a result, or one of a later schema.
         """
         if not isinstance(data, dict) or not isinstance(data.get("schema_version"), int):
             raise ConfigError(f"{origin} is not the result of a performance test; give a file written with --json.")

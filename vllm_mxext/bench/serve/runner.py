@@ -1,4 +1,4 @@
-"""Runs a plan: prompts, stages, warm-up, load, lag, interruption; returns a `RunResult` and prints nothing."""
+"""Runs a plan: prepares prompts and measures stage after stage; returns a `RunResult`, also of an interrupted run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vllm_mxext.bench.serve import definitions
 from vllm_mxext.bench.serve.address import Address
 from vllm_mxext.bench.serve.file_limit import allow_connections, most_in_flight
 from vllm_mxext.bench.serve.knee import kept_up, speed
-from vllm_mxext.bench.serve.labels import LABELS, Language
+from vllm_mxext.bench.serve.labels import LABELS, language_of
 from vllm_mxext.bench.serve.load import Level, next_concurrency, next_rate, schedule
 from vllm_mxext.bench.serve.plan import Plan
 from vllm_mxext.bench.serve.prompts import Prompt, make_prompts
@@ -33,15 +33,15 @@ from vllm_mxext.errors import ConfigError
 
 _PROGRESS_S = 0.25
 _NO_FILES = os.strerror(errno.EMFILE)
-"""What a failure says when the client could not open another connection."""
+"""Text of a failure when this process has no file descriptor left for another connection."""
 
 _LEVEL_S = 3.0
 _LEVEL_ANSWERS = 3
-"""A level of a sweep of rates sends for so many seconds, and as long as so many single answers take."""
+"""A level of a sweep of rates sends for at least this many seconds, and as long as this many single answers take."""
 
 
 def run_plan(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
-    """Runs a plan in an event loop of its own; Ctrl-C ends it with what has come.
+    """Runs a plan in an event loop of its own; after Ctrl-C the result holds what was measured so far.
 
     Args:
         plan: checked.
@@ -59,7 +59,7 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None] | None = None) 
             loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C ends everything at once
             runner.interrupt()
 
-        # Not on Windows, and only in the main thread: elsewhere Ctrl-C is the caller's.
+        # Not possible on Windows or outside the main thread: there the caller handles Ctrl-C.
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(signal.SIGINT, interrupted)
         return await runner.run()
@@ -103,11 +103,11 @@ class Runner:
         self._preparing: asyncio.Task[tuple[Prompt, ...]] | None = None
         self.origin_s = 0.0
         self._collected = _Collected([], [], [], [], [])
-        self._language: Language = "zh" if plan.output.language == "zh" else "en"
+        self._language = language_of(plan.output.language)
         self._words = LABELS[self._language]
 
     def interrupt(self) -> None:
-        """Ends the run soon: requests under way count as cancelled, and `run` returns what has come."""
+        """Ends the run early: requests under way count as cancelled, and `run` returns what was measured."""
         self._is_interrupted = True
         if self._preparing is not None:
             self._preparing.cancel()
@@ -162,7 +162,7 @@ class Runner:
         )
 
     async def _prepared(self, count: int, counter: TokenCounter) -> tuple[Prompt, ...]:
-        """Prompts, or none if the run is interrupted while they are made: the server counts their tokens."""
+        """Returns the prompts; none if the run is interrupted meanwhile: the server may have to count their tokens."""
         self._preparing = asyncio.create_task(make_prompts(self._plan, count, counter))
         try:
             return await self._preparing
@@ -203,7 +203,7 @@ class Runner:
     ) -> None:
         plan, load = self._plan, self._plan.load
         rounds = plan.server.compare_rounds
-        # In every turn there are enough requests for the load to be reached.
+        # Every turn gets enough requests to reach the load.
         total = max(count, rounds * (1 if load.request_rate else plan.test_params.concurrent_requests))
         for number in range(rounds):
             first, end = (total * part // rounds for part in (number, number + 1))
@@ -212,21 +212,23 @@ class Runner:
             else:
                 spec = replace(self._spec(end - first), duration_s=load.duration / rounds)
             spec = replace(spec, first_prompt=first * plan.workload.turns)
-            # A B, B A, A B: what drifts over time falls on both.
+            # A B, B A, A B: drift over time affects both servers alike.
             for target in targets if number % 2 == 0 else targets[::-1]:
                 await self._measure(target, spec, prompts, counter)
 
     def _spec(self, count: int, prompts: tuple[Prompt, ...] = ()) -> StageSpec:
         plan, load = self._plan, self._plan.load
-        warmup = plan.test_params.warmup_requests
         if plan.workload.trace:
             times = tuple(prompt.at_s or 0.0 for prompt in prompts)
             seconds = times[-1] if times else 0.0
             return StageSpec("replay", None, len(times) / seconds if seconds else 0.0, times, len(times), 0)
         if load.request_rate:
             return self._rate_spec(load.request_rate, count, load.ramp_to)
-        concurrency = plan.test_params.concurrent_requests
-        return StageSpec(f"{concurrency} at a time", concurrency, None, None, count, warmup, load.duration)
+        return self._concurrency_spec(plan.test_params.concurrent_requests, count)
+
+    def _concurrency_spec(self, concurrency: int, count: int) -> StageSpec:
+        warmup, duration_s = self._plan.test_params.warmup_requests, self._plan.load.duration
+        return StageSpec(f"{concurrency} at a time", concurrency, None, None, count, warmup, duration_s)
 
     def _rate_spec(self, rate: float, count: int, ramp_to: float = 0.0, *, turn: int = 0, turns: int = 1) -> StageSpec:
         load, params = self._plan.load, self._plan.test_params
@@ -255,16 +257,13 @@ class Runner:
             if level is None:
                 return
             if load.sweep == "rate":
-                # Long enough that answers end while requests are sent: else nobody knows whether the server keeps up.
+                # Some answers must end while requests are still sent, or it cannot be told whether the server keeps up.
                 seconds = max(_LEVEL_S, _LEVEL_ANSWERS * 0.5 / first)
                 spec = self._rate_spec(level, max(count, math.ceil(level * seconds)))
             else:
                 concurrency = max(int(level), 1)
                 # A level is only reached if there are enough requests for it.
-                enough = count if load.duration else max(count, 3 * concurrency)
-                warmup = self._plan.test_params.warmup_requests
-                name = f"{concurrency} at a time"
-                spec = StageSpec(name, concurrency, None, None, enough, warmup, load.duration)
+                spec = self._concurrency_spec(concurrency, count if load.duration else max(count, 3 * concurrency))
             index = await self._measure(target, spec, prompts, counter)
             if self._is_interrupted:
                 return
@@ -272,9 +271,9 @@ class Runner:
             done.append(Level(level, speed(figures), kept_up(figures)))
 
     async def _single_rate(self, target: Target, prompts: tuple[Prompt, ...], counter: TokenCounter) -> float:
-        """Measures one request at a time first: half of that rate is where a sweep begins."""
-        count = min(3, len(prompts))
-        index = await self._measure(target, StageSpec("1 at a time", 1, None, None, count, 1), prompts, counter)
+        """Returns where a sweep of rates begins: half of the rate of one request at a time, measured and discarded."""
+        spec = replace(self._concurrency_spec(1, min(3, len(prompts))), warmup=1, duration_s=0.0)
+        index = await self._measure(target, spec, prompts, counter)
         if self._is_interrupted:
             return 1.0
         rate = stage_figures(self._partial(), index).requests_per_s

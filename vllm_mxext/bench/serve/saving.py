@@ -17,12 +17,12 @@ from vllm_mxext.errors import ConfigError
 
 @dataclass(slots=True)
 class Saved:
-    """What became of the outputs.
+    """Which outputs were written.
 
     Attributes:
-        paths: of the files, the log first.
-        problems: what was asked for and could not be written, in sentences.
-        notices: what was written elsewhere, or could not be added to the history.
+        paths: the files, the log first.
+        problems: sentences about requested outputs that could not be written.
+        notices: sentences about what was written elsewhere, or could not be added to the history.
     """
 
     paths: list[Path] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Saved:
 
 
 def save_outputs(report: Report, output: OutputPlan) -> Saved:
-    """Writes everything that is asked for; one that fails does not keep the others from being written."""
+    """Writes every requested output; one that fails does not prevent the others."""
     saved = Saved()
     formats: tuple[tuple[str, Callable[[Report], str]], ...] = (
         (output.json, to_json),
@@ -57,7 +57,7 @@ def save_outputs(report: Report, output: OutputPlan) -> Saved:
         try:
             History().add(_run(report, output.run_name), report.result)
         except (OSError, ConfigError) as error:
-            # Only a run with a name was asked to be kept.
+            # The history of unnamed runs is a by-product, so its failure is not an error.
             (saved.problems if output.run_name else saved.notices).append(f"The history was not kept: {error}")
     return saved
 
@@ -72,7 +72,7 @@ def _log(report: Report, output: OutputPlan) -> str:
         "is_interrupted": result.is_interrupted,
         "failures": dict(report.failures),
         "token_sources": dict(report.figures.token_sources),
-        "configuration": {name: part for name, part in result.plan.items() if name != "prompts"},
+        "configuration": result.settings,
     }
     individual = []
     if output.save_individual_metrics:
@@ -81,12 +81,11 @@ def _log(report: Report, output: OutputPlan) -> str:
 
 
 def _run(report: Report, name: str) -> Run:
-    plan = report.result.plan
     return Run(
         at=report.result.started_at,
         name=name,
-        model=str(plan["server"]["model"]),
-        server=str(plan["server"]["url"]),
+        model=report.result.model,
+        server=str(report.result.plan["server"]["url"]),
         load=report.figures.stage.name,
         is_valid=report.result.is_valid and not report.result.is_interrupted,
         figures=report.values,

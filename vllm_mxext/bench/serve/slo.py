@@ -1,4 +1,4 @@
-"""Limits that make an answer good: those of the plan, or the published ones of MLPerf inference; who keeps them."""
+"""Service-level objectives: limits of a good answer, with MLPerf's as presets, and whether an answer keeps them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from vllm_mxext.bench.serve.result import RequestRecord
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Limits; None = none.
+    """Limits of a good answer; None = no limit.
 
     Attributes:
-        ttft_s: of the time to first token.
-        tpot_s: of the time per output token.
-        e2e_s: of the end-to-end latency.
-        percentile: share of the answers that must keep them, in percent.
+        ttft_s: longest time to first token.
+        tpot_s: longest time per output token.
+        e2e_s: longest end-to-end latency.
+        percentile: share of the answers that must be good, in percent.
     """
 
     ttft_s: float | None = None
@@ -35,7 +35,7 @@ class Slo:
 
 
 def is_good(record: RequestRecord, slo: Slo, compat: str = "own") -> bool | None:
-    """Returns whether a request was answered within all limits; None if the definitions do not judge it."""
+    """Returns whether a request was answered within all limits; None if the chosen definitions leave it out."""
     if not record.is_ok:
         return False
     ttft, tpot = definitions.ttft_s(record, compat), definitions.tpot_s(record, compat)

@@ -1,4 +1,4 @@
-"""One stage of a run: sends requests as its load says, warm-up first and without a pause, and keeps their records."""
+"""One stage of a run: sends requests at one load, the warm-up first and without a pause after it, and records them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from vllm_mxext.bench.serve.tokens import TokenCounter
 from vllm_mxext.bench.serve.wire import Wire
 
 _SPIN_S = 0.0012
-"""Event loops sleep in whole milliseconds; the rest until a request is due is spent looking at the clock."""
+"""Event loops sleep in whole milliseconds, so the last bit of the wait for a request's time is a busy wait."""
 
 _RECENT = 101
-"""Requests whose median is shown while a stage runs."""
+"""Latest requests whose median TTFT is shown while a stage runs."""
 
 _PAUSE_S = 0.05
 _MAX_PAUSE_S = 1.0
@@ -28,11 +28,11 @@ _MAX_PAUSE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server that is measured.
+    """A server to measure.
 
     Attributes:
-        label: in reports.
-        model: name of the model at it.
+        label: its name in reports.
+        model: the model's name there.
         wire: connections to it.
     """
 
@@ -46,15 +46,15 @@ class StageSpec:
     """The load of a stage.
 
     Attributes:
-        name: for reports.
+        name: its name in reports.
         concurrency: requests in flight; None with a schedule.
         rate: requests per second; None without a schedule.
         times: when requests are due, warm-up included, in seconds since the stage began; None without a schedule.
         count: measured requests, or conversations.
-        warmup: requests, or conversations, before these.
-        duration_s: of measuring without a schedule; 0 = by count.
-        max_in_flight: with a schedule; 0 = no limit.
-        first_prompt: where in the prompts the stage begins.
+        warmup: requests, or conversations, before those.
+        duration_s: how long to measure without a schedule; 0 = until `count` is reached.
+        max_in_flight: most requests in flight with a schedule; 0 = no limit.
+        first_prompt: index of the prompt that the stage begins with.
     """
 
     name: str
@@ -70,20 +70,20 @@ class StageSpec:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a stage is.
+    """How far a stage has come.
 
     Attributes:
         stage: its name.
         server: label of the server.
-        num_planned: requests in all; None where time decides.
-        num_done: ended, failed ones included.
-        num_failed: failed.
-        num_in_flight: under way.
+        num_planned: requests in all; None if the stage ends by time.
+        num_done: requests that have ended, failed ones included.
+        num_failed: those of them that have failed.
+        num_in_flight: requests under way.
         elapsed_s: since the stage began.
         num_chunks: events with text so far.
-        chunks_per_s: over the whole stage so far.
-        ttft_s: median of the last requests, from sending; None before the first.
-        is_warmup: measuring has not begun.
+        chunks_per_s: average over the stage so far.
+        ttft_s: median TTFT of the latest requests, from sending; None before the first.
+        is_warmup: whether measuring has not begun yet.
     """
 
     stage: str
@@ -112,11 +112,11 @@ class StageRun:
     """Runs one stage.
 
     Args:
-        plan: of the run.
+        plan: the run's.
         target: the server.
         spec: the load.
-        prompts: taken in turn.
-        index: of the stage.
+        prompts: sent in turn.
+        index: the stage's in the run.
         origin_s: monotonic seconds when the run began.
         first_id: number of the first request.
     """
@@ -148,7 +148,7 @@ class StageRun:
         self._is_interrupted = False
 
     async def run(self) -> None:
-        """Sends everything and returns when all answers have come, or the stage was interrupted."""
+        """Sends all requests; returns when all have ended, or the stage was interrupted."""
         self._started_s = time.monotonic()
         spec = self._spec
         if self._is_interrupted:
@@ -169,13 +169,13 @@ class StageRun:
                     raise error
 
     def interrupt(self) -> None:
-        """Ends the stage; requests under way count as cancelled."""
+        """Ends the stage early; requests under way count as cancelled."""
         self._is_interrupted = True
         for task in self._tasks:
             task.cancel()
 
     def progress(self) -> Progress:
-        """Returns how far it is."""
+        """Returns how far the stage has come."""
         elapsed = time.monotonic() - self._started_s if self._started_s else 0.0
         chunks = self._num_chunks + sum(len(self._sent[number].reply.chunk_times_s) for number in self._open)
         recent, spec = sorted(self._recent_ttft), self._spec
@@ -198,11 +198,11 @@ class StageRun:
         return [self._record(number, sent) for number, sent in enumerate(self._sent)]
 
     async def counted(self, records: Sequence[RequestRecord], counter: TokenCounter) -> list[RequestRecord]:
-        """Returns the records with the tokens of answers without usage counted.
+        """Returns the records, with the tokens counted of answers for which the server sent no usage.
 
         Args:
-            records: those of `records`.
-            counter: counts the text.
+            records: what `records()` returned.
+            counter: counts the tokens of their texts.
         """
         counted = []
         for record, sent in zip(records, self._sent, strict=True):
@@ -215,7 +215,7 @@ class StageRun:
         return counted
 
     def stage(self, records: Sequence[RequestRecord]) -> Stage:
-        """Returns what the stage was."""
+        """Returns the stage's description for the result: its load and its times."""
         spec, started = self._spec, self._started_s - self._origin_s
         return Stage(
             name=spec.name,
@@ -228,7 +228,7 @@ class StageRun:
         )
 
     async def _work(self, planned: int | None) -> None:
-        """Sends one request, or conversation, after another."""
+        """Sends one request, or conversation, after another: one of the workers of a closed loop."""
         num_failed = 0
         while planned is None or self._next < planned:
             number = self._next
@@ -238,11 +238,11 @@ class StageRun:
             self._next += 1
             num_failed = 0 if await self._conversation(number) else num_failed + 1
             if num_failed:
-                # A server that is gone must not be asked a million times.
+                # Do not send a million requests to a server that is gone.
                 await asyncio.sleep(min(_PAUSE_S * num_failed, _MAX_PAUSE_S))
 
     async def _follow(self, times: Sequence[float]) -> None:
-        """Sends requests when they are due, whether or not answers come."""
+        """Sends requests when they are due, whether or not earlier ones have been answered (open loop)."""
         slots = asyncio.Semaphore(self._spec.max_in_flight) if self._spec.max_in_flight else None
 
         async def one(number: int, due: float) -> None:
@@ -255,7 +255,7 @@ class StageRun:
             left = due - time.monotonic()
             if left > _SPIN_S:
                 await asyncio.sleep(left - _SPIN_S)
-            while time.monotonic() < due:  # noqa: ASYNC110 - the clock itself is waited for
+            while time.monotonic() < due:  # noqa: ASYNC110 - there is no event for a point in time
                 await asyncio.sleep(0)
             if slots is not None:
                 await slots.acquire()
@@ -303,7 +303,7 @@ class StageRun:
     def _ended(self, place: int, reply: Reply) -> None:
         self._open.discard(place)
         if self._plan.workload.turns == 1 and _count(reply.usage.get("completion_tokens")):
-            reply.texts.clear()  # nobody will count or continue it, and a long run has gigabytes of it
+            reply.texts.clear()  # not needed any more, and gigabytes in a long run
         self._num_chunks += len(reply.chunk_times_s)
         self._num_failed += bool(reply.failure)
         if reply.chunk_times_s:
@@ -317,7 +317,7 @@ class StageRun:
         usage = reply.usage
         tokens = _count(usage.get("completion_tokens"))
         if tokens == 0 and any(reply.texts):
-            tokens = None  # a server that does not count says so in this way
+            tokens = None  # how some servers say that they do not count
         details = usage.get("prompt_tokens_details")
         chunk_tokens = reply.chunk_tokens if sum(reply.chunk_tokens) in (tokens, (tokens or 0) - 1) else []
 
@@ -349,5 +349,5 @@ class StageRun:
 
 
 def _count(value: object) -> int | None:
-    """A number of tokens as a server says it; None for what is none."""
+    """Returns a token count as sent by a server; None if it is not a count."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

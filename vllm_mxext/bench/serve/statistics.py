@@ -16,7 +16,7 @@ from vllm_mxext.bench.serve.result import RequestRecord, RunResult, Stage
 from vllm_mxext.bench.serve.slo import Slo, is_good
 
 _MIN_STEADY = 3
-"""Requests that a steady window needs."""
+"""Requests that a steady window needs at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,14 @@ class Latencies:
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
-    """Answers within the limits.
+    """Answers within the objectives.
 
     Attributes:
-        slo: the limits.
-        num_good: answers that keep all of them.
-        share: of all measured requests, failed ones included.
+        slo: the objectives.
+        num_good: answers within all limits.
+        share: their share of all measured requests, failed ones included.
         requests_per_s: good answers per second.
-        is_met: the share is at least the percentile asked for.
+        is_met: whether the share is at least the required percentile.
     """
 
     slo: Slo
@@ -51,12 +51,12 @@ class Goodput:
 
 @dataclass(frozen=True, slots=True)
 class SteadyFigures:
-    """The steady window; times since the run began.
+    """Figures of the steady window; times are seconds since the run began.
 
     Attributes:
-        started_s: begin.
-        ended_s: end.
-        num_requests: sent in it and answered.
+        started_s: its begin.
+        ended_s: its end.
+        num_requests: requests sent in it that were answered.
         requests_per_s: answers that ended in it, per second.
         output_tokens_per_s: tokens that arrived in it, per second.
         latencies: of the requests sent in it.
@@ -76,25 +76,25 @@ class StageFigures:
 
     Attributes:
         stage: what was measured.
-        num_requests: measured ones, failed ones included.
-        num_ok: answered.
-        failures: kind -> number.
-        token_sources: who counted output tokens -> number of answers.
-        prompt_tokens: of all answers.
-        cached_tokens: of these, from the server's cache; None if it does not say.
-        output_tokens: of all answers.
-        duration_s: of measuring.
+        num_requests: measured requests, failed ones included.
+        num_ok: those that were answered.
+        failures: kind of failure -> number of requests.
+        token_sources: what counted the output tokens -> number of answers.
+        prompt_tokens: sum over all answers.
+        cached_tokens: those of them that came from the server's cache; None if it does not say.
+        output_tokens: sum over all answers.
+        duration_s: how long was measured.
         requests_per_s: answers per second.
-        output_tokens_per_s: over the duration.
-        total_tokens_per_s: prompt tokens included.
-        mean_in_flight: requests at the server on average, while measuring.
-        peak_in_flight: at most.
-        latencies: the headline figures.
-        from_sending: the same from the time of sending; None where that is the same.
+        output_tokens_per_s: output tokens per second.
+        total_tokens_per_s: prompt and output tokens per second.
+        mean_in_flight: average number of requests in flight while measuring.
+        peak_in_flight: largest number of requests in flight.
+        latencies: the headline figures; with a schedule, from the scheduled times.
+        from_sending: the same from the times of sending; None without a schedule.
         throughput: output tokens per second of single requests.
-        send_lag: of requests with a schedule; None without one.
-        goodput: None without limits.
-        steady: None if there was no such window.
+        send_lag: how late requests with a schedule were sent; None without one.
+        goodput: None without objectives.
+        steady: None if there was no steady window.
     """
 
     stage: Stage
@@ -121,7 +121,7 @@ class StageFigures:
 
 def run_figures(result: RunResult) -> tuple[StageFigures, ...]:
     """Returns the figures of every stage, by the limits and definitions of the run's own plan."""
-    plan = plan_from_mapping({name: part for name, part in result.plan.items() if name != "prompts"})
+    plan = plan_from_mapping(result.settings)
     slo, compat = limits(plan), plan.test_params.compat
     return tuple(stage_figures(result, index, slo, compat) for index in range(len(result.stages)))
 
@@ -189,7 +189,7 @@ def _summary(values: Iterable[float | None]) -> Summary | None:
 
 
 def _weighted_latencies(answered: Sequence[RequestRecord]) -> Latencies:
-    """Returns the distributions of guidellm, in which the long answers count more."""
+    """Returns guidellm's distributions, in which long answers weigh more."""
 
     def weighed(
         values: Callable[[RequestRecord, str], float | None], weight: Callable[[int], int] = lambda _: 1
@@ -216,7 +216,7 @@ def _weighted_summary(pairs: Iterable[tuple[float, int]]) -> Summary | None:
     if not weights:
         return None
     total, ordered = sum(weights.values()), sorted(weights)
-    # Added up as guidellm does, so that rounding finds the same value where a share falls between two.
+    # Summed in guidellm's order, so that rounding picks the same value where a share falls between two.
     shares = list(accumulate(weights[value] / total for value in ordered))
 
     def at(share: float) -> float:
@@ -227,7 +227,7 @@ def _weighted_summary(pairs: Iterable[tuple[float, int]]) -> Summary | None:
 
 
 def _begin(stage: Stage, measured: Sequence[RequestRecord], everyone: Sequence[RequestRecord], compat: str) -> float:
-    """Returns when measuring began; only a run without warm-up has the begin that the others know."""
+    """Returns when measuring began; vLLM and guidellm define it differently, but only for runs without a warm-up."""
     if compat == "own" or len(measured) < len(everyone) or not measured:
         return stage.measured_s
     if compat == "vllm":
@@ -251,7 +251,7 @@ def _overlap_s(records: Iterable[RequestRecord], begin: float, end: float) -> fl
 
 
 def _peak(records: Iterable[RequestRecord]) -> int:
-    # An end at the time of a beginning comes first: the connection was free.
+    # Of an end and a beginning at the same time, the end comes first: the connection was free.
     changes = sorted([(record.sent_s, 1) for record in records] + [(record.ended_s, -1) for record in records])
     current = peak = 0
     for _, change in changes:

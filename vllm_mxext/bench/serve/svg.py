@@ -1,4 +1,4 @@
-"""Draws charts as SVG text: lines, steps, histograms and sparklines; colours come from the style sheet of the page."""
+"""Draws charts as text: lines, steps and histograms in SVG, coloured by the page's style sheet, and sparklines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 18, 34, 46
 _SPARKS = "▁▂▃▄▅▆▇█"
 _BINS = 40
 _LETTER = 6.2
-"""Width of a letter of the legend, about; Chinese ones are twice as wide."""
+"""Approximate width of a letter; Chinese characters are twice as wide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,14 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """What is drawn on which axes.
+    """The axes of a chart.
 
     Attributes:
-        title: read aloud instead of the picture.
+        title: alternative text for screen readers.
         x_label: quantity and unit.
         y_label: the same.
-        x_ticks: where the x axis has numbers; chosen if empty.
-        is_log: doubling x goes equally far everywhere.
+        x_ticks: values that the x axis is labelled at; chosen automatically if empty.
+        is_log: whether the x axis is logarithmic.
     """
 
     title: str
@@ -59,7 +59,7 @@ class Axes:
 
 
 class _Scale:
-    """Places values of one axis on the drawing."""
+    """Maps values of one axis to coordinates."""
 
     def __init__(self, low: float, high: float, start: float, end: float, *, is_log: bool = False) -> None:
         self._map = math.log2 if is_log else float
@@ -99,7 +99,7 @@ def histogram(axes: Axes, values: Sequence[float], marks: Sequence[Mark] = ()) -
     counts = [0] * bins
     for value in values:
         counts[min(bins - 1, int((value - low) / (high - low) * bins))] += 1
-    # Room for the labels of marks; there are no parts of a request.
+    # Leaves room for the labels of marks; only whole numbers, because requests are counted.
     y_ticks = [tick for tick in ticks(0.0, max(max(counts) * 1.25, 4.0)) if tick == int(tick)]
     x_ticks = tuple(tick for tick in ticks(low, high) if low <= tick <= high)
     x = _Scale(low, high, _LEFT, WIDTH - _RIGHT)

@@ -1,4 +1,4 @@
-"""Who counts tokens of a text: a tokenizer file, or the server's `/tokenize`."""
+"""Token counters: a tokenizer file, or the server's `/tokenize`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class TokenCounter(Protocol):
-    """Counts tokens, those that a model adds around a text left out."""
+    """Counts the tokens of a text, without the special tokens that a model adds around it."""
 
     source: TokenSource
 
     async def count(self, text: str) -> int | None:
-        """Returns the number of tokens; None if it cannot be known."""
+        """Returns the number of tokens; None if it cannot be determined."""
 
 
 class FileTokenCounter:
@@ -43,7 +43,7 @@ class FileTokenCounter:
         try:
             self._tokenizer: Tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:
-            raise ConfigError(f"--tokenizer '{path}' is no tokenizer.json: {error}.") from None
+            raise ConfigError(f"--tokenizer '{path}' is not a tokenizer.json: {error}.") from None
 
     async def count(self, text: str) -> int | None:
         """Returns the number of tokens."""
@@ -51,7 +51,7 @@ class FileTokenCounter:
 
 
 class ServerTokenCounter:
-    """Asks the server.
+    """Counts with the server's `/tokenize`.
 
     Args:
         wire: connections to it.

@@ -1,4 +1,4 @@
-"""What is watched beside the requests: the client's own lag, and the servers' `/metrics`."""
+"""Monitoring during a run: the client's own lag, and the servers' `/metrics`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_CPU = 0.9
 
 
 class LagWatch:
-    """Measures how late the event loop wakes up, and the processor time of this process."""
+    """Measures how late the event loop wakes up, and how much CPU time this process uses."""
 
     def __init__(self) -> None:
         self._delays: list[float] = []
@@ -28,15 +28,15 @@ class LagWatch:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins."""
+        """Starts measuring."""
         self._started_s, self._cpu_s = time.monotonic(), time.process_time()
         self._task = asyncio.create_task(self._watch())
 
     async def stop(self, send_lags_s: Sequence[float], num_chunks: int) -> ClientLag:
-        """Ends and returns what was seen.
+        """Stops and returns what was measured.
 
         Args:
-            send_lags_s: of requests with a schedule.
+            send_lags_s: how late requests with a schedule were sent.
             num_chunks: events read meanwhile.
         """
         if self._task is not None:
@@ -66,8 +66,8 @@ def lag_reasons(stage: str, lag: ClientLag, typical_s: float | None, language: L
 
     Args:
         stage: its name.
-        lag: what was seen.
-        typical_s: median of the shortest latency that was measured; None without answers.
+        lag: what was measured.
+        typical_s: median TTFT, or E2E without streaming; None without answers.
         language: of the sentences.
     """
     limit = max(_FREE_LAG_S, _SHARE * (typical_s or 0.0))
@@ -81,7 +81,7 @@ def lag_reasons(stage: str, lag: ClientLag, typical_s: float | None, language: L
 
 
 class Scraper:
-    """Reads a server's `/metrics` now and then; a server without them is left alone.
+    """Scrapes a server's `/metrics` periodically; a server without them is not asked again.
 
     Args:
         wire: connections to the server.
@@ -98,17 +98,17 @@ class Scraper:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Reads them once and goes on beside the run."""
+        """Scrapes once and, if that works, goes on in the background."""
         if await self._scrape():
             self._task = asyncio.create_task(self._go_on())
 
     async def stop(self) -> tuple[MetricsSample, ...]:
-        """Reads them a last time and returns all samples."""
+        """Scrapes a last time and returns all samples."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             await self._scrape()
-        # Only now: reading a page takes milliseconds, in which no event would be stamped.
+        # Parsed only now: it takes milliseconds, during which no event would be timestamped.
         return tuple(MetricsSample(at, self._server, parse_metrics(page)) for at, page in self._pages)
 
     async def _go_on(self) -> None:
@@ -131,7 +131,7 @@ class Scraper:
 
 
 def parse_metrics(page: bytes) -> dict[str, float]:
-    """Returns the series of a page in Prometheus' text format, buckets of histograms and times of creation left out."""
+    """Returns the series of a page in Prometheus' text format, without histogram buckets and creation times."""
     values = {}
     for line in page.decode("utf-8", "replace").split("\n"):
         series, _, number = line.rstrip().rpartition(" ")

@@ -1,8 +1,8 @@
-"""HTTP/1.1 connections that note when bytes came before anything else is done with them.
+"""HTTP/1.1 connections that timestamp arriving bytes before anything else is done with them.
 
 httpx would cost several times as much per event (`tests/bench_servers/calibration.py --overhead` measures it), and the
-client must not be what limits a measurement. Bytes of all connections are stamped first and parsed afterwards, so that
-an event is not stamped later because another one that came together with it was parsed before.
+client must not be what limits a measurement. The bytes of all connections are stamped first and parsed afterwards:
+parsing one answer must not delay the timestamp of another that arrived at the same time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class BodyReader(Protocol):
     """Takes an answer's body as it comes."""
 
     def feed(self, at: float, data: bytes) -> None:
-        """Takes a piece; `at` is monotonic seconds of its arrival."""
+        """Takes a piece that arrived at `at`, in monotonic seconds."""
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class Exchange:
         ended_s: when the end of the answer came.
         status: of HTTP.
         headers: lower-case names.
-        body: of an answer that nobody reads as it comes.
+        body: collected unless a reader takes it as it comes.
     """
 
     reader: BodyReader | None
@@ -63,7 +63,7 @@ class Exchange:
 
 
 class Wire:
-    """Connections to one server, kept open and used again.
+    """A pool of keep-alive connections to one server.
 
     Args:
         address: of the server.
@@ -96,7 +96,7 @@ class Wire:
             path: of the route.
             body: JSON.
             reader: takes the body of an answer with status 200 as it comes.
-            timeout_s: for all of it; None = no limit.
+            timeout_s: for connecting and the whole answer; None = no limit.
 
         Raises:
             WireError: no answer, or not all of it.
@@ -108,8 +108,8 @@ class Wire:
         deadline = loop.time() + (timeout_s or 0.0)
         while True:
             kept = self._kept()
-            # As late as possible, so that what this process does beforehand is not taken for the server's time; but
-            # connecting is part of the time that a user waits.
+            # As late as possible, so that this process's own work is not counted as the server's, but before
+            # connecting, which is part of what a user waits for.
             sent_s = sent_s or time.monotonic()
             connection = kept or await self._new(timeout_s)
             exchange = Exchange(reader, loop.create_future(), sent_s, time.monotonic())
@@ -118,7 +118,7 @@ class Wire:
                 connection.start(exchange, request)
                 await exchange.done
             except WireError as error:
-                # The server may close a kept connection at the moment it is used; that says nothing about the request.
+                # The server may close an idle connection just as it is reused: then send it again.
                 if error.kind != "disconnected" or kept is None or exchange.status:
                     raise
             else:
@@ -129,7 +129,7 @@ class Wire:
                 connection.release()
 
     def close(self) -> None:
-        """Closes idle connections; those in use close with their exchange."""
+        """Closes idle connections; one in use is closed at the end of its exchange."""
         while self._idle:
             self._idle.popleft().abort()
 
@@ -177,7 +177,7 @@ class _Connection(asyncio.Protocol):
         self.is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by type
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
@@ -194,7 +194,7 @@ class _Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def release(self) -> None:
-        """Ends the use of the connection; it is kept if the answer was complete."""
+        """Returns the connection to the pool if its answer was complete, else closes it."""
         is_complete = self._exchange is not None and self._exchange.done.done() and not self._exchange.done.cancelled()
         is_complete = is_complete and self._exchange is not None and self._exchange.done.exception() is None
         self._exchange = self._parser = None
@@ -215,7 +215,7 @@ class _Connection(asyncio.Protocol):
     def parse(self, at: float, data: bytes | None) -> None:
         exchange, parser = self._exchange, self._parser
         if exchange is None or parser is None or exchange.done.done():
-            self._is_reusable = False  # bytes that nobody asked for
+            self._is_reusable = False  # unsolicited bytes
             return
         self._at = at
         if data is None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from vllm_mxext.cli.hub_commands.asking import Asked, read
 from vllm_mxext.cli.hub_commands.parsing import add_choice, command_parser
 from vllm_mxext.cli.hub_commands.serve_command import serve_command
-from vllm_mxext.cli.hub_commands.tables import columns, counted
+from vllm_mxext.cli.tables import columns, counted
 from vllm_mxext.config.memory_plan import format_bytes
 from vllm_mxext.errors import HubCause
 from vllm_mxext.hub.as_json import manifest_as_json, model_as_json

@@ -10,7 +10,7 @@ from typing import Any
 from vllm_mxext.cli.hub_commands.asking import Asked, read
 from vllm_mxext.cli.hub_commands.events import showing
 from vllm_mxext.cli.hub_commands.parsing import add_events, command_parser
-from vllm_mxext.cli.hub_commands.tables import columns, counted
+from vllm_mxext.cli.tables import columns, counted
 from vllm_mxext.config.memory_plan import format_bytes
 from vllm_mxext.errors import ConfigError, HubCause, StoreError
 from vllm_mxext.hub.as_json import snapshot_as_json

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vllm_mxext.cli.hub_commands.asking import read
 from vllm_mxext.cli.hub_commands.parsing import command_parser
-from vllm_mxext.cli.hub_commands.tables import counted
+from vllm_mxext.cli.tables import counted
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.hub.exit_codes import DONE
 from vllm_mxext.hub.manifest.lookup import FILE_NAME

@@ -1,4 +1,4 @@
-"""`Answer`: what a command of `mxext server` has to say, for people and for programs."""
+"""`Answer`: the output of a command of `mxext server`, for people and for programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vllm_mxext.registry.errors import DONE
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command has done or found.
+    """The output of a command.
 
     Attributes:
-        value: for programs; printed as one JSON object unless it is empty.
+        value: for programs; with `--json` printed as one JSON object, unless it is empty.
         text: for people; nothing is printed if it is empty.
-        exit_code: of the command.
+        exit_code: the command's.
     """
 
     value: Mapping[str, Any]
@@ -32,12 +32,12 @@ class Answer:
         return self.exit_code
 
     def as_json(self) -> str:
-        """Returns it for programs."""
+        """Returns the value as JSON."""
         return json.dumps(self.value, ensure_ascii=False, indent=2)
 
 
 def duration(seconds: float) -> str:
-    """Returns a time for people: `12 s`, `3 min`, `2 h 5 min`, `4 d 3 h`."""
+    """Returns a duration in words: `12 s`, `3 min`, `2 h 5 min`, `4 d 3 h`."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -48,7 +48,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int | None) -> str:
-    """Returns bytes for people: `12.3 MB`, `1.2 GB`; `-` if they are not known."""
+    """Returns a number of bytes in words: `12.3 MB`, `1.2 GB`; `-` if it is unknown."""
     if count is None:
         return "-"
     return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

@@ -12,6 +12,6 @@ from vllm_mxext.registry.servers import Servers
 
 
 def doctor(servers: Servers, _arguments: argparse.Namespace) -> Answer:
-    """Prints findings; the code says if there is a problem."""
+    """Reports findings; the exit code says whether there is a problem."""
     found = report(examine(servers))
     return Answer(found.value, found.text, DONE if found.is_well else FAILED)

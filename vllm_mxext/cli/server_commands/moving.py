@@ -1,4 +1,4 @@
-"""`mxext server export` and `import`: registrations as one file."""
+"""`mxext server export` and `import`: registrations to and from a file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from vllm_mxext.cli.hub_commands.tables import counted
 from vllm_mxext.cli.server_commands.answer import Answer
+from vllm_mxext.cli.tables import counted
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry.book import as_document, find, parse_servers
 from vllm_mxext.registry.errors import NameTakenError
@@ -16,7 +16,7 @@ from vllm_mxext.registry.servers import Servers
 
 
 def export(servers: Servers, arguments: argparse.Namespace) -> Answer:
-    """Writes registrations; no keys are among them, because the registry has none."""
+    """Writes registrations; they contain no keys, because the registry stores none."""
     records = servers.book.read()
     chosen = {name: find(records, name) for name in arguments.names} or records
     document = as_document(chosen)
@@ -41,8 +41,8 @@ def import_servers(servers: Servers, arguments: argparse.Namespace) -> Answer:
         taken = sorted(set(given) & set(records))
         if taken and not arguments.replace:
             raise NameTakenError(
-                f"{', '.join(taken)} {'is' if len(taken) == 1 else 'are'} registered already, so that nothing was "
-                "imported; repeat it with --replace, or rename them in the file."
+                f"{', '.join(taken)} {'is' if len(taken) == 1 else 'are'} registered already, so nothing was imported; "
+                "repeat it with --replace, or rename them in the file."
             )
         records.update(given)
     return Answer(

@@ -1,4 +1,4 @@
-"""Command lines of `mxext server`: a parser per command."""
+"""The command lines of `mxext server`: a parser for each command."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ COMMANDS = {  # `module.function(servers, arguments)` returns an `Answer`
     "start": Command("running", "start", "start it in the background and wait until it is ready"),
     "stop": Command("running", "stop", "let it finish its requests and end"),
     "restart": Command("running", "restart", "stop it, and start it as it is registered now"),
-    "rm": Command("registering", "rm", "take it off the registry, with its logs"),
+    "rm": Command("registering", "rm", "remove it from the registry, with its logs"),
     "list": Command("showing", "list_servers", "all registered servers"),
-    "ps": Command("showing", "ps", "those that run: time, memory, requests, model"),
+    "ps": Command("showing", "ps", "running servers: uptime, memory, requests, model"),
     "status": Command("showing", "status", "one server; the exit code says whether it is ready"),
-    "logs": Command("showing", "logs", "what it has written; -f goes on"),
+    "logs": Command("showing", "logs", "the end of its log; -f follows it"),
     "show": Command("showing", "show", "how it is registered, and the command that starts it"),
     "edit": Command("registering", "edit", "change how it is registered"),
     "export": Command("moving", "export", "write registrations as JSON"),
-    "import": Command("moving", "import_servers", "register the servers of such a file"),
-    "doctor": Command("examining", "doctor", "find what is wrong with servers, and how to mend it"),
+    "import": Command("moving", "import_servers", "register the servers of an exported file"),
+    "doctor": Command("examining", "doctor", "find what is wrong with servers, and how to fix it"),
 }
 
 
@@ -43,7 +43,7 @@ ELSEWHERE = {
     "ls": "list", "create": "add", "register": "add", "remove": "rm", "delete": "rm", "inspect": "show",
     "log": "logs", "kill": "stop --timeout 0", "down": "stop", "up": "start", "run": "start", "reload": "restart",
 }  # fmt: skip
-"""What other tools call a command."""
+"""Name of a command in other tools -> the command here."""
 
 
 def command_parser(name: str) -> Parser:
@@ -56,10 +56,10 @@ def command_parser(name: str) -> Parser:
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the settings of a record that the flags name.
+    """Returns the settings that the flags give.
 
     Raises:
-        ConfigError: one of `--env` has no value, or a quotation mark of `--extra-args` is not closed.
+        ConfigError: an `--env` has no value, or a quotation mark in `--extra-args` is not closed.
     """
     found = {key: getattr(arguments, key) for key in SETTINGS if getattr(arguments, key) is not None}
     if "env" in found:
@@ -67,7 +67,7 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     if "extra_args" in found and len(found["extra_args"]) == 1:
         found["extra_args"] = _words(found["extra_args"][0])  # given as one text
     if "model_path" in found and os.path.exists(os.path.expanduser(found["model_path"])):
-        found["model_path"] = absolute(found["model_path"])  # now, because later commands are typed elsewhere
+        found["model_path"] = absolute(found["model_path"])  # later commands may be typed in another folder
     return found
 
 
@@ -81,40 +81,47 @@ def _words(text: str) -> list[str]:
 def _name_and_value(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise ConfigError(f"--env {name} has no value; a server gets the variables of whoever starts it anyway.")
+        raise ConfigError(
+            f"--env {name} has no value; give --env {name}=VALUE, or export it before 'start', which passes it on."
+        )
     return name, value
 
 
 def _add_settings(parser: Parser) -> None:
     parser.add_argument(
-        "--endpoint-url", metavar="URL", help=f"'{SELF_HOSTED}' (default), or the address of a server run by others"
+        "--endpoint-url", metavar="URL", help=f"'{SELF_HOSTED}' (default), or the address of a remote server"
     )
     parser.add_argument(
         "--model-path", "--model", metavar="MODEL", help="folder, ORG/NAME, or the hub's name of a model"
     )
     parser.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: {BACKENDS[0]})")
     parser.add_argument("--tensor-parallel", metavar="N", help="devices that share each layer (default: 1)")
-    parser.add_argument("--max-model-len", metavar="N", help="tokens of prompt plus output at most, or auto")
+    parser.add_argument("--max-model-len", metavar="N", help="most tokens of prompt plus output, or auto")
     parser.add_argument("--gpu-memory-utilization", metavar="F", help="share of the memory that may be used")
     parser.add_argument("--dtype", metavar="T", help=", ".join(DTYPES))
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine only)")
     parser.add_argument("--port", metavar="N", help="port to listen on (default: a free one from 8000 on)")
     parser.add_argument(
-        "--api-key-env", metavar="VAR", help="variable that holds the server's key; the key is never kept"
+        "--api-key-env", metavar="VAR", help="environment variable with the server's key; the key is never stored"
     )
-    parser.add_argument("--env", action="append", metavar="K=V", help="variable of the server; may be repeated")
     parser.add_argument(
-        "--extra-args", nargs=argparse.REMAINDER, metavar="ARG", help="everything behind it goes to the server as it is"
+        "--env", action="append", metavar="K=V", help="environment variable of the server; may be repeated"
+    )
+    parser.add_argument(
+        "--extra-args",
+        nargs=argparse.REMAINDER,
+        metavar="ARG",
+        help="passes everything after it to the server as it is",
     )
 
 
 def _add_name(parser: Parser) -> None:
-    parser.add_argument("name", metavar="NAME", help="of the server")
+    parser.add_argument("name", metavar="NAME", help="name of the server")
 
 
 def _add(parser: Parser) -> None:
     _add_name(parser)
-    parser.add_argument("--replace", action="store_true", help="forget the server that has this name")
+    parser.add_argument("--replace", action="store_true", help="replace a server that has this name")
     _add_settings(parser)
 
 
@@ -122,7 +129,7 @@ def _add_waiting(parser: Parser) -> None:
     parser.add_argument("--no-wait", action="store_true", help="do not wait until it is ready")
     parser.add_argument(
         "--timeout", type=float, default=START_TIMEOUT_S, metavar="S",
-        help=f"seconds until it has to be ready (default: {START_TIMEOUT_S:g})",
+        help=f"seconds to wait until it is ready (default: {START_TIMEOUT_S:g})",
     )  # fmt: skip
 
 
@@ -131,21 +138,21 @@ def _start(parser: Parser) -> None:
     _add_waiting(parser)
 
 
-def _add_patience(parser: Parser, flag: str) -> None:
+def _add_stop_timeout(parser: Parser, flag: str) -> None:
     parser.add_argument(
         flag, type=float, default=STOP_TIMEOUT_S, dest="stop_timeout", metavar="S",
-        help=f"seconds that open requests may take, then it is killed (default: {STOP_TIMEOUT_S:g})",
+        help=f"seconds to finish open requests in before it is killed (default: {STOP_TIMEOUT_S:g})",
     )  # fmt: skip
 
 
 def _stop(parser: Parser) -> None:
     _add_name(parser)
-    _add_patience(parser, "--timeout")
+    _add_stop_timeout(parser, "--timeout")
 
 
 def _restart(parser: Parser) -> None:
     _start(parser)
-    _add_patience(parser, "--stop-timeout")
+    _add_stop_timeout(parser, "--stop-timeout")
 
 
 def _rm(parser: Parser) -> None:
@@ -154,12 +161,12 @@ def _rm(parser: Parser) -> None:
 
 
 def _list(parser: Parser) -> None:
-    parser.add_argument("--quiet", "-q", action="store_true", help="print names only, and ask no server")
+    parser.add_argument("--quiet", "-q", action="store_true", help="print only names, without asking the servers")
 
 
 def _logs(parser: Parser) -> None:
     _add_name(parser)
-    parser.add_argument("--follow", "-f", action="store_true", help="go on until the server ends")
+    parser.add_argument("--follow", "-f", action="store_true", help="follow the log until the server ends")
     parser.add_argument(
         "--lines", "--tail", "-n", type=int, default=50, metavar="N", help="lines from the end (default: 50)"
     )
@@ -181,8 +188,8 @@ def _export(parser: Parser) -> None:
 
 
 def _import(parser: Parser) -> None:
-    parser.add_argument("file", metavar="FILE", help="what 'export' has written; - is standard input")
-    parser.add_argument("--replace", action="store_true", help="forget servers that have the same names")
+    parser.add_argument("file", metavar="FILE", help="a file that 'export' has written; - is standard input")
+    parser.add_argument("--replace", action="store_true", help="replace servers that have the same names")
 
 
 def _nothing(_parser: Parser) -> None:
@@ -218,7 +225,7 @@ def unset_settings(arguments: argparse.Namespace) -> list[str]:
         setting = one.removeprefix("--").replace("-", "_")
         if setting not in SETTINGS:
             raise ConfigError(
-                f"--unset {one} names no setting; there are {', '.join(flag_of(key)[2:] for key in SETTINGS)}."
+                f"--unset {one} is not a setting; choose one of {', '.join(flag_of(key)[2:] for key in SETTINGS)}."
             )
         found.append(setting)
     return found

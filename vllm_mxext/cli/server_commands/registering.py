@@ -1,4 +1,4 @@
-"""`mxext server add`, `edit` and `rm`: what the registry holds."""
+"""`mxext server add`, `edit` and `rm`: changes to the registry."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 def add(servers: Servers, arguments: argparse.Namespace) -> Answer:
-    """Registers a server; of one that exists, changes settings if neither address nor model is named."""
+    """Registers a server; if it exists, and neither address nor model is given, changes its settings instead."""
     name, settings = arguments.name, given_settings(arguments)
     with servers.changing(name) as records:
         known = records.get(name)
@@ -60,14 +60,14 @@ def edit(servers: Servers, arguments: argparse.Namespace) -> Answer:
             )
         content = edited if edited is not None else {**known.as_mapping(), **settings}
         kept = {key: value for key, value in content.items() if key not in unset}
-        if settings.get("endpoint_url", SELF_HOSTED) != SELF_HOSTED:  # what only a start needs is needed no longer
+        if settings.get("endpoint_url", SELF_HOSTED) != SELF_HOSTED:  # a remote server is not started here
             kept = {key: value for key, value in kept.items() if key in REMOTE_SETTINGS or key in settings}
         records[name] = record = _checked(name, kept)
     return _registered(servers, record, f"Changed '{name}': {_summary(record)}.")
 
 
 def rm(servers: Servers, arguments: argparse.Namespace) -> Answer:
-    """Takes a server off the registry."""
+    """Removes a server from the registry."""
     servers.remove(arguments.name, force=arguments.force)
     return Answer({"name": arguments.name, "removed": True}, f"Removed '{arguments.name}' and its logs.")
 
@@ -93,29 +93,29 @@ def _registered(servers: Servers, record: ServerRecord, text: str) -> Answer:
 
 
 def _notes(servers: Servers, record: ServerRecord) -> list[str]:
-    """Returns what a user should know now rather than when a start fails."""
+    """Returns warnings that are better given now than by a failed start."""
     if record.is_remote:
-        return [f"see whether it answers with 'mxext server status {record.name}'."]
+        return [f"check that it answers with 'mxext server status {record.name}'."]
     notes = []
     found = look(BACKENDS[record.kind])
     if not found.is_installed:
         notes.append(f"{record.kind} {found.text}")
     if record.host not in _LOCAL_HOSTS and record.api_key_env is None:
-        notes.append(f"with --host {record.host} everybody who reaches this machine may use it; set --api-key-env.")
+        notes.append(f"with --host {record.host} anyone who can reach this machine can use it; set --api-key-env.")
     if record.model_path is not None and record.model_path.startswith("/") and not os.path.exists(record.model_path):
         notes.append(f"there is nothing at '{record.model_path}' yet.")
     run = read_run(servers.folders.run_file(record.name))
     if run is not None and run.server.is_alive():
-        notes.append(f"it runs as before until 'mxext server restart {record.name}'.")
+        notes.append(f"it runs with its old settings until 'mxext server restart {record.name}'.")
     return notes
 
 
 def _edited(record: ServerRecord) -> dict[str, Any]:
-    """Returns the settings as an editor leaves them."""
+    """Returns the settings after the user has edited them."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not editor or not sys.stdin.isatty():
         raise ConfigError(
-            f"What is to change? Name it by flags, as in 'mxext server edit {record.name} --max-model-len 4k'"
+            f"What is to change? Give flags, as in 'mxext server edit {record.name} --max-model-len 4k'"
             + ("." if editor else ", or set EDITOR.")
         )
     with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +130,7 @@ def _edited(record: ServerRecord) -> dict[str, Any]:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ConfigError(f"What the editor left is not valid JSON ({error}); nothing was changed.") from None
+            raise ConfigError(f"The edited file is not valid JSON ({error}); nothing was changed.") from None
     if not isinstance(content, dict):
-        raise ConfigError("What the editor left is not a JSON object; nothing was changed.")
+        raise ConfigError("The edited file is not a JSON object; nothing was changed.")
     return content

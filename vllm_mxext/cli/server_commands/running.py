@@ -13,12 +13,12 @@ from vllm_mxext.registry.servers import Servers, Started
 def start(servers: Servers, arguments: argparse.Namespace) -> Answer:
     """Starts a server."""
     with Waiting(arguments.name, is_silent=arguments.json) as waiting:
-        started = servers.start(arguments.name, timeout_s=_patience(arguments), report=waiting.report)
-    return _told(started, "Started")
+        started = servers.start(arguments.name, timeout_s=_start_timeout(arguments), report=waiting.report)
+    return _outcome(started, "Started")
 
 
 def stop(servers: Servers, arguments: argparse.Namespace) -> Answer:
-    """Stops a server; one that does not run is as it should be."""
+    """Stops a server; it is no error if it does not run."""
     name = arguments.name
     is_gentle = servers.stop(name, timeout_s=_seconds(arguments.stop_timeout))
     how = {True: "ended", False: "killed", None: "not running"}[is_gentle]
@@ -35,16 +35,16 @@ def restart(servers: Servers, arguments: argparse.Namespace) -> Answer:
     stop_timeout_s = _seconds(arguments.stop_timeout)
     with Waiting(arguments.name, is_silent=arguments.json) as waiting:
         started = servers.restart(
-            arguments.name, stop_timeout_s=stop_timeout_s, timeout_s=_patience(arguments), report=waiting.report
+            arguments.name, stop_timeout_s=stop_timeout_s, timeout_s=_start_timeout(arguments), report=waiting.report
         )
-    return _told(started, "Restarted")
+    return _outcome(started, "Restarted")
 
 
-def _patience(arguments: argparse.Namespace) -> float | None:
+def _start_timeout(arguments: argparse.Namespace) -> float | None:
     return None if arguments.no_wait else _seconds(arguments.timeout)
 
 
-def _told(started: Started, verb: str) -> Answer:
+def _outcome(started: Started, verb: str) -> Answer:
     record, run = started.record, started.run
     url = record.url(run.port, run.host)
     value = {
@@ -61,7 +61,7 @@ def _told(started: Started, verb: str) -> Answer:
         return Answer(value, f"'{record.name}' {state} at {url} (process {run.server.pid}).")
     text = f"{verb} '{record.name}' at {url} (process {run.server.pid})"
     if started.seconds is None:
-        return Answer(value, f"{text}; see with 'mxext server status {record.name}' when it is ready.")
+        return Answer(value, f"{text}; check with 'mxext server status {record.name}' when it is ready.")
     return Answer(value, f"{text}; it was ready after {started.seconds:.1f} s.")
 
 

@@ -8,8 +8,8 @@ import shlex
 import time
 from typing import Any
 
-from vllm_mxext.cli.hub_commands.tables import columns, counted
 from vllm_mxext.cli.server_commands.answer import Answer, duration, size
+from vllm_mxext.cli.tables import columns, counted
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry import logs as log_files
 from vllm_mxext.registry.backends import BACKENDS
@@ -44,7 +44,7 @@ def _list_row(status: Status) -> tuple[str, ...]:
 
 
 def ps(servers: Servers, _arguments: argparse.Namespace) -> Answer:
-    """Shows the servers whose process runs here."""
+    """Shows the servers that run on this machine."""
     found = [one for one in servers.all() if one.is_alive]
     value = {"servers": [_facts(servers, one) for one in found]}
     if not found:
@@ -69,7 +69,7 @@ def _uptime(run: Run) -> float:
 
 
 def status(servers: Servers, arguments: argparse.Namespace) -> Answer:
-    """Shows one server; the code says whether it is ready."""
+    """Shows one server; the exit code says whether it is ready."""
     found = servers.status(arguments.name)
     facts = _facts(servers, found)
     lines = [f"{found.record.name}: {found.word}"]
@@ -130,11 +130,11 @@ def _problem(found: Status) -> str | None:
 
 
 def logs(servers: Servers, arguments: argparse.Namespace) -> Answer:
-    """Prints the end of a log, and what comes after it."""
+    """Prints the end of a log, and follows it with `-f`."""
     record = servers.book.get(arguments.name)
     path = servers.folders.log(record.name)
     if record.is_remote:
-        raise ConfigError(f"'{record.name}' is run by somebody else, who has its logs.")
+        raise ConfigError(f"'{record.name}' is a remote server; its log is on the machine where it runs.")
     if arguments.lines < 0:
         raise ConfigError(f"--lines must be 0 or more, got {arguments.lines}.")
     if not log_files.log_files(path):

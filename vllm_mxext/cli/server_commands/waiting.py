@@ -1,4 +1,4 @@
-"""`Waiting`: shows how far a start is; a line that changes on terminals, a line per step elsewhere."""
+"""`Waiting`: shows the progress of a start: one changing line on a terminal, a new line per step elsewhere."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _CLEAR = "\r\x1b[K"
 
 
 class Waiting:
-    """Shows progress on standard error; a context manager that leaves a clean line.
+    """Shows progress on standard error; a context manager that clears its line at the end.
 
     Args:
-        name: of the server.
+        name: the server's.
         is_silent: show nothing.
-        out: where to; standard error by default.
+        out: where to write; standard error by default.
     """
 
     def __init__(self, name: str, *, is_silent: bool, out: TextIO | None = None) -> None:
@@ -45,7 +45,7 @@ class Waiting:
             self._write(_CLEAR)
 
     def report(self, progress: Progress) -> None:
-        """Shows how far the start is."""
+        """Shows how far the start has come."""
         if self._is_silent:
             return
         phase = progress.phase or "starting"

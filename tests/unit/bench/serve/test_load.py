@@ -72,8 +72,8 @@ def test_a_sweep_of_rates_ends_with_the_capacity_between_its_levels(capacity: fl
     while (level := next_rate(done, first)) is not None:
         done.append(Level(level, level, level <= capacity))
         assert len(done) <= 14
-    if any(not level.is_kept_up for level in done) and any(level.is_kept_up for level in done):
-        best = max(level.load for level in done if level.is_kept_up)
-        worst = min(level.load for level in done if not level.is_kept_up)
+    if any(not level.has_kept_up for level in done) and any(level.has_kept_up for level in done):
+        best = max(level.load for level in done if level.has_kept_up)
+        worst = min(level.load for level in done if not level.has_kept_up)
         assert best <= capacity < worst
         assert worst / best <= 1.3 or len(done) == 14

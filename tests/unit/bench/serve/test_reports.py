@@ -100,7 +100,9 @@ def test_failures_reasons_formulas_and_the_client_are_printed() -> None:
 def test_with_a_schedule_the_report_shows_latencies_from_sending_beside_those_from_the_schedule() -> None:
     late = [record(number, number + 1.0, scheduled_s=float(number)) for number in range(4)]
     report = Report.of(result(late))
-    assert "End-to-end latency from sending, without the wait for it: Mean 0.600s" in further_block(report)
+    assert "End-to-end latency from the time of sending (without the wait to send): Mean 0.600s" in further_block(
+        report
+    )
     assert (report.values["e2e_mean"], report.values["e2e_from_sending_mean"]) == pytest.approx((1.6, 0.6))
     assert "from sending" not in further_block(Report.of(ten_requests()))
 
@@ -140,7 +142,7 @@ def test_every_formula_is_there_in_chinese_too() -> None:
 def test_a_sweep_that_did_not_reach_the_knee_says_so_in_words_and_marks_none() -> None:
     report = Report.of(sweep((1, 2, 4)))
     assert (report.figures.stage.concurrency, report.knee_index) == (4, None)
-    assert "Knee: not reached; 4 at a time did not fill the server." in further_block(report)
+    assert "Knee: not reached; 4 at a time did not saturate the server." in further_block(report)
     assert "Knee: not reached" in to_html(report)
     assert not re.search(r'class="marked"[^>]*>knee<', to_html(report))
 
