@@ -35,8 +35,8 @@ from vllm_mxext.config.hub import local_folder
 from vllm_mxext.config.lora import lora_reason, resolve_lora
 from vllm_mxext.config.memory_plan import longest_model_len
 from vllm_mxext.config.model_spec import ModelSpec, read_model_spec
-from vllm_mxext.config.options import ServerOptions
-from vllm_mxext.config.server import CorsConfig, LoRAServingConfig, ParserConfig, ServerConfig, TlsConfig
+from vllm_mxext.config.resolve_server import resolve_server
+from vllm_mxext.config.server import LoRAServingConfig, ServerConfig
 from vllm_mxext.config.speculation import resolve_speculation, shortened
 from vllm_mxext.errors import ConfigError
 
@@ -95,15 +95,6 @@ class ResolvedConfig:
     decisions: dict[str, Decision] = field(default_factory=dict)
 
 
-def resolve_server(app: AppConfig) -> ServerConfig:
-    """Returns how the server listens, answers, guards and logs, which no model has a say in; adapters left out.
-
-    Raises:
-        ConfigError: values contradict each other.
-    """
-    return _server(app.server, LoRAServingConfig())
-
-
 def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
     """Looks up what the intent leaves open: checkpoint facts, data type, lengths, threads, sampling defaults.
 
@@ -137,7 +128,7 @@ def resolve(app: AppConfig, host: Machine | None = None) -> ResolvedConfig:
         app.server.reasoning_parser,
         app.server.tool_parser_plugin,
     )
-    return ResolvedConfig(app, engine, _server(app.server, lora_serving), frontend, decisions)
+    return ResolvedConfig(app, engine, resolve_server(app.server, lora_serving), frontend, decisions)
 
 
 def resolve_engine(app: AppConfig, spec: ModelSpec, host: Machine) -> EngineConfig:
@@ -340,61 +331,3 @@ def _lora(
     if lora is not None and lora.max_cpu_loras != app.lora.max_cpu_loras:
         decisions["max_cpu_loras"] = Decision(lora.max_cpu_loras, "as many as --max-loras")
     return lora, serving
-
-
-def _server(options: ServerOptions, lora: LoRAServingConfig) -> ServerConfig:
-    return ServerConfig(
-        host=options.host,
-        port=options.port,
-        uds=Path(options.uds).expanduser() if options.uds is not None else None,
-        tls=_tls(options),
-        api_keys=options.api_key,
-        metrics_need_key=not options.metrics_without_key,
-        root_path=options.root_path,
-        cors=CorsConfig(
-            options.allowed_origins, options.allowed_methods, options.allowed_headers, options.allow_credentials
-        ),
-        middleware=options.middleware,
-        is_docs_enabled=not options.disable_fastapi_docs,
-        max_request_body_bytes=options.max_request_body_bytes,
-        sse_keep_alive_s=options.sse_keep_alive_interval,
-        shutdown_timeout_s=options.shutdown_timeout,
-        trust_request_chat_template=options.trust_request_chat_template,
-        response_role=options.response_role,
-        parsers=ParserConfig(
-            may_choose_tools=options.enable_auto_tool_choice,
-            tool_parser=options.tool_call_parser,
-            reasoning_parser=options.reasoning_parser,
-            plugin=options.tool_parser_plugin,
-            hides_unused_tools=options.exclude_tools_when_tool_choice_none,
-        ),
-        always_includes_usage=options.enable_force_include_usage,
-        returns_tokens_as_ids=options.return_tokens_as_token_ids,
-        reports_metrics=options.enable_per_request_metrics,
-        refuses_unknown_fields=options.strict_params,
-        log_outputs=options.enable_log_outputs,
-        http_log_level=options.uvicorn_log_level,
-        log_requests=options.enable_log_requests,
-        max_log_len=options.max_log_len,
-        quiet_endpoints=options.disable_access_log_for_endpoints,
-        lora=lora,
-    )
-
-
-def _tls(options: ServerOptions) -> TlsConfig | None:
-    files = {
-        "--ssl-certfile": options.ssl_certfile,
-        "--ssl-keyfile": options.ssl_keyfile,
-        "--ssl-ca-certs": options.ssl_ca_certs,
-    }
-    for flag, path in files.items():
-        if path is not None and not path.is_file():
-            raise ConfigError(f"{flag} names '{path}', which is no file on this machine.")
-    if options.ssl_certfile is not None:
-        return TlsConfig(options.ssl_certfile, options.ssl_keyfile, options.ssl_ca_certs, options.ssl_cert_reqs)
-    given = [flag for flag, path in files.items() if path is not None]
-    if options.ssl_cert_reqs:
-        given.append("--ssl-cert-reqs")
-    if given:
-        raise ConfigError(f"{given[0]} needs --ssl-certfile, without which there is no HTTPS.")
-    return None

@@ -14,7 +14,8 @@ from vllm_mxext import envs
 from vllm_mxext.config.app import AppConfig, parse_serve_args
 from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.config.hub import without_effect
-from vllm_mxext.config.resolve import ResolvedConfig, resolve, resolve_server
+from vllm_mxext.config.resolve import ResolvedConfig, resolve
+from vllm_mxext.config.resolve_server import resolve_server
 from vllm_mxext.config.table import format_changes
 from vllm_mxext.entrypoints.starting import Start, stored_start
 from vllm_mxext.errors import ConfigError, MxError
@@ -43,7 +44,7 @@ def run(app: AppConfig) -> int:
         logger.warning("%s", warning)
     start = stored_start(app)
     resolved = None if start is None else _resolved(start)
-    server = resolve_server(app) if resolved is None else resolved.server
+    server = resolve_server(app.server) if resolved is None else resolved.server
     if server.tls is not None:
         check_tls(server.tls)
     with open_socket(server) as sock:
