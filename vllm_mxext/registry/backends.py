@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from vllm_mxext.builtin import BUILTIN_ALIASES, BUILTIN_MODEL_NAME
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry.errors import BackendMissingError
+from vllm_mxext.registry.ports import FIRST_PORT
 from vllm_mxext.registry.record import NATIVE, ServerRecord
 
 OUR_SERVER = (sys.executable, "-m", "vllm_mxext.entrypoints.openai.api_server")
-
-_EXAMPLE_PORT = 8000
 
 _QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics,/version,/v1/models")
 """Keeps the registry's own health checks and probes out of the server's log."""
@@ -106,8 +105,8 @@ def startable(record: ServerRecord) -> Backend:
     if backend.name == NATIVE:
         return backend
     found = look(backend)
-    command = shlex.join(backend.command(record, record.known_port or _EXAMPLE_PORT))
-    address = f"http://127.0.0.1:{record.known_port or _EXAMPLE_PORT}"
+    port = record.known_port or FIRST_PORT
+    command, address = shlex.join(backend.command(record, port)), f"http://127.0.0.1:{port}"
     if not found.is_installed:
         raise BackendMissingError(
             f"'{record.name}' cannot be started, because {backend.name} {found.text} Or use the native backend: "

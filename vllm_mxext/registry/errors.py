@@ -10,8 +10,8 @@ DONE = 0
 FAILED = 1
 USAGE = 2
 NOT_RUNNING = 3
-NAME = 4
-NOT_HERE = 5
+WRONG_NAME = 4
+UNAVAILABLE = 5
 INTERRUPTED = 130
 
 MEANINGS = (
@@ -19,8 +19,8 @@ MEANINGS = (
     (FAILED, "failed"),
     (USAGE, "wrong usage"),
     (NOT_RUNNING, "not running, not ready yet or not reachable"),
-    (NAME, "the name is unknown, or already taken"),
-    (NOT_HERE, "the backend cannot be started here: something is not installed or not supported"),
+    (WRONG_NAME, "the name is unknown, or already taken"),
+    (UNAVAILABLE, "the backend cannot be started here: something is not installed or not supported"),
     (INTERRUPTED, "interrupted"),
 )
 """Every exit code and its meaning, for help and manuals."""
@@ -60,21 +60,21 @@ class NotRunningError(RegistryError):
 class UnknownServerError(RegistryError):
     """No server is registered under the name."""
 
-    exit_code = NAME
+    exit_code = WRONG_NAME
     cause = "unknown name"
 
 
 class NameTakenError(RegistryError):
     """A server is registered under the name already."""
 
-    exit_code = NAME
+    exit_code = WRONG_NAME
     cause = "name taken"
 
 
 class BackendMissingError(RegistryError):
     """The backend is not installed, or this version does not start it."""
 
-    exit_code = NOT_HERE
+    exit_code = UNAVAILABLE
     cause = "backend"
 
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from vllm_mxext.bench.serve.compare import Comparison
 from vllm_mxext.bench.serve.report_data import DISTRIBUTIONS, POINTS, Report, named_values, request_values
 
 _PREFIX = "vllm_mxext_performance"
@@ -98,7 +99,7 @@ def _cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
 
 
-def _compared(one: Any) -> dict[str, Any]:
+def _compared(one: Comparison) -> dict[str, Any]:
     return {
         "figure": one.figure,
         "first": one.first,

@@ -195,8 +195,8 @@ class _Connection(asyncio.Protocol):
 
     def release(self) -> None:
         """Returns the connection to the pool if its answer was complete, else closes it."""
-        is_complete = self._exchange is not None and self._exchange.done.done() and not self._exchange.done.cancelled()
-        is_complete = is_complete and self._exchange is not None and self._exchange.done.exception() is None
+        done = None if self._exchange is None else self._exchange.done
+        is_complete = done is not None and done.done() and not done.cancelled() and done.exception() is None
         self._exchange = self._parser = None
         if is_complete and self._is_reusable and self.is_open:
             self._idle.append(self)
