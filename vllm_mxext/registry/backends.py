@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from vllm_mxext.builtin import BUILTIN_ALIASES, BUILTIN_MODEL_NAME
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry.errors import BackendMissingError
-from vllm_mxext.registry.ports import FIRST_PORT
+from vllm_mxext.registry.ports import FIRST
 from vllm_mxext.registry.record import NATIVE, ServerRecord
 
 OUR_SERVER = (sys.executable, "-m", "vllm_mxext.entrypoints.openai.api_server")
@@ -105,7 +105,7 @@ def startable(record: ServerRecord) -> Backend:
     if backend.name == NATIVE:
         return backend
     found = look(backend)
-    port = record.known_port or FIRST_PORT
+    port = record.known_port or FIRST
     command, address = shlex.join(backend.command(record, port)), f"http://127.0.0.1:{port}"
     if not found.is_installed:
         raise BackendMissingError(

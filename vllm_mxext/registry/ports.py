@@ -9,7 +9,7 @@ from collections.abc import Collection
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry.errors import PortTakenError
 
-FIRST_PORT = 8000
+FIRST = 8000
 """The port that is tried first, and that the documentation uses."""
 
 _TRIED = 1000
@@ -75,7 +75,7 @@ def choose(host: str, preferred: int | None, avoid: Collection[int | None]) -> i
     """
     if preferred is not None and preferred not in avoid and is_free(host, preferred):
         return preferred
-    for port in range(FIRST_PORT, FIRST_PORT + _TRIED):
+    for port in range(FIRST, FIRST + _TRIED):
         if port not in avoid and is_free(host, port):
             return port
-    raise PortTakenError(f"No port from {FIRST_PORT} to {FIRST_PORT + _TRIED - 1} is free; choose one with --port.")
+    raise PortTakenError(f"No port from {FIRST} to {FIRST + _TRIED - 1} is free; choose one with --port.")

@@ -43,11 +43,11 @@ class Probe:
 
 
 def probe(url: str, api_key: str | None = None, *, timeout_s: float = TIMEOUT_S) -> Probe:
-    """Asks a server for everything in a `Probe`.
+    """Asks a server for everything that it tells.
 
     Args:
-        url: its address without `/v1`.
-        api_key: the key to present.
+        url: address without `/v1`.
+        api_key: key to present.
         timeout_s: how long each answer may take.
     """
     import httpx  # noqa: PLC0415 - slow to import, and not every command asks
@@ -65,16 +65,14 @@ def probe(url: str, api_key: str | None = None, *, timeout_s: float = TIMEOUT_S)
             return _ask(client)
     except httpx.DecodingError:
         return Probe(is_reachable=True, problem=f"what answers at {url} cannot be decoded")
-    except (httpx.LocalProtocolError, UnicodeError):  # their texts repeat the key
-        return Probe(
-            problem="the key contains characters that HTTP does not allow; check the variable of --api-key-env"
-        )
+    except (httpx.LocalProtocolError, UnicodeError):  # whose texts repeat the key
+        return Probe(problem="the key holds characters that no key may have; look at the variable of --api-key-env")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return Probe(problem=f"nothing answers at {url} ({str(error) or type(error).__name__})")
 
 
 def _get(client: httpx.Client, path: str) -> httpx.Response:
-    """Returns an answer, limited in time and size."""
+    """Returns an answer that ends in time, and is no larger than any of a server that is one."""
     import httpx  # noqa: PLC0415
 
     deadline = time.monotonic() + (client.timeout.read or TIMEOUT_S)
@@ -95,8 +93,7 @@ def _ask(client: httpx.Client) -> Probe:
     listing = _get(client, "/v1/models")
     if listing.status_code in (401, 403):
         return Probe(
-            is_reachable=True,
-            problem="the server wants another key; name the variable that holds it with --api-key-env",
+            is_reachable=True, problem="the server wants another key; name the variable with it by --api-key-env"
         )
     try:
         entries = listing.json()["data"] if listing.is_success else None
@@ -120,16 +117,16 @@ def _ask(client: httpx.Client) -> Probe:
 
 
 def is_ready(url: str, *, timeout_s: float = TIMEOUT_S) -> tuple[bool, str]:
-    """Returns whether a server on this machine is ready, and what it is doing if it is not, as far as it says.
+    """Returns whether a server of this machine is ready, and otherwise what it does, as far as it says.
 
     Args:
-        url: its address without `/v1`.
+        url: address without `/v1`.
         timeout_s: how long the answer may take.
     """
     import httpx  # noqa: PLC0415
 
     try:
-        # Loading certificates takes CPU time, which a server that is loading its model needs itself.
+        # Certificates are slow to load, and a server that loads a model needs the processor itself.
         answer = httpx.get(f"{url}/health", timeout=timeout_s, trust_env=False, verify=False)
     except httpx.HTTPError:
         return False, ""
@@ -156,5 +153,5 @@ def _field(answer: httpx.Response, name: str) -> str:
 
 
 def _plain(text: object) -> str:
-    """Returns the beginning of a server's text, without terminal control codes."""
+    """Returns what a server says without codes for terminals."""
     return "".join(one for one in str(text)[:200] if one.isprintable())

@@ -21,12 +21,12 @@ from vllm_mxext.registry.runs import Run, read_run
 from vllm_mxext.registry.starting import Plan, Progress, launch, pick_port, plan, wait_until_ready
 
 STOP_TIMEOUT_S = 40.0
-"""How long a server may take to finish its requests and end; our own gives requests up to 30 s."""
+"""How long a server may finish its requests: our own takes up to 30 s for them, and a little to end."""
 
 _KEEPER_S = 5.0
 
 _LISTENS_S = 30.0
-"""How long after its start a server that does not listen yet counts as starting."""
+"""How long a server that does not listen counts as starting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +264,7 @@ class Servers:
         if run is None:
             return None
         is_gentle = end(run.server, timeout_s=timeout_s) if run.server.is_alive() else None
-        if not wait_for_end(run.keeper, _KEEPER_S):  # it must not write to the file after we remove it
+        if not wait_for_end(run.keeper, _KEEPER_S):  # it is to write down nothing after us
             end(run.keeper, timeout_s=0)
         try:
             path.unlink(missing_ok=True)

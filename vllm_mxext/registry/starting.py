@@ -212,8 +212,8 @@ def wait_until_ready(
 
 
 def start_failure(record: ServerRecord, run: Run, folders: Folders) -> StartFailedError:
-    """Returns the error for a server that ended before it was ready, with the end of its log and a hint."""
-    wait_for_end(run.keeper, 5.0)  # by then the end of the log and the exit code have been written
+    """Returns the error of a server that ended before it was ready, with the end of its log and what to do."""
+    wait_for_end(run.keeper, 5.0)  # then its last words and how it ended are written down
     last = read_run(folders.run_file(record.name))
     code = last.exit_code if last is not None and last.server == run.server else None
     lines = [line for line in logs.tail(folders.log(record.name), 400) if line.strip()]

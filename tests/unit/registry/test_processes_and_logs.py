@@ -96,8 +96,8 @@ def test_a_taken_port_names_its_owner_and_the_next_one_is_chosen() -> None:
         port = listening.getsockname()[1]
         assert not ports.is_free("127.0.0.1", port)
         assert f"process {os.getpid()} " in ports.owner(port)
-        chosen = ports.choose("127.0.0.1", port, {ports.FIRST_PORT})
-        assert chosen not in (port, ports.FIRST_PORT)
+        chosen = ports.choose("127.0.0.1", port, {ports.FIRST})
+        assert chosen not in (port, ports.FIRST)
         assert ports.is_free("127.0.0.1", chosen)
 
 

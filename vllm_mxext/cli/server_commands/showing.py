@@ -14,7 +14,7 @@ from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry import logs as log_files
 from vllm_mxext.registry.backends import BACKENDS
 from vllm_mxext.registry.errors import DONE, NOT_RUNNING, NotRunningError
-from vllm_mxext.registry.ports import FIRST_PORT
+from vllm_mxext.registry.ports import FIRST
 from vllm_mxext.registry.runs import Run, read_run
 from vllm_mxext.registry.servers import Servers, Status
 
@@ -163,7 +163,7 @@ def show(servers: Servers, arguments: argparse.Namespace) -> Answer:
     settings = record.as_mapping()
     command = None
     if not record.is_remote:
-        command = shlex.join(BACKENDS[record.kind].command(record, record.known_port or FIRST_PORT))
+        command = shlex.join(BACKENDS[record.kind].command(record, record.known_port or FIRST))
     value = {"name": record.name, **settings, "command": command, "file": str(servers.book.path)}
     rows = [("name", record.name), *((key.replace("_", "-"), _shown(text)) for key, text in settings.items())]
     rows += [("command", command)] if command is not None else []
