@@ -1,4 +1,4 @@
-"""Names of commands: the help that lists them, and the answer to one that does not exist."""
+"""Groups of commands: the help that lists them, and the error for a name that does not exist."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def group_parser(
 
     Args:
         prog: the group, as it is typed.
-        usage: how a command line looks; None = made by argparse.
+        usage: what a command line looks like; None = argparse's.
         description: what the group is for.
-        epilog: stands behind the list.
+        epilog: text after the list.
         commands: name -> command.
     """
     width = max(map(len, commands))
@@ -47,16 +47,16 @@ def group_parser(
 def without_command(
     parser: Parser, argv: Sequence[str], commands: Mapping[str, Summarized], elsewhere: Mapping[str, str] | None = None
 ) -> None:
-    """Prints the help of a group, after a command line that names none of its commands.
+    """Prints the help of a group, for a command line that names none of its commands.
 
     Args:
-        parser: of the group.
-        argv: the command line behind the group's name.
+        parser: the group's.
+        argv: the command line after the group's name.
         commands: name -> command.
         elsewhere: name of a command in other tools -> what is typed here.
 
     Raises:
-        ConfigError: it names another, or has an unknown flag.
+        ConfigError: it names an unknown command, or has an unknown flag.
     """
     name = parser.parse_known_args(argv)[0].command
     if elsewhere and name in elsewhere:

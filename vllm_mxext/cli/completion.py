@@ -1,4 +1,4 @@
-"""`mxext completion SHELL`: prints a script that completes every command of `mxext`, made from what their help says."""
+"""`mxext completion SHELL`: prints a completion script for every command of `mxext`, derived from their help."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from unittest import mock
 from vllm_mxext.config.parser import Parser
 
 WordLists = dict[str, list[str]]
-"""Commands typed so far, such as `server start`, with the words that can follow."""
+"""Words typed so far, such as `server start` -> the words that can follow."""
 
 NAMED = ("start", "stop", "restart", "rm", "status", "logs", "show", "edit", "export")
-"""Commands of `mxext server` that name a registered server."""
+"""Commands of `mxext server` that take the name of a registered server."""
 
 _LIST_OF_COMMANDS = re.compile(r"^commands:\n((?:  \S.*\n)+)", re.MULTILINE)
 _POSITIONAL = re.compile(r"^positional arguments:\n(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
@@ -33,10 +33,10 @@ def run(argv: Sequence[str]) -> int:
     """Prints a script; returns the exit code."""
     parser = Parser(
         prog="mxext completion",
-        description="Print what completes commands and flags of mxext, and the names of registered servers.",
+        description="Print a script that completes commands and flags of mxext, and names of registered servers.",
         epilog="install:\n" + "\n".join(f"  {line}" for line in _HOW.values()),
     )
-    parser.add_argument("shell", choices=list(_SCRIPTS), help="whose language")
+    parser.add_argument("shell", choices=list(_SCRIPTS), help="the shell that the script is for")
     shell = parser.parse_args(argv).shell
     print(f"# Completion of mxext; install it with: {_HOW[shell]}\n" if shell != "zsh" else "#compdef mxext\n")
     print(_SCRIPTS[shell](dict(word_lists())))
@@ -44,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def word_lists() -> Iterator[tuple[str, list[str]]]:
-    """Yields every command with the sub-commands and flags that its help names."""
+    """Yields every command with the sub-commands and flags that its help lists."""
     from vllm_mxext.cli.main import COMMANDS  # noqa: PLC0415 - which imports this module by name
 
     yield "", [*COMMANDS, "--help", "--version"]
@@ -70,7 +70,7 @@ def _help(module: str, arguments: list[str]) -> str:
 
 def _flags(text: str) -> list[str]:
     lines = (line.strip() for line in text.splitlines())
-    # A flag's line begins with it; the text behind two spaces may name others.
+    # Only the beginning of a line names its flag; the text after two spaces may mention others.
     heads = (re.split(r" {2,}", line)[0] for line in lines if line.startswith("-"))
     return sorted({flag for head in heads for flag in _FLAG.findall(head) if flag.startswith("--")})
 

@@ -1,4 +1,4 @@
-"""What `mxext hub doctor` and `mxext server doctor` print."""
+"""The output of `mxext hub doctor` and `mxext server doctor`."""
 
 from __future__ import annotations
 

@@ -34,12 +34,12 @@ COMMANDS = {
     "server": Command("vllm_mxext.cli.server", "register servers under names; start, watch and stop them"),
     "chat": Command("vllm_mxext.cli.chat", "talk to a running server"),
     "complete": Command("vllm_mxext.cli.complete", "send one prompt to a running server"),
-    "lora": Command("vllm_mxext.cli.lora", "load, list, try and unload adapters of a running server"),
-    "parse": Command("vllm_mxext.cli.parse", "tell reasoning and tool calls from the answer in a text"),
+    "lora": Command("vllm_mxext.cli.lora", "load, list, try and unload adapters on a running server"),
+    "parse": Command("vllm_mxext.cli.parse", "split a model's text into reasoning, tool calls and answer"),
     "bench": Command("vllm_mxext.cli.bench", "measure the engine, a running server, start-up or kernels"),
     "fit": Command("vllm_mxext.cli.fit", "print a model's memory plan and kernels without loading it"),
     "collect-env": Command("vllm_mxext.cli.collect_env", "print versions, CPU, kernels and memory"),
-    "completion": Command("vllm_mxext.cli.completion", "print what completes commands in bash, zsh or fish"),
+    "completion": Command("vllm_mxext.cli.completion", "print a completion script for bash, zsh or fish"),
 }
 
 
@@ -53,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def with_exit_code(action: Callable[[], int]) -> int:
-    """Returns the exit code of a command; errors are printed and become theirs."""
+    """Runs a command and returns its exit code; prints errors and returns theirs."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal cannot show is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")  # do not fail for characters that the terminal cannot show
     try:
         return action()
     except ConfigError as error:

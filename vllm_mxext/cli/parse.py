@@ -1,4 +1,4 @@
-"""`mxext parse`: runs tool and reasoning parsers on a text and prints the message that it makes."""
+"""`mxext parse`: runs tool and reasoning parsers on a model's text and prints the resulting message."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="mxext parse", description="Tell reasoning and tool calls from the answer in a text that a model wrote."
+        prog="mxext parse", description="Split a model's text into reasoning, tool calls and answer."
     )
     parser.add_argument("file", nargs="?", type=Path, help="the text (default: standard input)")
     names = ", ".join((*tool_parser_names(), AUTO))

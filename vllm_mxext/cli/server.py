@@ -23,11 +23,11 @@ from vllm_mxext.registry.servers import Servers
 
 _PACKAGE = "vllm_mxext.cli.server_commands"
 
-_GOES_ON = "Interrupted; if the server was being started already, it goes on: end it with 'mxext server stop'."
+_GOES_ON = "Interrupted; if the server had been started already, it goes on: end it with 'mxext server stop'."
 _INTERRUPTED = {
     "start": _GOES_ON,
     "restart": _GOES_ON,
-    "stop": "Interrupted; the server still finishes its requests and ends, but nobody kills it if it does not.",
+    "stop": "Interrupted; the server still finishes its requests and ends, but is not killed if it does not.",
 }
 """What Ctrl-C leaves behind, by command."""
 
@@ -78,7 +78,7 @@ def _parser() -> Parser:
     return group_parser(
         "mxext server",
         "mxext server COMMAND [NAME] [flags]",
-        "Servers under names: registered once, then started in the background, watched and stopped.",
+        "Named servers: registered once, then started in the background, watched and stopped.",
         f"Every command has --help and --json.\n\n{EXIT_CODES}",
         COMMANDS,
     )

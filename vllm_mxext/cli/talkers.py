@@ -1,4 +1,4 @@
-"""Who answers `mxext chat` and `mxext complete`: a running server, or an engine in this process."""
+"""What answers `mxext chat` and `mxext complete`: a running server, or an engine in this process."""
 
 from __future__ import annotations
 
