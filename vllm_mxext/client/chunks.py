@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_TOKEN_FIELDS = ("content", "reasoning_content", "reasoning", "tool_calls", "function_call", "refusal", "audio")
+TOKEN_FIELDS = ("content", "reasoning_content", "reasoning", "tool_calls", "function_call", "refusal", "audio")
+"""Fields of a delta or message that hold what the model has written, of any kind."""
 
 
 def has_token(document: Mapping[str, Any]) -> bool:
@@ -61,4 +62,4 @@ def _choice_has_token(choice: Mapping[str, Any]) -> bool:
     if choice.get("finish_reason") is not None or choice.get("text"):
         return True
     delta = choice.get("delta")
-    return isinstance(delta, Mapping) and any(delta.get(name) for name in _TOKEN_FIELDS)
+    return isinstance(delta, Mapping) and any(delta.get(name) for name in TOKEN_FIELDS)

@@ -10,11 +10,9 @@ import orjson
 
 from vllm_mxext.bench.serve.plan import RequestPlan
 from vllm_mxext.bench.serve.wire import Wire, WireError
+from vllm_mxext.client.chunks import TOKEN_FIELDS
 
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
-
-_TEXT_KEYS = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls")
-"""Fields of a delta or message that hold what the model has written, of any kind."""
 
 _SHOWN = 200
 
@@ -192,7 +190,7 @@ def _take_choice(reply: Reply, choice: dict[str, Any]) -> bool:
             reply.texts.append(str(text))
         return bool(text)
     has_text = False
-    for key in _TEXT_KEYS:
+    for key in TOKEN_FIELDS:
         if value := delta.get(key):
             has_text = True
             reply.texts.append(value if isinstance(value, str) else orjson.dumps(value).decode())

@@ -16,6 +16,7 @@ from vllm_mxext.bench.serve.request import Reply, StreamReader, request_body
 from vllm_mxext.bench.serve.result import ClientLag
 from vllm_mxext.bench.serve.watching import lag_reasons, parse_metrics
 from vllm_mxext.bench.serve.wire import Wire
+from vllm_mxext.client.chunks import TOKEN_FIELDS
 
 EVENTS: list[dict[str, Any]] = [
     {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
@@ -58,6 +59,12 @@ def test_the_first_token_is_the_first_event_with_text() -> None:
     pieces = [b"data: " + json.dumps(event).encode() + b"\n\n" for event in EVENTS]
     reply = read([*pieces, b"data: [DONE]\n\n"])
     assert (reply.chunk_times_s, reply.empty_times_s) == ([1.0, 2.0, 3.0], [0.0, 4.0])
+
+
+@pytest.mark.parametrize("field", TOKEN_FIELDS)
+def test_whatever_a_model_writes_is_text(field: str) -> None:
+    reply = read([stream([{"choices": [{"delta": {field: {"a": "b"}}}]}])])
+    assert (reply.failure, reply.chunk_times_s, reply.text) == ("", [0.0], '{"a":"b"}')
 
 
 @pytest.mark.parametrize(
