@@ -1,4 +1,4 @@
-"""Settings for all tests: the marker that ties a test to a promise, and whom they trust."""
+"""Settings for all tests: the marker that ties a test to a promise, whom they trust, and how examples are chosen."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # No test leaves this machine; to read all authorities of the world for each of a thousand clients takes long.
     os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("no_authority.pem"))
+    # To be slow is no mistake on a busy machine; new examples are looked for by long runs, and nobody else meets them.
+    settings.register_profile(
+        "steady",
+        deadline=None,
+        derandomize=os.environ.get("VLLM_MXEXT_TEST_LONG") != "1",
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("steady")
     config.addinivalue_line(
         "markers", "promise(*ids): promises of tests/requirements.py that the test holds the code to"
     )

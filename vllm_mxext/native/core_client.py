@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 CORE_COMMAND = (sys.executable, "-m", "vllm_mxext.native.core_process")
 
 _MAX_SOCKET_FOLDER_LENGTH = 70
-_FAILURE_WAIT_S = 2.0
 _FAILURE_POLL_S = 0.01
+_FAILURE_POLLS = 1_000
+"""How often the last message of an ended core is looked for: turns, because time passes for stopped processes too."""
 
 
 class CoreClient(Protocol):
@@ -324,14 +325,14 @@ class ProcessCoreClient:
     def _wait_for_exit(self) -> None:
         code = self._process.wait()
         try:
-            self._loop.call_soon_threadsafe(self._on_exit, code, self._loop.time() + _FAILURE_WAIT_S)
+            self._loop.call_soon_threadsafe(self._on_exit, code, _FAILURE_POLLS)
         except RuntimeError:  # the loop is closed: nobody is left to tell
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _on_exit(self, code: int, deadline_s: float) -> None:
+    def _on_exit(self, code: int, num_polls: int) -> None:
         self._on_readable()
-        if code == messages.EXIT_REPORTED and self._failure is None and self._loop.time() < deadline_s:
-            self._loop.call_later(_FAILURE_POLL_S, self._on_exit, code, deadline_s)
+        if code == messages.EXIT_REPORTED and self._failure is None and num_polls:
+            self._loop.call_later(_FAILURE_POLL_S, self._on_exit, code, num_polls - 1)
             return
         self._has_exited.set()
         self._loop.remove_reader(self._socket.FD)
