@@ -195,6 +195,7 @@ class LoopCore:
         self.received: list[EngineCoreRequest] = []
         self.aborted: list[str] = []
         self.is_frozen = False
+        self.is_at_work = False
         self.is_alive = False
         self.num_steps = 0
         self._start_failure = start_failure

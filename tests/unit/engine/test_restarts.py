@@ -271,6 +271,20 @@ async def test_a_silent_core_is_reported_and_recovers_with_its_work(
     assert [output async for output in stream][-1].finished
 
 
+async def test_a_core_that_computes_for_very_long_is_slow_and_not_stalled(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = await start()
+    core = harness.cores.current
+    core.freeze()
+    core.is_at_work = True
+    hours_pass(monkeypatch)
+    await harness.client.check_health()
+    stream = await harness.client.generate(make_request())
+    core.thaw()
+    assert [output async for output in stream][-1].finished
+
+
 async def test_a_silent_core_without_work_is_reported_too(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     harness = await start()
     harness.cores.current.freeze()

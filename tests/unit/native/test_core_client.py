@@ -252,6 +252,20 @@ async def test_stop_ends_a_core_that_does_not_listen(ready: tuple[ProcessCoreCli
     assert not psutil.pid_exists(client.process_id)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_a_core_is_seen_to_work_and_to_be_stopped(ready: tuple[ProcessCoreClient, Listener]) -> None:
+    client, _ = ready
+    while client.is_at_work:  # noqa: ASYNC110 - the system tells of no end, here and below
+        await asyncio.sleep(0)
+    client.add_requests([request("a", max_tokens=ENDLESS)])
+    while not client.is_at_work:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    os.kill(client.process_id, signal.SIGSTOP)
+    while client.is_at_work:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    os.kill(client.process_id, signal.SIGCONT)
+
+
 async def test_ctrl_c_in_the_terminal_leaves_the_core_alone(ready: tuple[ProcessCoreClient, Listener]) -> None:
     client, listener = ready
     os.kill(client.process_id, signal.SIGINT)
