@@ -30,12 +30,11 @@ from vllm_mxext.native.protocol import (
 )
 from vllm_mxext.sampling_params import SamplingParams
 
-NUM_BLOCKS = 65
 BLOCK_SIZE = 4
 MAX_MODEL_LEN = 256
 
 
-def engine_config(**scheduler: Any) -> EngineConfig:
+def engine_config(max_model_len: int = MAX_MODEL_LEN, **scheduler: Any) -> EngineConfig:
     """An engine for `FakeTokenizer` whose model does not exist."""
     spec = ModelSpec(
         architecture="LlamaForCausalLM",
@@ -46,7 +45,7 @@ def engine_config(**scheduler: Any) -> EngineConfig:
         num_heads=1,
         num_kv_heads=1,
         head_dim=8,
-        max_position_embeddings=MAX_MODEL_LEN,
+        max_position_embeddings=max_model_len,
         rms_norm_eps=1e-6,
         rope=RopeSpec(),
         has_tied_embeddings=True,
@@ -58,7 +57,7 @@ def engine_config(**scheduler: Any) -> EngineConfig:
         checkpoint_dtype="float32",
         eos_token_ids=(FakeTokenizer.EOS,),
     )
-    model = ModelConfig(Path("/no/model"), Path("/no/tokenizer"), spec, "float32", MAX_MODEL_LEN)
+    model = ModelConfig(Path("/no/model"), Path("/no/tokenizer"), spec, "float32", max_model_len)
     limits = {"max_num_batched_tokens": 32, "max_num_seqs": 8, **scheduler}
     return EngineConfig(model, CacheConfig(block_size=BLOCK_SIZE), SchedulerConfig(**limits))
 
@@ -166,11 +165,11 @@ class HashRunner:
 
 
 def make_core(config: EngineConfig | None = None, runner: HashRunner | None = None) -> EngineCore:
-    """An engine core on a `HashRunner`."""
+    """An engine core on a `HashRunner`, with memory for one request of the greatest length."""
     config = config or engine_config()
     scheduler = Scheduler(
         config.scheduler,
-        num_blocks=NUM_BLOCKS,
+        num_blocks=1 + config.model.max_model_len // config.cache.block_size,
         block_size=config.cache.block_size,
         enable_prefix_caching=config.cache.enable_prefix_caching,
         max_model_len=config.model.max_model_len,
@@ -196,6 +195,7 @@ class LoopCore:
         self.received: list[EngineCoreRequest] = []
         self.aborted: list[str] = []
         self.is_frozen = False
+        self.is_at_work = False
         self.is_alive = False
         self.num_steps = 0
         self._start_failure = start_failure

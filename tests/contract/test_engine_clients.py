@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine_fakes import MAX_MODEL_LEN, LoopCores, engine_config
+from tests.engine_fakes import LoopCores, engine_config
 from vllm_mxext.config.frontend import AdmissionConfig, FrontendConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
@@ -26,6 +26,8 @@ from vllm_mxext.sampling_params import OutputKind, SamplingParams
 
 QUEUE_LIMIT = 3
 MAX_NUM_SEQS = 4
+MAX_MODEL_LEN = 50_000
+"""So many tokens take a process minutes: however late a test comes, an endless request has not ended."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,13 @@ def fake() -> Engine:
 
 
 def native() -> Engine:
-    cores = LoopCores(engine_config(max_num_seqs=MAX_NUM_SEQS))
+    cores = LoopCores(engine_config(MAX_MODEL_LEN, max_num_seqs=MAX_NUM_SEQS))
     client = NativeEngineClient(cores.config, frontend(), FakeTokenizer(), spawn=cores.spawn)
     return Engine(client, lambda: cores.current.freeze(), lambda: cores.current.thaw())  # noqa: PLW0108 - the core is made later
 
 
 def native_process() -> Engine:
-    config = engine_config(max_num_seqs=MAX_NUM_SEQS)
+    config = engine_config(MAX_MODEL_LEN, max_num_seqs=MAX_NUM_SEQS)
     command = (sys.executable, "-m", "tests.fake_core_process", "none")
     core = ProcessCoreClient(config, command=command)
 

@@ -87,30 +87,34 @@ def answer(url: str) -> str:
 def test_a_server_downloads_its_model_shows_progress_answers_and_starts_again_offline(
     tmp_path: Path, hub: ModelHub
 ) -> None:
-    hub.cdn.fails(Fault(stalls_at=100_000))  # until it is given up and asked again
-    environ = environment(tmp_path, hub) | {"VLLM_MXEXT_DOWNLOAD_STALL_TIMEOUT": "6"}
-    with ServerProcess(OUR_SERVER, tmp_path / "log", environ=environ) as process:
+    hub.cdn.fails(Fault(stalls_at=100_000, times=None))
+    environ = environment(tmp_path, hub) | {"VLLM_MXEXT_DOWNLOAD_STALL_TIMEOUT": "600"}
+    with (
+        ServerProcess(OUR_SERVER, tmp_path / "log", environ=environ) as process,
+        httpx.Client(base_url=process.url, timeout=WAIT_S) as http,
+    ):
         process.wait_for("/v1/health/live")
-        live = httpx.get(f"{process.url}/v1/health/live")
+        live = http.get("/v1/health/live")
         assert live.status_code == 200
         progress: dict[str, int] = {"done_bytes": 0}
         while progress["done_bytes"] < 100_000:
             assert process.process.poll() is None
-            (progress,) = httpx.get(f"{process.url}/v1/hub/downloads").json()["data"] or [progress]
+            (progress,) = http.get("/v1/hub/downloads").json()["data"] or [progress]
         assert progress["done_bytes"] < progress["total_bytes"]
-        ready = httpx.get(f"{process.url}/v1/health/ready")
+        ready = http.get("/v1/health/ready")
         assert ready.status_code == 503
         assert NAME in ready.text
         assert "%" in ready.text
-        assert httpx.post(f"{process.url}/v1/completions", json={}).status_code == 503
+        assert http.post("/v1/completions", json={}).status_code == 503
+        hub.cdn.heals()
         process.wait_for()
         text = answer(process.url)
         assert "4" in text
-        metadata = httpx.get(f"{process.url}/v1/metadata").json()
-        (profile,) = [one for one in httpx.get(f"{process.url}/v1/hub/profiles").json()["data"] if one["chosen"]]
+        metadata = http.get("/v1/metadata").json()
+        (profile,) = [one for one in http.get("/v1/hub/profiles").json()["data"] if one["chosen"]]
         assert profile["name"] == "small-batches"
         assert metadata["selectedModelProfileId"] == profile["id"]
-        (model,) = httpx.get(f"{process.url}/v1/models").json()["data"]
+        (model,) = http.get("/v1/models").json()["data"]
         assert (model["id"], model["max_model_len"]) == (NAME, 512)
     log = (tmp_path / "log").read_text()
     assert "profile small-batches of acme/tiny-1" in log

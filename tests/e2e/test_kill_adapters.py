@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.held_core_process import Hold
 from vllm_mxext.builtin import adapter_path
 from vllm_mxext.engine.backends.native import NativeEngineClient
 from vllm_mxext.engine.client import AdapterSource
@@ -27,6 +28,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.promise("ENG-4", "L
 
 MAX_TOKENS = 150
 KILL_AT = 40
+HELD_AT = 80
+"""Tokens of a stream with which the engine waits for its death, so that all streams are open then."""
+
 PROMPT = "Anna has 12 birds and buys 30 more. Tom has 4 boxes with 7 books in each box. How many"
 VARIANTS: tuple[dict[str, object], ...] = ({"temperature": 0.0}, {"temperature": 0.9, "seed": 5, "top_k": 40})
 
@@ -86,9 +90,15 @@ class Talk:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[NativeEngineClient]:
+def hold(tmp_path: Path) -> Hold:
+    return Hold(tmp_path / "hold")
+
+
+@pytest.fixture
+async def client(hold: Hold) -> AsyncIterator[NativeEngineClient]:
     config = EngineArgs(enable_lora=True, max_loras=4, max_num_seqs=8, num_threads=1).resolve()
-    client = NativeEngineClient(config.engine, config.frontend, load_tokenizer(config.engine.model.tokenizer_path))
+    tokenizer = load_tokenizer(config.engine.model.tokenizer_path)
+    client = NativeEngineClient(config.engine, config.frontend, tokenizer, spawn=hold.spawner(config.engine))
     await client.start()
     await client.wait_until_ready()
     for name in ("math_tuned", "code_tuned"):
@@ -129,14 +139,15 @@ async def undisturbed(client: NativeEngineClient, run: str, *adapters: str | Non
 
 
 async def replace_and_kill(
-    client: NativeEngineClient, new: AdapterSource, moment: str, monkeypatch: pytest.MonkeyPatch
+    client: NativeEngineClient, hold: Hold, new: AdapterSource, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[dict[str, Stream], dict[str, Stream]]:
     """Returns streams that were open when the engine was killed, and those of the new weights."""
     await client.reset_prefix_cache()
     talk, later = Talk(client), Talk(client)
+    killed = client.supervisor.core.process_id
+    hold.begin(killed, 3 * len(VARIANTS), HELD_AT)
     talk.open(f"disturbed {moment}", None, "math_tuned", "code_tuned")
     await talk.wait_for_tokens(KILL_AT)
-    killed = client.supervisor.core.process_id
     if moment == "while it reads":
         kill_core_when_it_is_asked_to_read(client, monkeypatch)
     elif moment == "before it is asked":
@@ -152,7 +163,7 @@ async def replace_and_kill(
 
 @pytest.mark.timeout(600)
 async def test_streams_go_on_with_the_weights_that_they_began_with(
-    client: NativeEngineClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: NativeEngineClient, hold: Hold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = AdapterSource("math_tuned", str(adapter_path("math_tuned")))
     new = AdapterSource("math_tuned", str(write_stronger(tmp_path / "new", 48)))
@@ -164,7 +175,7 @@ async def test_streams_go_on_with_the_weights_that_they_began_with(
     of_new = [expected.pop(f"new-{index}") for index in range(len(VARIANTS))]
 
     for moment in ("before it is asked", "while it reads", "after it has read"):
-        streams, later = await replace_and_kill(client, new, moment, monkeypatch)
+        streams, later = await replace_and_kill(client, hold, new, moment, monkeypatch)
         assert streams == expected, moment
         assert list(later.values()) == of_new, moment
         await client.load_adapter(old, replaces=True)
@@ -172,13 +183,14 @@ async def test_streams_go_on_with_the_weights_that_they_began_with(
 
 @pytest.mark.timeout(300)
 async def test_a_stream_whose_adapter_was_written_over_fails_by_name_and_the_others_go_on(
-    client: NativeEngineClient, tmp_path: Path
+    client: NativeEngineClient, hold: Hold, tmp_path: Path
 ) -> None:
     folder = write_stronger(tmp_path / "live", 20)
     live = AdapterSource("live", str(folder))
     await client.load_adapter(live)
     expected = await undisturbed(client, "before", None, "code_tuned")
     talk, later = Talk(client), Talk(client)
+    hold.begin(client.supervisor.core.process_id, 3 * len(VARIANTS), HELD_AT)
     talk.open("disturbed", None, "live", "code_tuned")
     await talk.wait_for_tokens(KILL_AT)
     shutil.rmtree(folder)

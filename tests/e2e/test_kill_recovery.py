@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine_fakes import write_tiny_checkpoint
+from tests.held_core_process import Hold
 from vllm_mxext.engine.backends.native import NativeEngineClient
 from vllm_mxext.engine.engine_args import EngineArgs
 from vllm_mxext.outputs import PositionLogprobs
@@ -29,6 +30,8 @@ NUM_REPEATS = int(os.environ.get("KILL_TEST_REPEATS", "2"))
 MODEL = os.environ.get("KILL_TEST_MODEL")
 NUM_STREAMS = 8
 MAX_TOKENS = 160
+TOKENS_UNTIL_HELD = 10
+"""The engine is killed while it computes, if this process comes in time."""
 
 PREFIX = "The engine keeps what it has computed, and a stream goes on where it stopped. "
 VARIANTS: tuple[dict[str, object], ...] = (
@@ -77,14 +80,15 @@ async def read(client: NativeEngineClient, request: GenerateRequest, stream: Str
         progress.set()
 
 
-async def serve(client: NativeEngineClient, run: str, kill_at: int | None = None) -> list[Stream]:
+async def serve(client: NativeEngineClient, hold: Hold, run: str, kill_at: int | None = None) -> list[Stream]:
     """Serves all streams at once; kills the engine when one of them has `kill_at` tokens."""
     streams, progress = [Stream() for _ in range(NUM_STREAMS)], asyncio.Event()
+    if kill_at is not None:
+        hold.begin(client.supervisor.core.process_id, NUM_STREAMS, kill_at + TOKENS_UNTIL_HELD)
     reading = asyncio.gather(*(read(client, make_request(i, run), streams[i], progress) for i in range(NUM_STREAMS)))
     while kill_at is not None:
         await progress.wait()
         progress.clear()
-        assert not reading.done(), "The streams ended before the engine could be killed."
         if any(len(stream.token_ids) >= kill_at for stream in streams):
             os.kill(client.supervisor.core.process_id, signal.SIGKILL)
             kill_at = None
@@ -93,13 +97,19 @@ async def serve(client: NativeEngineClient, run: str, kill_at: int | None = None
 
 
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[NativeEngineClient]:
+def hold(tmp_path: Path) -> Hold:
+    return Hold(tmp_path / "hold")
+
+
+@pytest.fixture
+async def client(tmp_path: Path, hold: Hold) -> AsyncIterator[NativeEngineClient]:
     model = MODEL or str(write_tiny_checkpoint(tmp_path / "model"))
     load_format = "auto" if MODEL else "dummy"
     config = EngineArgs(
         model=model, load_format=load_format, max_num_batched_tokens=128, max_num_seqs=6, num_threads=1
     ).resolve()
-    client = NativeEngineClient(config.engine, config.frontend, load_tokenizer(config.engine.model.tokenizer_path))
+    tokenizer = load_tokenizer(config.engine.model.tokenizer_path)
+    client = NativeEngineClient(config.engine, config.frontend, tokenizer, spawn=hold.spawner(config.engine))
     await client.start()
     await client.wait_until_ready()
     yield client
@@ -107,8 +117,10 @@ async def client(tmp_path: Path) -> AsyncIterator[NativeEngineClient]:
 
 
 @pytest.mark.timeout(60 + 60 * NUM_REPEATS)
-async def test_eight_streams_survive_the_death_of_the_engine_token_for_token(client: NativeEngineClient) -> None:
-    undisturbed = await serve(client, "undisturbed")
+async def test_eight_streams_survive_the_death_of_the_engine_token_for_token(
+    client: NativeEngineClient, hold: Hold
+) -> None:
+    undisturbed = await serve(client, hold, "undisturbed")
     assert [len(stream.token_ids) for stream in undisturbed] == [MAX_TOKENS + i for i in range(NUM_STREAMS)]
     assert len({tuple(stream.token_ids[:50]) for stream in undisturbed}) == NUM_STREAMS
     info = client.supervisor.info
@@ -116,7 +128,7 @@ async def test_eight_streams_survive_the_death_of_the_engine_token_for_token(cli
     kill_points = random.Random(1)
     for repeat in range(NUM_REPEATS):
         killed = client.supervisor.core.process_id
-        disturbed = await serve(client, f"killed-{repeat}", kill_at=kill_points.randrange(1, MAX_TOKENS - 20))
+        disturbed = await serve(client, hold, f"killed-{repeat}", kill_points.randrange(1, MAX_TOKENS - 20))
         assert client.supervisor.core.process_id != killed
         assert [stream.ends for stream in disturbed] == [[("length", None)]] * NUM_STREAMS
         assert [len(stream.token_ids) for stream in disturbed] == [MAX_TOKENS + i for i in range(NUM_STREAMS)]

@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+
+from vllm_mxext.registry.processes import identify, wait_for_end
 
 pytestmark = pytest.mark.e2e
 
@@ -52,13 +55,16 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-def wait_for_end(process_id: int) -> None:
-    try:
-        process = psutil.Process(process_id)
-        psutil.wait_procs([process], timeout=WAIT_S)
-        assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return
+def has_ended(process_id: int) -> bool:
+    core = identify(process_id)
+    return core is None or wait_for_end(core, WAIT_S)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """For temporary files, with a path short enough for a socket, wherever those of tests are."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        yield Path(name)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +76,13 @@ def wait_for_end(process_id: int) -> None:
         ("ctrl-c", "KeyboardInterrupt"),
     ],
 )
-def test_the_engine_process_ends_with_its_program(tmp_path: Path, ending: str, last_line: str) -> None:
+def test_the_engine_process_ends_with_its_program(folder: Path, ending: str, last_line: str) -> None:
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, ending],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(folder)},
         start_new_session=True,
     )
     assert program.stdout is not None
@@ -84,23 +90,23 @@ def test_the_engine_process_ends_with_its_program(tmp_path: Path, ending: str, l
     if ending == "ctrl-c":
         os.killpg(program.pid, signal.SIGINT)  # as a terminal does: the engine process gets it too
     _, errors = program.communicate(timeout=WAIT_S)
-    wait_for_end(core_id)
+    assert has_ended(core_id)
     assert (errors.splitlines() or [""])[-1] == last_line
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a stopped process stays until it is continued")
-def test_a_stopped_engine_process_ends_with_its_killed_program(tmp_path: Path) -> None:
+def test_a_stopped_engine_process_ends_with_its_killed_program(folder: Path) -> None:
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "kill"],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(folder)},
     )
     assert program.stdout is not None
     core_id = int(program.stdout.readline())
     os.kill(core_id, signal.SIGSTOP)
     program.kill()
     program.communicate(timeout=WAIT_S)
-    wait_for_end(core_id)
-    assert list(tmp_path.iterdir()) == []
+    assert has_ended(core_id)
+    assert list(folder.iterdir()) == []

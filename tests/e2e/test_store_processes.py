@@ -31,14 +31,18 @@ if kind == "no locks":
     fcntl.flock = lambda *args: None
 with crashing(die_at or None, lambda: os._exit(9)):
     for revision in range(count):
+        if revision == count // 2:
+            sys.stdin.read()  # until somebody has looked
         files = {"config.json": b"{}", "same.txt": b"same" * 1000, "own.txt": b"%d" % revision}
         publish(ModelStore(folder), "org/m", f"r{revision}", files, asked_revision="main", way=str(number))
 """
 
 
 def start(folder: Path, number: int, count: int, kind: str, die_at: int = 0) -> subprocess.Popen[bytes]:
+    """Starts a process that publishes one half, waits for the end of its input, and publishes the other."""
     command = [sys.executable, "-c", PUBLISHER, str(folder), str(number), str(count), kind, str(die_at)]
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=environ, stdin=subprocess.PIPE)
 
 
 def assert_all_is_whole(store: ModelStore) -> int:
@@ -58,14 +62,16 @@ def test_processes_that_publish_the_same_at_once_do_no_harm_to_each_other_or_to_
 ) -> None:
     folder = tmp_path / "store"
     processes = [start(folder, number, 25, kind) for number in range(3)]
-    num_looks = 0
+    num_seen = 0
     while any(process.poll() is None for process in processes):
         store = ModelStore(folder)
         num_seen = assert_all_is_whole(store)
         assert store.snapshot("org/m") is not None or num_seen == 0
-        num_looks += 1
+        if num_seen >= 12:  # the first half, which is looked at beside its publishers
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.close()
     assert [process.returncode for process in processes] == [0, 0, 0]
-    assert num_looks > 1
     store = ModelStore(folder)
     assert assert_all_is_whole(store) == 25
     assert {one.folder.name for one in store.snapshots()} == {f"r{number}" for number in range(25)}
@@ -83,7 +89,8 @@ def test_processes_that_die_leave_nothing_that_readers_see_or_that_gc_does_not_c
     deaths = []
     for attempt in range(NUM_KILLS):
         process = start(folder, attempt, 100, "locks", 1 + 37 * attempt % 211)
-        deaths.append(process.wait())
+        process.communicate()
+        deaths.append(process.returncode)
         store = ModelStore(folder)
         assert assert_all_is_whole(store) >= 1
         assert store.snapshot("org/m") is not None

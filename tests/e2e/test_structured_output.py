@@ -8,10 +8,12 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.held_core_process import Hold
 from vllm_mxext.constraint_params import StructuredOutputsParams
 from vllm_mxext.engine.backends.native import NativeEngineClient
 from vllm_mxext.engine.engine_args import EngineArgs
@@ -40,9 +42,15 @@ SCHEMA = {
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[NativeEngineClient]:
+def hold(tmp_path: Path) -> Hold:
+    return Hold(tmp_path / "hold")
+
+
+@pytest.fixture
+async def client(hold: Hold) -> AsyncIterator[NativeEngineClient]:
     config = EngineArgs(max_num_batched_tokens=128, max_num_seqs=6, num_threads=1).resolve()
-    client = NativeEngineClient(config.engine, config.frontend, load_tokenizer(config.engine.model.tokenizer_path))
+    tokenizer = load_tokenizer(config.engine.model.tokenizer_path)
+    client = NativeEngineClient(config.engine, config.frontend, tokenizer, spawn=hold.spawner(config.engine))
     await client.start()
     await client.wait_until_ready()
     yield client
@@ -124,14 +132,16 @@ async def test_pains_2_and_3_absurd_grammars_harm_nobody_but_themselves(client: 
 
 
 @pytest.mark.promise("STRUCT-4", "ENG-4")
-async def test_json_goes_on_identically_when_the_engine_is_killed_in_the_middle(client: NativeEngineClient) -> None:
+async def test_json_goes_on_identically_when_the_engine_is_killed_in_the_middle(
+    client: NativeEngineClient, hold: Hold
+) -> None:
     params = sampling({"json": SCHEMA, "disable_any_whitespace": True}, max_tokens=400)
     undisturbed = await serve(client, "undisturbed", params)
     assert json.loads(undisturbed[0]).keys() == SCHEMA["properties"].keys()  # type: ignore[attr-defined]
     assert undisturbed[2] == "stop"
     seen = asyncio.Event()
+    hold.begin(client.supervisor.core.process_id, 1, 20)
     reading = asyncio.create_task(serve(client, "killed", params, seen))
     await seen.wait()
-    assert not reading.done()
     os.kill(client.supervisor.core.process_id, signal.SIGKILL)
     assert await reading == undisturbed

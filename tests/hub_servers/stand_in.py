@@ -60,7 +60,7 @@ class Fault:
         ignores_range: answers 200 with the whole file.
         cuts_at: closes the connection after so many bytes of the body.
         resets_at: resets it after so many bytes.
-        stalls_at: sends nothing more after so many bytes, until the server stops.
+        stalls_at: sends nothing more after so many bytes, until the server heals or stops, which ends the answer.
         shortens_to: announces and sends only so many bytes, with 200 or 206 as if that were all.
         drips: sends one byte in so many seconds.
         status: answers this instead, with an error's body.
@@ -100,6 +100,8 @@ class StandIn:
     def __init__(self, host: str = "127.0.0.1", certificate: Path | None = None) -> None:
         self.asked: list[Asked] = []
         self._faults: list[list[Any]] = []
+        self._is_over = threading.Event()
+        """Set when the faults of the moment end."""
         self._lock = threading.Lock()
         self.stopping = threading.Event()
         stand_in = self
@@ -129,6 +131,8 @@ class StandIn:
         """Behaves from now on."""
         with self._lock:
             self._faults.clear()
+            self._is_over.set()
+            self._is_over = threading.Event()
 
     def paths(self) -> list[str]:
         """Returns `METHOD path` of all requests."""
@@ -139,6 +143,7 @@ class StandIn:
 
     def stop(self) -> None:
         self.stopping.set()
+        self.heals()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -152,7 +157,8 @@ class StandIn:
     ) -> None:
         self.stop()
 
-    def _due(self, asked: Asked) -> Fault | None:
+    def _due(self, asked: Asked) -> tuple[Fault, threading.Event]:
+        """Returns how to misbehave, and what is set when that ends."""
         where = f"{asked.path} {asked.query.get('FilePath', '')}"
         with self._lock:
             for entry in self._faults:
@@ -161,8 +167,8 @@ class StandIn:
                     continue
                 entry[1] += 1
                 if entry[1] > fault.after and (fault.times is None or entry[1] <= fault.after + fault.times):
-                    return fault  # type: ignore[no-any-return]
-        return None
+                    return fault, self._is_over
+            return Fault(), self._is_over
 
 
 class _Server(ThreadingHTTPServer):
@@ -188,17 +194,17 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(headers.get("content-length", 0)))
         asked = Asked(self.command, unquote(split.path), query, headers, body)
         self.owner.asked.append(asked)
-        fault = self.owner._due(asked)
-        if fault and fault.ignores_range:
+        fault, is_over = self.owner._due(asked)
+        if fault.ignores_range:
             asked = replace(asked, headers={name: value for name, value in headers.items() if name != "range"})
-        if fault and fault.etag and headers.get("if-range", fault.etag) != fault.etag:
+        if fault.etag and headers.get("if-range", fault.etag) != fault.etag:
             asked = replace(asked, headers={name: value for name, value in headers.items() if name != "range"})
         answer = self.owner.answer(asked)
-        self._send(asked, _spoiled(answer, fault) if fault else answer, fault or Fault())
+        self._send(asked, _spoiled(answer, fault), fault, is_over)
 
     do_GET = do_HEAD = do_POST = do_PUT = _serve  # noqa: N815 - the names http.server calls
 
-    def _send(self, asked: Asked, answer: Answer, fault: Fault) -> None:
+    def _send(self, asked: Asked, answer: Answer, fault: Fault, is_over: threading.Event) -> None:
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
@@ -214,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.wfile.flush()
         if fault.stalls_at is not None:
-            self.owner.stopping.wait()
+            is_over.wait()
         if fault.resets_at is not None:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()

@@ -23,6 +23,16 @@ OUR_SERVER = (sys.executable, "-m", "vllm_mxext.entrypoints.openai.api_server")
 _POLL_S = 0.01
 
 
+def reserved_port() -> socket.socket:
+    """Returns a socket that keeps a port; on Linux a server that is told of the port can listen there meanwhile."""
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sys.platform == "linux":
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # some servers ask for this instead
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
+
+
 def free_port() -> int:
     """Returns a port of the loopback interface that nobody listens on now."""
     with socket.socket() as probe:
@@ -44,7 +54,10 @@ class ServerProcess:
     """
 
     def __init__(self, command: Sequence[str], log: Path, *, environ: Mapping[str, str] | None = None) -> None:
-        port = free_port()
+        self._reserved = reserved_port()
+        port = self._reserved.getsockname()[1]
+        if sys.platform != "linux":
+            self._reserved.close()
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
         with log.open("ab") as output:
@@ -99,6 +112,7 @@ class ServerProcess:
 
     def stop(self, timeout_s: float = 60.0) -> int:
         """Asks the server to end and returns its exit code; kills it when it does not."""
+        self._reserved.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:

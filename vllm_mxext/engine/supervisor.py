@@ -144,6 +144,11 @@ class CoreSupervisor:
         """Seconds for which a core that is ready has said nothing; one without work says regularly that it is alive."""
         return self._loop.time() - self._last_sign_s if self._is_ready else 0.0
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the core is seen to compute, although it may say nothing for long."""
+        return self._core is not None and self._core.is_at_work
+
     def start(self) -> None:
         """Starts the first core; needs a running event loop."""
         self._loop = asyncio.get_running_loop()

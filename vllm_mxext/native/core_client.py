@@ -24,6 +24,7 @@ from vllm_mxext.config.engine import EngineConfig
 from vllm_mxext.errors import AdapterError
 from vllm_mxext.native import core_messages as messages
 from vllm_mxext.native.core_messages import CoreInfo
+from vllm_mxext.native.process_work import is_at_work
 from vllm_mxext.native.protocol import AdapterKey, AdapterUse, EngineCoreOutputs, EngineCoreRequest
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 CORE_COMMAND = (sys.executable, "-m", "vllm_mxext.native.core_process")
 
 _MAX_SOCKET_FOLDER_LENGTH = 70
-_FAILURE_WAIT_S = 2.0
 _FAILURE_POLL_S = 0.01
+_FAILURE_POLLS = 1_000
+"""How often the last message of an ended core is looked for: turns, because time passes for stopped processes too."""
 
 
 class CoreClient(Protocol):
@@ -75,6 +77,11 @@ class CoreListener(Protocol):
 
 class AsyncCoreClient(CoreClient, Protocol):
     """One life of a core that works on its own and reports to a listener."""
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the core is seen to compute, although it may say nothing for long."""
+        ...
 
     def start(self, listener: CoreListener) -> None:
         """Begins loading; needs a running event loop."""
@@ -193,6 +200,11 @@ class ProcessCoreClient:
     def process_id(self) -> int:
         """Process id of the core."""
         return self._process.pid
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the core computes on processors; one that waits for another device may do so in vain."""
+        return self._config.device.device == "cpu" and is_at_work(self._process.pid)
 
     def launch(self) -> None:
         """Starts the process ahead of `start()`, without an event loop: it imports torch while this process goes on."""
@@ -324,30 +336,27 @@ class ProcessCoreClient:
     def _wait_for_exit(self) -> None:
         code = self._process.wait()
         try:
-            self._loop.call_soon_threadsafe(self._on_exit, code, self._loop.time() + _FAILURE_WAIT_S)
+            self._loop.call_soon_threadsafe(self._on_exit, code, _FAILURE_POLLS)
         except RuntimeError:  # the loop is closed: nobody is left to tell
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _on_exit(self, code: int, deadline_s: float) -> None:
+    def _on_exit(self, code: int, num_polls: int) -> None:
         self._on_readable()
-        if code == messages.EXIT_REPORTED and self._failure is None and self._loop.time() < deadline_s:
-            self._loop.call_later(_FAILURE_POLL_S, self._on_exit, code, deadline_s)
+        if code == messages.EXIT_REPORTED and self._failure is None and num_polls:
+            self._loop.call_later(_FAILURE_POLL_S, self._on_exit, code, num_polls - 1)
             return
         self._has_exited.set()
         self._loop.remove_reader(self._socket.FD)
         self._socket.close()
         self._context.term()
-        self._close_stdin()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._loop.call_soon(self._listener.on_core_exit, self._describe_exit(code))
         for call in self._calls.values():
             if not call.done():
                 call.set_result(None)
         self._calls.clear()
-
-    def _close_stdin(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
 
     def _describe_exit(self, code: int) -> CoreExit:
         if self._failure is not None:

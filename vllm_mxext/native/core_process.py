@@ -28,6 +28,9 @@ logger = init_logger(__name__)
 IDLE_POLL_MS = 5_000
 """How often an idle core wakes up to say that it is alive and to see whether its parent is."""
 
+_LINGER_MS = 60_000
+"""How long the last messages may take to leave; without a front process to take them, this one ends at once."""
+
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 BuildCore = Callable[[EngineConfig, ProgressReport], EngineCore]
@@ -68,9 +71,9 @@ class FrontChannel:
                 received.append(self._decoder.decode(data))
         return received
 
-    def close(self, linger_ms: int = 2_000) -> None:
-        """Closes the socket after what was sent has left, at most `linger_ms` later."""
-        self._socket.close(linger=linger_ms)
+    def close(self) -> None:
+        """Closes the socket after what was sent has left."""
+        self._socket.close(linger=_LINGER_MS)
         self._context.term()
 
 

@@ -77,8 +77,9 @@ class HandoverServer(HttpServer):
         loop = asyncio.get_running_loop()
         self._is_accepting = False
         loop.remove_reader(self._sock)
-        until_s = loop.time() + LAST_ANSWERS_S
-        while (self._opening or self.server_state.connections) and loop.time() < until_s:  # noqa: ASYNC110 - uvicorn tells of no end
+        for _ in range(round(LAST_ANSWERS_S / _POLL_S)):  # turns and not time: what came while we were held up is read
+            if not (self._opening or self.server_state.connections):
+                break
             await asyncio.sleep(_POLL_S)
         self.config.timeout_graceful_shutdown = ABORT_FLUSH_S
         await super().shutdown(sockets)

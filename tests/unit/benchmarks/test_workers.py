@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ from peers.process import WORKERS, Measurement, WorkerProcess
 
 from vllm_mxext.bench.workload import Workload
 from vllm_mxext.builtin import model_path
+from vllm_mxext.registry.processes import identify, wait_for_end
 
 FAKE = f"""
 import sys
@@ -77,8 +77,8 @@ def test_a_worker_ends_with_the_benchmark(tmp_path: Path) -> None:
     )
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     output = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
-    with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(int(output.stdout)).wait(60)
+    worker = identify(int(output.stdout))
+    assert worker is None or wait_for_end(worker, 60)
 
 
 def test_between_tasks_a_worker_is_stopped(start: Any) -> None:

@@ -248,12 +248,22 @@ async def test_pain_1_start_up_is_reported_with_phases_and_their_times(
     assert re.search(r"The engine is ready after \d+\.\d+ s starting, \d+\.\d+ s loading\.", caplog.text)
 
 
-async def test_a_silent_core_is_reported_and_recovers_with_its_work(start: Start) -> None:
-    harness = await start(options=NativeClientOptions(stall_after_s=0.05))
+def hours_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets the event loop's clock forward."""
+    loop = asyncio.get_running_loop()
+    time_of_loop = loop.time
+    monkeypatch.setattr(loop, "time", lambda: time_of_loop() + 10_000.0)
+
+
+async def test_a_silent_core_is_reported_and_recovers_with_its_work(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = await start()
     core = harness.cores.current
     core.freeze()
     stream = await harness.client.generate(make_request())
-    await harness.until(lambda: harness.client.status.phase is EnginePhase.STALLED)
+    hours_pass(monkeypatch)
+    assert harness.client.status.phase is EnginePhase.STALLED
     with pytest.raises(EngineDeadError, match="has said nothing for"):
         await harness.client.check_health()
     core.thaw()
@@ -261,10 +271,25 @@ async def test_a_silent_core_is_reported_and_recovers_with_its_work(start: Start
     assert [output async for output in stream][-1].finished
 
 
-async def test_a_silent_core_without_work_is_reported_too(start: Start) -> None:
-    harness = await start(options=NativeClientOptions(stall_after_s=0.05))
+async def test_a_core_that_computes_for_very_long_is_slow_and_not_stalled(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = await start()
+    core = harness.cores.current
+    core.freeze()
+    core.is_at_work = True
+    hours_pass(monkeypatch)
+    await harness.client.check_health()
+    stream = await harness.client.generate(make_request())
+    core.thaw()
+    assert [output async for output in stream][-1].finished
+
+
+async def test_a_silent_core_without_work_is_reported_too(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = await start()
     harness.cores.current.freeze()
-    await harness.until(lambda: harness.client.status.phase is EnginePhase.STALLED)
+    hours_pass(monkeypatch)
+    assert harness.client.status.phase is EnginePhase.STALLED
     harness.cores.current.thaw()
     await harness.client.check_health()
 

@@ -28,6 +28,7 @@ from vllm_mxext.server.lifecycle import ServerProcess
 from vllm_mxext.server.listen import open_socket
 from vllm_mxext.server.preparing import explain_progress, serve_while
 
+WAIT_S = 60
 NUM_HANDOVERS = 200 if os.environ.get("VLLM_MXEXT_TEST_LONG") == "1" else 8
 
 HALF = Progress("qwen3-4b", Phase.DOWNLOADING, 500, 1000, 1, 3, rate_bytes_s=100.0, eta_s=5.0, detail="from hf://x")
@@ -64,7 +65,7 @@ async def preparing(
         await asyncio.to_thread(work.has_begun.wait)
         url = "http://x" if config.uds else f"http://127.0.0.1:{sock.getsockname()[1]}"
         transport = httpx.AsyncHTTPTransport(uds=str(config.uds) if config.uds else None)
-        async with httpx.AsyncClient(base_url=url, transport=transport) as http:
+        async with httpx.AsyncClient(base_url=url, transport=transport, timeout=WAIT_S) as http:
             try:
                 yield http, work, serving, sock
             finally:
@@ -178,7 +179,7 @@ async def test_https_is_spoken_from_the_first_moment(tmp_path):
     async with preparing(ServerConfig(port=0, tls=certificate)) as (_, _, _, sock):
         trust = ssl.create_default_context(cafile=str(certificate.certfile))
         url = f"https://127.0.0.1:{sock.getsockname()[1]}"
-        async with httpx.AsyncClient(verify=trust, base_url=url) as http:
+        async with httpx.AsyncClient(verify=trust, base_url=url, timeout=WAIT_S) as http:
             assert (await http.get("/v1/health/live")).status_code == 200
             with pytest.raises(httpx.HTTPError):  # no TLS on this one, and the server goes on
                 await http.get(url.replace("https", "http"))
@@ -193,6 +194,7 @@ async def test_a_large_body_is_read_before_the_answer_so_that_no_reset_overtakes
 
 
 async def test_a_connection_that_has_asked_half_is_answered_after_the_work_is_done(monkeypatch):
+    monkeypatch.setattr(handover, "LAST_ANSWERS_S", WAIT_S)
     is_closing = threading.Event()
     shutdown = handover.HandoverServer.shutdown
 
@@ -258,7 +260,7 @@ async def test_without_file_descriptors_connections_wait_until_there_are_some(mo
     with PoorSocket(fileno=open_socket(ServerConfig(port=0)).detach()) as sock:
         serving = asyncio.ensure_future(asyncio.to_thread(serve_while, work, ServerConfig(), sock))
         await asyncio.to_thread(work.has_begun.wait)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{sock.getsockname()[1]}") as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{sock.getsockname()[1]}", timeout=WAIT_S) as http:
             assert (await http.get("/v1/health/live")).status_code == 200
         work.may_end.set()
         assert await serving == "the model"
@@ -266,7 +268,8 @@ async def test_without_file_descriptors_connections_wait_until_there_are_some(mo
 
 
 @pytest.mark.promise("HUB-SERVER-2")
-async def test_clients_that_never_stop_asking_see_503_and_then_answers_and_nothing_else():
+async def test_clients_that_never_stop_asking_see_503_and_then_answers_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(handover, "LAST_ANSWERS_S", WAIT_S)
     config = ServerConfig(port=0)
     with open_socket(config) as sock:
         sock.listen()
@@ -288,7 +291,7 @@ async def test_clients_that_never_stop_asking_see_503_and_then_answers_and_nothi
 
 
 async def _ask_until_served(url: str, seen: asyncio.Queue[int]) -> None:
-    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         status = 0
         while status != 200:
             status = (await http.post("/v1/completions", json={"prompt": "x" * 2000})).status_code

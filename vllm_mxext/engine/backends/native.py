@@ -48,8 +48,7 @@ class NativeClientOptions:
 
     Attributes:
         num_tokenizer_threads: prompts tokenized at once.
-        stall_after_s: silence of a core after which it is reported as stalled, in seconds; longer than any
-            step may take.
+        stall_after_s: silence of a core that is not at work after which it is reported as stalled, in seconds.
         restart: how often and how fast a dead core is replaced.
     """
 
@@ -123,7 +122,8 @@ class NativeEngineClient:
         if self._is_draining:
             return replace(status, phase=EnginePhase.DRAINING)
         silence_s = self._supervisor.silence_s
-        if status.phase is EnginePhase.READY and silence_s > self._options.stall_after_s:
+        is_silent = status.phase is EnginePhase.READY and silence_s > self._options.stall_after_s
+        if is_silent and not self._supervisor.is_at_work:  # a slow machine may take longer for a step
             detail = f"The engine process has said nothing for {silence_s:.0f} s."
             return replace(status, phase=EnginePhase.STALLED, detail=detail)
         return status
