@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import httpx
 import openai
 import orjson
 import pytest
 import pytest_asyncio
+import uvicorn.server
 from fastapi import FastAPI
 
 from tests.api.talking import PARSERS, saying
@@ -24,6 +26,23 @@ from vllm_mxext.server.clock import SystemClock
 from vllm_mxext.server.lifecycle import ServerProcess
 from vllm_mxext.server.listen import open_socket
 from vllm_mxext.server.served_hub import ServedHub
+
+
+class HastyAsyncio:
+    """`asyncio` in which a sleep takes a fiftieth of its time."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / 50)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _servers_that_end_at_once() -> Iterator[None]:
+    """uvicorn sleeps for tenths of a second until it sees that it is to end, and again until it looks for open work."""
+    with mock.patch.object(uvicorn.server, "asyncio", HastyAsyncio()):
+        yield
 
 
 class ManualClock:
@@ -43,9 +62,14 @@ class ManualClock:
         self._changed.set()
         await wake_up
 
+    @property
+    def num_sleepers(self) -> int:
+        """Who waits for time to pass."""
+        return sum(not wake_up.done() for _, wake_up in self._sleepers)
+
     async def advance(self, seconds: float) -> None:
         """Waits until somebody sleeps, then lets that much time pass."""
-        while not any(not wake_up.done() for _, wake_up in self._sleepers):
+        while not self.num_sleepers:
             self._changed.clear()
             await self._changed.wait()
         self._now_s += seconds
@@ -135,7 +159,7 @@ async def running_server(
     task = asyncio.create_task(process.run())
     await process.wait_until_listening()
     port = sock.getsockname()[1] if config.uds is None else 0
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=None) as http:
         server = RunningServer(engine, process, task, port, http, app)
         try:
             await engine.wait_for(lambda: engine.num_starts > 0)

@@ -10,7 +10,7 @@ import uvicorn
 from vllm_mxext.config.server import LoRAServingConfig, ServerConfig
 from vllm_mxext.engine.backends.fake import FakeEngineClient
 from vllm_mxext.server.app import create_app
-from vllm_mxext.server.http_protocol import BoundedHttpProtocol
+from vllm_mxext.server.http_server import uvicorn_config
 from vllm_mxext.server.listen import open_socket
 
 
@@ -23,13 +23,8 @@ class ServerThread:
         self._sock = open_socket(ServerConfig(port=0))
         self.url = f"http://127.0.0.1:{self._sock.getsockname()[1]}"
         lora = LoRAServingConfig(allows_updates=True)
-        config = uvicorn.Config(
-            create_app(self.engine, ServerConfig(lora=lora)),
-            http=BoundedHttpProtocol,
-            log_config=None,
-            log_level="warning",
-        )
-        self._server = uvicorn.Server(config)
+        config = ServerConfig(lora=lora)
+        self._server = uvicorn.Server(uvicorn_config(create_app(self.engine, config), config))
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
     def __enter__(self) -> ServerThread:

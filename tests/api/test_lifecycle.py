@@ -139,11 +139,20 @@ def test_a_port_in_use_is_one_clear_sentence():
 @pytest.mark.parametrize(
     ("host", "sentence"),
     [
-        ("no-such-host.invalid", "cannot be resolved"),
+        ("no-such-host.invalid", r"cannot be resolved: Name or service not known\."),
+        ("label" * 20, r"cannot be resolved: .*too long"),
         ("192.0.2.1", "does not belong to this machine"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_one_clear_sentence(host, sentence):
+def test_an_address_that_cannot_be_used_is_one_clear_sentence(host, sentence, monkeypatch):
+    look_up = socket.getaddrinfo
+
+    def without_network(host: str, *args: Any, **options: Any) -> Any:
+        if host.endswith(".invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", without_network)
     with pytest.raises(ConfigError, match=sentence):
         open_socket(ServerConfig(host=host, port=0))
 

@@ -36,7 +36,7 @@ def server() -> Iterator[ServerThread]:
 
 @pytest.fixture
 def client(server: ServerThread) -> Iterator[VllmClient]:
-    with VllmClient(base_url=server.url, max_retries=0, timeout=30) as client:
+    with VllmClient(base_url=server.url, max_retries=0, timeout=300) as client:
         yield client
 
 

@@ -13,6 +13,7 @@ from tests.golden.comparison import make_prompts
 from tests.golden.conftest import Checkpoint
 from tests.golden.engine import kernel_sets
 from tests.golden.models import FAMILY_MODELS, TinyModel
+from tests.process_memory import anonymous_bytes, counts_memory
 from vllm_mxext.config.engine import LoRAConfig
 from vllm_mxext.errors import AdapterError
 from vllm_mxext.native.protocol import AdapterTier
@@ -113,6 +114,7 @@ def test_an_adapter_with_numbers_that_are_not_finite_is_refused_with_the_module(
     assert say(engine)
 
 
+@counts_memory
 @pytest.mark.promise("LORA-4", "PAIN-7")
 def test_pain_7_unloading_gives_the_memory_back(kernels: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     wide = TinyModel("llama_wide", "Llama", {"intermediate_size": 24_000, "num_hidden_layers": 2, "vocab_size": 320})
@@ -129,16 +131,16 @@ def test_pain_7_unloading_gives_the_memory_back(kernels: str, checkpoint: Checkp
         for name, folder in adapters.items():
             engine.load(name, folder)
             say(engine, name)
-        loaded = resident_bytes()
+        loaded = anonymous_bytes()
         for name in adapters:
             engine.drop(name)
         return loaded
 
     cycle()
     gc.collect()
-    before = resident_bytes()
+    before = anonymous_bytes()
     loaded = [cycle() for _ in range(6)]
-    after = resident_bytes()
+    after = anonymous_bytes()
     adapter_bytes = 2 * 64 * 3 * (64 + 24_000) * 4  # layers, rank, modules, widths, float32
     assert min(loaded) - before > 2.5 * adapter_bytes
     assert after - before < adapter_bytes  # of 18: the C library keeps now more, now less of what was read
@@ -202,9 +204,3 @@ def test_a_slot_that_could_not_be_filled_is_empty_for_the_next_adapter(
             engine.serve([])
     engine.core.step()
     assert say(engine, "small") == expected
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in use now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096

@@ -56,7 +56,7 @@ def test_one_visible_key_gives_its_value_to_the_byte(kernels, dtype, layer_of):
     value = layer.qkv[0][:, -16:].float()
     scale = value.abs().max() / 127
     expected = (value / scale).round() * scale
-    assert relative_error(output[:, :16], expected) < 5e-3 if dtype is torch.bfloat16 else 1e-3
+    assert relative_error(output[:, :16], expected) < (5e-3 if dtype is torch.bfloat16 else 1e-3)
 
 
 @pytest.mark.parametrize("window", [None, 20])

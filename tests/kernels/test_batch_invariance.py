@@ -24,7 +24,8 @@ def linear(kernels, x, layer, out_dtype):
 def test_linear_rows_do_not_depend_on_the_number_of_rows_or_their_place(kernels, dtype, shape):
     random = torch.Generator().manual_seed(1)
     out_features, in_features = shape
-    layer = kernels.pack_linear(torch.randn(out_features, in_features, generator=random), torch.randn(out_features))
+    weight, bias = (torch.randn(*shape, generator=random) for shape in ((out_features, in_features), (out_features,)))
+    layer = kernels.pack_linear(weight, bias)
     x = torch.randn(max(ROW_COUNTS), in_features, generator=random).to(dtype)
     for out_dtype in {dtype, torch.float32}:
         alone = torch.cat([linear(kernels, x[row : row + 1], layer, out_dtype) for row in range(len(x))])

@@ -36,8 +36,9 @@ def _open_tcp(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except socket.gaierror as error:
-        raise ConfigError(f"The address '{host}' of --host cannot be resolved: {error.strerror}.") from None
+    except (socket.gaierror, UnicodeError) as error:  # the latter of names that are none
+        reason = getattr(error, "strerror", None) or "it is no name of a host, or too long for one"
+        raise ConfigError(f"The address '{host}' of --host cannot be resolved: {reason}.") from None
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

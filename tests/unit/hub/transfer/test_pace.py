@@ -98,25 +98,24 @@ def test_the_last_event_of_a_download_says_that_all_is_there(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("connections", [1, 4])
 def test_a_download_that_is_stopped_keeps_what_arrived(tmp_path: Path, connections: int) -> None:
-    stop = threading.Event()
+    seen = threading.Event()
+
+    class Stop(threading.Event):
+        def is_set(self) -> bool:
+            if super().is_set():
+                seen.set()
+            return super().is_set()
+
+    stop = Stop()
 
     def on_piece(served: int) -> None:
         if served >= 5 * CHUNK:
             stop.set()
-            halted.wait(20)
+            seen.wait()
 
-    halted = threading.Event()
     source = FakeSource({"a": DATA}, {"a": "v"}, on_piece=on_piece)
-
-    class Clock(NoWaiting):
-        def monotonic(self) -> float:
-            halted.set()  # the end of it asks for the time, to wait for threads
-            return super().monotonic()
-
-    clock = Clock()
-    halted.clear()
     with pytest.raises(DownloadError, match="interrupted") as caught:
-        pull(source, tmp_path, connections=connections, stop=stop, clock=clock)
+        pull(source, tmp_path, connections=connections, stop=stop)
     assert caught.value.cause is HubCause.INTERRUPTED
     before = source.num_served
     source.on_piece = lambda served: None
@@ -128,11 +127,12 @@ def test_a_download_that_is_stopped_keeps_what_arrived(tmp_path: Path, connectio
 def test_an_interrupt_of_the_calling_thread_ends_all_others(tmp_path: Path) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.done_bytes:
+            gate.set()
             raise KeyboardInterrupt
 
     def wait(served: int) -> None:
         if served >= 5 * CHUNK:
-            gate.wait(1)
+            gate.wait()
 
     gate = threading.Event()
     source = FakeSource({"a": DATA}, {"a": "v"}, on_piece=wait)
