@@ -1,4 +1,4 @@
-"""Settings for all tests: the marker that ties a test to a promise, and whom they trust."""
+"""Settings for all tests: the marker that ties a test to a promise, whom they trust, and that no example has a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that is busy with something else makes neither an example nor their choice a failure.
+settings.register_profile("vllm_mxext", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vllm_mxext")
 
 
 def pytest_configure(config: pytest.Config) -> None:
