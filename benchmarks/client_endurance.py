@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ import httpx
 import psutil
 
 from vllm_mxext.bench.report import format_table, json_line
-from vllm_mxext.bench.server_process import OUR_SERVER, free_port
+from vllm_mxext.bench.server_process import OUR_SERVER, reserved_port
 from vllm_mxext.client.async_client import AsyncVllmClient
 from vllm_mxext.client.call import Timeouts
 from vllm_mxext.client.errors import ClientError, StreamInterruptedError
@@ -122,7 +123,8 @@ class Server:
     """The server on one port, whichever process it is."""
 
     def __init__(self, log: Path) -> None:
-        self.port = free_port()
+        self._reservation = ExitStack()  # as long as the process lives
+        self.port = self._reservation.enter_context(reserved_port())
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log.open("ab")
         self.start()

@@ -236,7 +236,8 @@ class FaultServer:
 
 
 async def _watch(reader: asyncio.StreamReader) -> None:
-    while not reader.at_eof():  # noqa: ASYNC110 - a reader has no event for it
+    """Waits for the connection's end: an orderly one, or that of a client that left with something unread."""
+    while not reader.at_eof() and reader.exception() is None:  # noqa: ASYNC110 - a reader has no event for it
         await asyncio.sleep(0.002)
 
 

@@ -41,10 +41,6 @@ class Shell:
     url: str
     environ: dict[str, str]
 
-    @property
-    def logs(self) -> list[Path]:
-        return sorted((self.folder / "logs").glob("mim_profile_*.log"))
-
     def type(self, command: str) -> str:
         """What a command prints; it must measure and succeed, though a busy machine may make it say `invalid`."""
         for name in ("performance_tester", "performance_test.py"):
@@ -56,11 +52,13 @@ class Shell:
         return result.stdout
 
     def measure(self, command: str) -> dict[str, str]:
-        """The summary of the one run that a command makes."""
+        """The summary of the one run that a command makes, and where its log is."""
         printed = self.type(command)
         assert printed.startswith(documented.BLOCK[:100])
-        assert f"Results saved to: {self.logs[-1]}" in printed
-        return dict(re.findall(r"^  (\w[\w ]+): (.*)$", printed, re.MULTILINE))
+        (log,) = re.findall(
+            rf"^Results saved to: ({self.folder}/logs/mim_profile_\d+_\w+\.log)$", printed, re.MULTILINE
+        )
+        return {**dict(re.findall(r"^  (\w[\w ]+): (.*)$", printed, re.MULTILINE)), "log": log}
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +87,16 @@ def test_the_basic_commands_measure(shell: Shell) -> None:
     (shell.folder / "prompts.txt").write_text("One.\nTwo.\nThree.\n")
     assert shell.measure(with_prompts)["Total Requests"] == "3"
     assert shell.measure(with_concurrency)["Completion Tokens"] == "120"
-    assert shell.measure(with_parameters)["Tokens counted by"] == "usage (10)"
-    assert json.loads(section(shell.logs[-1], "AGGREGATED"))["configuration"]["test_params"]["max_tokens"] == 200
+    summary = shell.measure(with_parameters)
+    assert summary["Tokens counted by"] == "usage (10)"
+    assert json.loads(section(summary["log"], "AGGREGATED"))["configuration"]["test_params"]["max_tokens"] == 200
 
 
 def test_many_at_once_are_measured_and_kept_one_by_one(shell: Shell) -> None:
-    assert shell.measure(documented.HIGH_CONCURRENCY)["Total Requests"] == "50"
-    (log,) = shell.logs
-    assert json.loads(section(log, "AGGREGATED"))["peak_in_flight"] == 16
-    assert section(log, "INDIVIDUAL").count('"request_id"') == 50
+    summary = shell.measure(documented.HIGH_CONCURRENCY)
+    assert summary["Total Requests"] == "50"
+    assert json.loads(section(summary["log"], "AGGREGATED"))["peak_in_flight"] == 16
+    assert section(summary["log"], "INDIVIDUAL").count('"request_id"') == 50
 
 
 @pytest.mark.parametrize("block", [documented.CUSTOM_PROMPTS, documented.CHINESE_PROMPTS])
@@ -115,8 +114,9 @@ def test_without_streaming_there_is_no_first_token(shell: Shell) -> None:
 def test_the_documented_file_is_measured(shell: Shell) -> None:
     text = documented.CONFIG.replace(ADDRESS, shell.url).replace(LOGS, f"{shell.folder}/logs")
     (shell.folder / "performance_config.yaml").write_text(text)
-    assert shell.measure(documented.RUN_CONFIG)["Total Requests"] == "3"
-    assert section(shell.logs[-1], "INDIVIDUAL").count('"request_id"') == 3
+    summary = shell.measure(documented.RUN_CONFIG)
+    assert summary["Total Requests"] == "3"
+    assert section(summary["log"], "INDIVIDUAL").count('"request_id"') == 3
 
 
 def test_the_script_measures(shell: Shell) -> None:
@@ -133,6 +133,6 @@ def test_an_address_can_be_the_second_of_a_comparison(shell: Shell) -> None:
     assert "Comparison:" in printed or "INVALID" in printed
 
 
-def section(log: Path, name: str) -> str:
-    text = log.read_text(encoding="utf-8")
+def section(log: str, name: str) -> str:
+    text = Path(log).read_text(encoding="utf-8")
     return text.partition(f"{name} ")[2].partition(":\n")[2].partition("\n\n")[0]

@@ -14,7 +14,7 @@ import pytest
 from tests.docs import documented_servers as documented
 from tests.docs.readme import ENGLISH, ROOT, code_blocks
 from tests.docs.shell import lay_out, type_in
-from vllm_mxext.bench.server_process import free_port
+from vllm_mxext.bench.server_process import reserved_port
 
 NAMES = "gpt2 vllm-gpt2 vllm-llama my-vllm-model"
 """What the documents call the models of their servers."""
@@ -44,10 +44,11 @@ class Shell:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    shell = Shell(tmp_path, free_port(), lay_out(tmp_path, "examples", "main.py"))
-    yield shell
-    for name in shell.type("python main.py server list --quiet").split():
-        shell.type(f"python main.py server stop {name}")
+    with reserved_port() as port:
+        shell = Shell(tmp_path, port, lay_out(tmp_path, "examples", "main.py"))
+        yield shell
+        for name in shell.type("python main.py server list --quiet").split():
+            shell.type(f"python main.py server stop {name}")
 
 
 @needs_shell

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -23,25 +24,27 @@ OUR_SERVER = (sys.executable, "-m", "vllm_mxext.entrypoints.openai.api_server")
 _POLL_S = 0.01
 
 
-def reserved_port() -> socket.socket:
-    """Returns a socket that keeps a port; on Linux a server that is told of the port can listen there meanwhile."""
-    reserved = socket.socket()
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if sys.platform == "linux":
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # some servers ask for this instead
-    reserved.bind(("127.0.0.1", 0))
-    return reserved
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """Yields a port of the loopback interface that meanwhile nobody gets who does not ask for this very one.
 
-
-def free_port() -> int:
-    """Returns a port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    A socket that is bound and does not listen keeps the system from giving the port to others, also for connections of
+    theirs; a server that sets SO_REUSEADDR or SO_REUSEPORT, as nearly all do, may listen on it all the same. Elsewhere
+    than on Linux it could not: there the port is free when it is looked for, and no more is certain.
+    """
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = int(holder.getsockname()[1])
+        if sys.platform == "linux":
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        else:
+            holder.close()
+        yield port
 
 
 class ServerProcess:
-    """A server on a free port of the loopback interface; a context manager that stops it.
+    """A server on a port of the loopback interface that is its own; a context manager that stops it.
 
     Args:
         command: program and flags; `--host` and `--port` are appended.
@@ -54,10 +57,8 @@ class ServerProcess:
     """
 
     def __init__(self, command: Sequence[str], log: Path, *, environ: Mapping[str, str] | None = None) -> None:
-        self._reserved = reserved_port()
-        port = self._reserved.getsockname()[1]
-        if sys.platform != "linux":
-            self._reserved.close()
+        self._reservation = ExitStack()
+        port = self._reservation.enter_context(reserved_port())
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
         with log.open("ab") as output:
@@ -112,7 +113,6 @@ class ServerProcess:
 
     def stop(self, timeout_s: float = 60.0) -> int:
         """Asks the server to end and returns its exit code; kills it when it does not."""
-        self._reserved.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -120,6 +120,8 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
+        finally:
+            self._reservation.close()
 
     def _log_end(self) -> str:
         return " | ".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])

@@ -77,13 +77,16 @@ class PriorityQueue(Generic[T]):
     def __len__(self) -> int:
         return sum(map(len, self._lanes.values()))
 
-    async def wait_turn(self, turn: Turn[T], *, priority: int = NORMAL, deadline_s: float | None = None) -> T:
+    async def wait_turn(
+        self, turn: Turn[T], *, priority: int = NORMAL, deadline_s: float | None = None, limit: str = "its time"
+    ) -> T:
         """Returns a place as soon as there is one for it; a cancelled waiter holds none.
 
         Args:
             turn: how a place is taken.
             priority: 0 high, 1 normal, 2 low.
             deadline_s: clock time until which it waits; None = any time.
+            limit: what is up then, for the error.
 
         Raises:
             QueueFullError: too many wait.
@@ -94,7 +97,7 @@ class PriorityQueue(Generic[T]):
             raise ClosedError("The client has been closed; make a new one.")
         arrived_s = self._clock.now()
         if deadline_s is not None and arrived_s >= deadline_s:
-            raise _too_late(0.0)
+            raise _too_late(0.0, limit)
         waiter = _Waiter(
             arrived_s + priority * self._ageing_s, self._num_arrivals, turn, asyncio.get_running_loop().create_future()
         )
@@ -113,7 +116,7 @@ class PriorityQueue(Generic[T]):
         insort(self._lanes.setdefault(turn.lane, []), waiter)
         if self._patrol is None:
             self._patrol = asyncio.ensure_future(self._keep_looking())
-        return await self._wait(waiter, arrived_s, deadline_s)
+        return await self._wait(waiter, arrived_s, deadline_s, limit)
 
     def wake(self, where: Hashable | None = None) -> None:
         """Gives places to those who are next, as far as there are any.
@@ -139,8 +142,10 @@ class PriorityQueue(Generic[T]):
                 waiter.place.set_exception(ClosedError("The client was closed while this request waited in its queue."))
             self._remove(waiter)
 
-    async def _wait(self, waiter: _Waiter[T], arrived_s: float, deadline_s: float | None) -> T:
-        timer = None if deadline_s is None else asyncio.ensure_future(self._expire(waiter, arrived_s, deadline_s))
+    async def _wait(self, waiter: _Waiter[T], arrived_s: float, deadline_s: float | None, limit: str) -> T:
+        timer = None
+        if deadline_s is not None:
+            timer = asyncio.ensure_future(self._expire(waiter, arrived_s, deadline_s, limit))
         try:
             return await waiter.place
         except asyncio.CancelledError:
@@ -154,10 +159,10 @@ class PriorityQueue(Generic[T]):
             if timer is not None:
                 timer.cancel()
 
-    async def _expire(self, waiter: _Waiter[T], arrived_s: float, deadline_s: float) -> None:
+    async def _expire(self, waiter: _Waiter[T], arrived_s: float, deadline_s: float, limit: str) -> None:
         await self._clock.sleep(deadline_s - arrived_s)
         if not waiter.place.done():
-            waiter.place.set_exception(_too_late(self._clock.now() - arrived_s))
+            waiter.place.set_exception(_too_late(self._clock.now() - arrived_s, limit))
             self._remove(waiter)
 
     async def _keep_looking(self) -> None:
@@ -190,8 +195,8 @@ def _serve(waiter: _Waiter[T]) -> bool:
     return True
 
 
-def _too_late(waited_s: float) -> TimeoutExceededError:
+def _too_late(waited_s: float, limit: str) -> TimeoutExceededError:
     return TimeoutExceededError(
-        f"The request waited {waited_s:.1f} s in the client's queue and its time was up; raise the timeout or "
+        f"The request waited {waited_s:.1f} s in the client's queue and {limit} was up; raise the timeout or "
         "max_concurrent_requests, or add an endpoint."
     )

@@ -220,8 +220,9 @@ class Run:
             only=self.call.endpoint_id,
         )
         deadline_s = None if math.isinf(self.ends_s) else self.ends_s
+        limit = f"the total limit of {self.timeouts.total or 0.0:g} s"
         try:
-            return await policies.queue.wait_turn(turn, priority=self.call.priority, deadline_s=deadline_s)
+            return await policies.queue.wait_turn(turn, priority=self.call.priority, deadline_s=deadline_s, limit=limit)
         finally:
             self.queue_s += policies.clock.now() - entered_s
 

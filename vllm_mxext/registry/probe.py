@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import httpx
 
-TIMEOUT_S = 3.0
+TIMEOUT_S = 10.0
+"""For each answer: a server that is busy, or on a busy machine, takes seconds."""
+
+_CONNECT_S = 3.0
+_READY_S = 3.0
 _MAX_BYTES = 8 * 2**20
 
 _GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? ([0-9.eE+]+)$", re.MULTILINE)
@@ -58,7 +62,7 @@ def probe(url: str, api_key: str | None = None, *, timeout_s: float = TIMEOUT_S)
         with httpx.Client(
             base_url=url,
             headers=headers,
-            timeout=timeout_s,
+            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S)),
             trust_env=not is_local,
             verify=not (is_local or url.lower().startswith("http://")),  # certificates are slow to load
         ) as client:
@@ -116,7 +120,7 @@ def _ask(client: httpx.Client) -> Probe:
     )
 
 
-def is_ready(url: str, *, timeout_s: float = TIMEOUT_S) -> tuple[bool, str]:
+def is_ready(url: str, *, timeout_s: float = _READY_S) -> tuple[bool, str]:
     """Returns whether a server of this machine is ready, and otherwise what it does, as far as it says.
 
     Args:

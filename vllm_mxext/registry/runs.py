@@ -14,6 +14,9 @@ from vllm_mxext.registry.processes import Identity
 
 SCHEMA_VERSION = 1
 
+KEEPER_S = 30.0
+"""How long a keeper may take, on a busy machine, to write down its server's last words and end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

@@ -17,13 +17,11 @@ from vllm_mxext.registry.folders import Folders
 from vllm_mxext.registry.probe import Probe, probe
 from vllm_mxext.registry.processes import end, memory_bytes, wait_for_end
 from vllm_mxext.registry.record import ServerRecord
-from vllm_mxext.registry.runs import Run, read_run
+from vllm_mxext.registry.runs import KEEPER_S, Run, read_run
 from vllm_mxext.registry.starting import Plan, Progress, launch, pick_port, plan, wait_until_ready
 
 STOP_TIMEOUT_S = 40.0
 """How long a server may finish its requests: our own takes up to 30 s for them, and a little to end."""
-
-_KEEPER_S = 5.0
 
 _LISTENS_S = 30.0
 """How long a server that does not listen counts as starting."""
@@ -264,7 +262,7 @@ class Servers:
         if run is None:
             return None
         is_gentle = end(run.server, timeout_s=timeout_s) if run.server.is_alive() else None
-        if not wait_for_end(run.keeper, _KEEPER_S):  # it is to write down nothing after us
+        if not wait_for_end(run.keeper, KEEPER_S):  # it is to write down nothing after us
             end(run.keeper, timeout_s=0)
         try:
             path.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from vllm_mxext.registry.keeper import Job
 from vllm_mxext.registry.probe import is_ready
 from vllm_mxext.registry.processes import wait_for_end
 from vllm_mxext.registry.record import ServerRecord
-from vllm_mxext.registry.runs import Run, describe_exit, read_run
+from vllm_mxext.registry.runs import KEEPER_S, Run, describe_exit, read_run
 
 _POLL_S = 0.1
 _TAIL_LINES = 15
@@ -213,7 +213,7 @@ def wait_until_ready(
 
 def start_failure(record: ServerRecord, run: Run, folders: Folders) -> StartFailedError:
     """Returns the error of a server that ended before it was ready, with the end of its log and what to do."""
-    wait_for_end(run.keeper, 5.0)  # then its last words and how it ended are written down
+    wait_for_end(run.keeper, KEEPER_S)  # then its last words and how it ended are written down
     last = read_run(folders.run_file(record.name))
     code = last.exit_code if last is not None and last.server == run.server else None
     lines = [line for line in logs.tail(folders.log(record.name), 400) if line.strip()]

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from tests.client.endpoints import closed_port
 from vllm_mxext.client.connections import MAX_IDLE, Connections
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -100,8 +101,6 @@ async def test_an_answer_that_is_not_read_to_its_end_takes_its_connection_along(
 
 
 async def test_what_goes_wrong_has_the_names_of_httpx() -> None:
-    async with served() as (server, client):
-        url = server.url
     async with httpx.AsyncClient(transport=Connections(1.0, None)) as client:
         with pytest.raises(httpx.ConnectError):
-            await client.get(url)
+            await client.get(closed_port())

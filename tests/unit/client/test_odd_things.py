@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletionMessage
 
-from tests.client.endpoints import chat, pipeline
+from tests.client.endpoints import chat, endpoint, pipeline
+from tests.client.fake_clock import FakeClock
 from tests.client.fault_server import (
     Fault,
     FaultServer,
@@ -106,11 +107,12 @@ async def test_a_slow_reader_does_not_count_as_a_stalled_stream() -> None:
         await reply.end_stream()
 
     async with FaultServer([later]) as server:
-        client = pipeline(server.url, timeouts=Timeouts(idle=0.2))
+        clock = FakeClock()
+        client = Pipeline([endpoint(server.url)], pipeline().config, clock)
         events = client.stream(chat(stream=True))
         await anext(events)
+        clock.tick(61.0)  # longer than the limit, which is the server's and not the reader's
         sent.set()
-        await asyncio.sleep(0.25)  # longer than the limit, which is the server's and not the reader's
         assert (await anext(events))["choices"][0]["delta"] == {"content": "b"}
         await client.close()
 

@@ -154,7 +154,7 @@ def test_an_interrupt_cancels_the_call() -> None:
     with SyncFace() as face:
         with pytest.raises(KeyboardInterrupt):
             face.run(wait())
-        assert cancelled.wait(5.0)
+        assert cancelled.wait(60.0)
 
 
 def test_calls_that_come_while_it_is_closed_end() -> None:
@@ -175,7 +175,7 @@ def test_calls_that_come_while_it_is_closed_end() -> None:
             caller.start()
         face.close()
         for caller in callers:
-            caller.join(30.0)
+            caller.join(60.0)
         assert ended == [ClosedError] * 4
 
 
@@ -247,7 +247,8 @@ def test_a_pipeline_goes_on_in_a_child_of_a_busy_parent() -> None:
 
 def test_a_program_that_forgets_to_close_ends_quietly() -> None:
     program = (
-        "import asyncio\nfrom vllm_mxext.client.sync_face import SyncFace\nface = SyncFace()\n"
+        "import asyncio, logging\nfrom vllm_mxext.client.sync_face import SyncFace\nface = SyncFace()\n"
+        "logging.getLogger('asyncio').setLevel('ERROR')\n"  # in debug mode it warns of a machine that is slow
         "async def one():\n    yield 1\n    await asyncio.Event().wait()\n"
         "items = face.iterate(one())\nprint(next(items))\n"
     )
@@ -255,7 +256,7 @@ def test_a_program_that_forgets_to_close_ends_quietly() -> None:
         [sys.executable, "-W", "error", "-X", "dev", "-c", program],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")

@@ -170,7 +170,7 @@ def test_grammars_are_checked_in_a_process_that_lives_from_the_first_one_to_the_
     others = set(this.children())
     with load(checkpoint) as llm:
         llm.generate("x", GREEDY, use_tqdm=False)
-        assert set(this.children()) == others
+        assert set(this.children()) <= others
         for pattern in ("a+", "b+"):
             llm.generate("x", constrained(regex=pattern), use_tqdm=False)
             (checker,) = set(this.children()) - others

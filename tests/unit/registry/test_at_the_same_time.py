@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from tests.unit.registry.conftest import FAKE, User
-from tests.unit.registry.test_server_commands import free_port
 from vllm_mxext.registry import servers as servers_module
 from vllm_mxext.registry.errors import NotRunningError, PortTakenError
-from vllm_mxext.registry.processes import wait_for_end
+from vllm_mxext.registry.processes import identify, wait_for_end
 from vllm_mxext.registry.record import read_record
 from vllm_mxext.registry.runs import read_run
 from vllm_mxext.registry.starting import Progress, pick_port
@@ -51,7 +50,7 @@ def type_at_once(*lines: str) -> list[tuple[int, dict[str, Any]]]:
 
 @pytest.mark.promise("REGISTRY-8")
 def test_of_many_starts_at_once_exactly_one_starts(user: User) -> None:
-    user.types("add", "one")
+    user.types("add", "one", "--port", user.port())
     answers = type_at_once(*["start one"] * 4)
     assert {code for code, _ in answers} == {0}
     assert sorted(answer["was_running"] for _, answer in answers) == [False, True, True, True]
@@ -60,17 +59,17 @@ def test_of_many_starts_at_once_exactly_one_starts(user: User) -> None:
 
 @pytest.mark.promise("REGISTRY-8")
 def test_whatever_is_typed_at_once_leaves_no_server_that_nobody_knows(user: User) -> None:
-    user.types("add", "one")
+    user.types("add", "one", "--port", user.port())
     pids = {answer.get("pid") for _, answer in type_at_once("start one", "restart one", "stop one", "rm one --force")}
     run = read_run(user.folders.run_file("one"))
     known = set() if run is None else {run.server.pid}
-    alive = {pid for pid in pids if isinstance(pid, int) and Path(f"/proc/{pid}").exists()}
+    alive = {pid for pid in pids if isinstance(pid, int) and identify(pid) is not None}
     assert alive <= known
 
 
 @pytest.mark.promise("REGISTRY-8")
 def test_a_restart_that_cannot_start_leaves_the_server_alone(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    user.types("add", "one", "--port", str(free_port()))
+    user.types("add", "one", "--port", user.port())
     pid = user.asks("start", "one")["pid"]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     user.types("edit", "one", "--backend", "vllm", "--model-path", "gpt2")
@@ -82,7 +81,7 @@ def test_a_restart_that_cannot_start_leaves_the_server_alone(user: User, monkeyp
 
 @pytest.mark.promise("REGISTRY-8")
 def test_a_restart_that_fails_says_that_none_runs(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    user.types("add", "one", "--port", str(free_port()))
+    user.types("add", "one", "--port", user.port())
     user.types("start", "one")
     monkeypatch.setenv("FAKE_SERVER", "dies")
     assert "has been stopped, so none runs now" in user.types("restart", "one", code=1)
@@ -91,10 +90,10 @@ def test_a_restart_that_fails_says_that_none_runs(user: User, monkeypatch: pytes
 
 def test_a_server_that_is_stopped_while_it_starts_says_so(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_SERVER", "loading")
-    user.types("add", "one", "--port", str(free_port()))
+    user.types("add", "one", "--port", user.port())
 
     def stop(_progress: Progress) -> None:
-        user.servers.stop("one", timeout_s=5)
+        user.servers.stop("one", timeout_s=60)
 
     with pytest.raises(NotRunningError, match="stopped by another command"):
         user.servers.start("one", timeout_s=60, report=stop)
@@ -103,14 +102,14 @@ def test_a_server_that_is_stopped_while_it_starts_says_so(user: User, monkeypatc
 def test_the_keeper_of_an_earlier_run_writes_down_nothing_after_the_next(
     user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers_module, "_KEEPER_S", 0.1)
-    user.types("add", "one", "--port", str(free_port()))
+    monkeypatch.setattr(servers_module, "KEEPER_S", 0.1)
+    user.types("add", "one", "--port", user.port())
     user.types("start", "one")
     before = read_run(user.folders.run_file("one"))
     assert before is not None
     os.kill(before.keeper.pid, signal.SIGSTOP)  # as on a machine that has no time for it
     os.kill(before.server.pid, signal.SIGKILL)
-    wait_for_end(before.server, 10)
+    assert wait_for_end(before.server, 60)
     pid = user.asks("start", "one")["pid"]
     assert not before.keeper.is_alive()
     assert user.asks("status", "one")["pid"] == pid
@@ -121,7 +120,7 @@ def test_a_server_that_runs_cannot_become_somebody_elses(user: User, tmp_path: P
     user.types("add", "far", "--endpoint-url", "http://127.0.0.1:9")
     exported = user.types("export").replace('"far"', '"one"')
     (tmp_path / "far.json").write_text(exported)
-    user.types("add", "one", "--port", str(free_port()))
+    user.types("add", "one", "--port", user.port())
     user.types("start", "one")
     for words in (
         ("add", "one", "--replace", "--endpoint-url", "http://127.0.0.1:9"),

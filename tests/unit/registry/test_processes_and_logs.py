@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.registry.conftest import reserved_ports
+from vllm_mxext.bench.server_process import reserved_port
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.registry import logs, ports
 from vllm_mxext.registry.errors import RegistryError
@@ -39,7 +41,7 @@ def test_a_reused_number_is_somebody_else_and_gets_no_signal(sleeper: subprocess
         assert not send(before, signal.SIGKILL)
         assert end(before, timeout_s=0)
     assert sleeper.poll() is None
-    end(now, timeout_s=5)
+    assert end(now, timeout_s=60)
     assert sleeper.wait() == -signal.SIGTERM
 
 
@@ -66,10 +68,10 @@ def test_a_process_that_nobody_has_buried_is_dead() -> None:
 
 
 _OUTLIVES_ITS_FIRST_THREAD = """
-import ctypes, platform, socket, threading, time
-listening = socket.create_server(("127.0.0.1", 0))
+import ctypes, platform, socket, sys, threading, time
+listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 threading.Thread(target=lambda: time.sleep(600)).start()
-print(listening.getsockname()[1], flush=True)
+print("listening", flush=True)
 ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)  # ends this thread only
 """
 
@@ -77,9 +79,14 @@ ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0) 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_process_has_not_ended_before_its_last_thread() -> None:
     """A killed server's first thread often ends before the one that holds the port last."""
-    with subprocess.Popen([sys.executable, "-c", _OUTLIVES_ITS_FIRST_THREAD], stdout=subprocess.PIPE) as process:
+    with (
+        reserved_port() as port,
+        subprocess.Popen(
+            [sys.executable, "-c", _OUTLIVES_ITS_FIRST_THREAD, str(port)], stdout=subprocess.PIPE
+        ) as process,
+    ):
         assert process.stdout is not None
-        port = int(process.stdout.readline())
+        process.stdout.readline()
         state = Path(f"/proc/{process.pid}/stat")
         while state.read_text().rpartition(")")[2].split()[0] != "Z":
             time.sleep(0.01)
@@ -87,18 +94,17 @@ def test_a_process_has_not_ended_before_its_last_thread() -> None:
         assert now is not None
         assert not ports.is_free("127.0.0.1", port)
         process.kill()
-        assert wait_for_end(now, 10)
+        assert wait_for_end(now, 60)
         assert ports.is_free("127.0.0.1", port)
 
 
-def test_a_taken_port_names_its_owner_and_the_next_one_is_chosen() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        assert not ports.is_free("127.0.0.1", port)
-        assert f"process {os.getpid()} " in ports.owner(port)
-        chosen = ports.choose("127.0.0.1", port, {ports.FIRST})
-        assert chosen not in (port, ports.FIRST)
-        assert ports.is_free("127.0.0.1", chosen)
+def test_a_taken_port_names_its_owner_and_the_next_one_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with reserved_ports(3) as first, socket.create_server(("127.0.0.1", first + 1)):
+        monkeypatch.setattr(ports, "FIRST", first)
+        assert not ports.is_free("127.0.0.1", first + 1)
+        assert f"process {os.getpid()} " in ports.owner(first + 1)
+        assert ports.choose("127.0.0.1", first + 1, set()) == first
+        assert ports.choose("127.0.0.1", first + 1, {first}) == first + 2
 
 
 def test_an_address_of_another_machine_is_refused() -> None:

@@ -130,7 +130,7 @@ def test_connections_are_used_again_and_one_that_the_server_has_closed_is_replac
     async def measure() -> list[bytes]:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         wire = Wire(Address("127.0.0.1", server.sockets[0].getsockname()[1], False, ""))
-        bodies = [bytes((await wire.send("GET", "/", timeout_s=5.0)).body) for _ in range(4)]
+        bodies = [bytes((await wire.send("GET", "/", timeout_s=60.0)).body) for _ in range(4)]
         wire.close()
         server.close()
         return bodies
@@ -149,7 +149,7 @@ def test_an_interim_answer_is_not_the_answer() -> None:
     async def measure() -> tuple[int, bytes, dict[str, str]]:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         wire = Wire(Address("127.0.0.1", server.sockets[0].getsockname()[1], False, ""))
-        exchange = await wire.send("GET", "/", timeout_s=5.0)
+        exchange = await wire.send("GET", "/", timeout_s=60.0)
         wire.close()
         server.close()
         return exchange.status, bytes(exchange.body), exchange.headers

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.bench_servers.mock_server import Behaviour, MockServer, Served
+from tests.client.endpoints import closed_port
 from vllm_mxext.bench.serve.address import Address
 from vllm_mxext.bench.serve.plan_reading import plan_from_mapping
 from vllm_mxext.bench.serve.request import Reply
@@ -17,7 +20,6 @@ from vllm_mxext.bench.serve.runner import Runner
 from vllm_mxext.bench.serve.stage_run import Progress, StageRun, StageSpec, Target, _Sent
 from vllm_mxext.bench.serve.statistics import run_figures, stage_figures
 from vllm_mxext.bench.serve.wire import Wire
-from vllm_mxext.bench.server_process import free_port
 from vllm_mxext.errors import ConfigError
 
 FAST = Behaviour(is_precise=False)
@@ -88,9 +90,7 @@ def test_a_request_without_an_answer_is_given_up_in_time() -> None:
 
 @pytest.mark.promise("PERF-6")
 def test_a_server_that_is_not_there_is_a_failure_of_each_request() -> None:
-    plan = plan_from_mapping(
-        {"server": {"url": f"http://127.0.0.1:{free_port()}", "model": "m"}, "prompts": ["a", "b"]}
-    )
+    plan = plan_from_mapping({"server": {"url": closed_port(), "model": "m"}, "prompts": ["a", "b"]})
     result = asyncio.run(Runner(plan).run())
     assert [record.failure for record in result.records] == ["connect", "connect"]
 
@@ -215,7 +215,11 @@ def test_requests_in_flight_may_be_limited_with_a_rate() -> None:
     assert figures.peak_in_flight <= 2
 
 
-def test_a_duration_decides_how_many_requests_there_are() -> None:
+def test_a_duration_decides_how_many_requests_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = itertools.count(1)
+    clock = SimpleNamespace(monotonic=lambda: next(looks) * 0.01)  # no machine is too slow for it
+    for module in ("runner", "stage_run", "wire"):
+        monkeypatch.setattr(f"vllm_mxext.bench.serve.{module}.time", clock)
     result, _, _ = run(FAST, 1, test_params={"max_tokens": 2}, load={"duration": 0.5})
     *before, _ = sorted(record.sent_s for record in result.records)  # the last one may leave a moment after its look
     assert result.stages[0].measured_s + 0.5 > max(before)
@@ -314,8 +318,9 @@ def test_an_interrupted_run_returns_what_had_come(load: dict[str, object]) -> No
 
     result = asyncio.run(measure())
     assert result.is_interrupted
-    assert [record.failure for record in result.records[:2]] == ["", ""]
-    assert {record.failure for record in result.records[2:]} == {"cancelled"}
+    # Which two the server read first is its own affair: those on new connections may come later than they were sent.
+    assert sorted(record.failure for record in result.records)[:3] == ["", "", "cancelled"]
+    assert {record.failure for record in result.records} == {"", "cancelled"}
     assert RunResult.from_dict(result.as_dict()).is_interrupted
 
 
