@@ -72,7 +72,10 @@ class Connection:
             ServerError: no server answers, or it refuses.
         """
         try:
-            return str(self.json("GET", "/v1/models")["data"][0]["id"])
+            models = self.json("GET", "/v1/models")["data"]
+            if models == []:  # transformers' server lists only what has been downloaded
+                raise ServerError(f"{self._url} lists no model; name the one that it serves.")
+            return str(models[0]["id"])
         except (LookupError, TypeError):
             raise ServerError(f"{self._url} does not answer like an OpenAI-compatible server.") from None
 

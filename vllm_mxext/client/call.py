@@ -60,6 +60,7 @@ class Call:
         timeouts: None = the client's.
         endpoint_id: the only endpoint to ask; None = any.
         may_be_text: plain text is a good answer too, as of `/health`, `/metrics` and the adapters' routes.
+        is_trial: a 500 only means that the server cannot do this: it is neither tried again nor held against it.
 
     Raises:
         ConfigError: there is no such priority.
@@ -78,6 +79,7 @@ class Call:
     timeouts: Timeouts | None = None
     endpoint_id: str | None = None
     may_be_text: bool = False
+    is_trial: bool = False
 
     def __post_init__(self) -> None:
         if self.priority not in (HIGH, NORMAL, LOW):

@@ -14,7 +14,7 @@ from vllm_mxext.client.call import Call
 from vllm_mxext.client.chunks import text_of
 from vllm_mxext.client.clock import SystemClock
 from vllm_mxext.client.document import Document
-from vllm_mxext.client.errors import BadRequestError, ProtocolError
+from vllm_mxext.client.errors import BadRequestError, ClientError, ProtocolError, ServerError
 from vllm_mxext.client.namespaces import OPTION_NAMES, Requests
 from vllm_mxext.client.pipeline import Pipeline
 
@@ -83,6 +83,7 @@ class Inference:
         self._batcher: Batcher[_Group, str, dict[str, Any]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._num_calls = 0
+        self._takes_lists: bool | None = None  # None = no server has shown it
 
     async def run(self, model: str, inputs: Inputs, parameters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         """Returns the result of an input; of several prompts, a list.
@@ -179,7 +180,7 @@ class Inference:
             self._loop, self._batcher, self._num_calls = loop, None, 0
 
     def _may_batch(self) -> bool:
-        return self._batches.is_enabled and self._batches.max_size > 1
+        return self._batches.is_enabled and self._batches.max_size > 1 and self._takes_lists is not False
 
     def _num_places(self, options: Mapping[str, Any]) -> int:
         """Returns how many requests may be under way: more of one list would only fill the queue."""
@@ -194,17 +195,43 @@ class Inference:
         return self._batcher
 
     async def _send(self, group: _Group, prompts: Sequence[str]) -> list[dict[str, Any] | Exception]:
-        fields, options = group.fields, group.options
         if len(prompts) == 1:
-            return [_result(await self._requests.post(COMPLETIONS, {**fields, "prompt": prompts[0], **options}))]
-        answer = await self._requests.post(COMPLETIONS, {**fields, "prompt": list(prompts), **options})
+            return [await self._alone(group, prompts[0])]
+        fields = {**group.fields, "prompt": list(prompts), **group.options}
+        is_trial = self._takes_lists is not True
+        try:
+            answer = await self._requests.post(COMPLETIONS, fields, is_trial=is_trial)
+        except ServerError as error:
+            if error.status != 500 or not is_trial:
+                raise
+            return await self._one_by_one(group, prompts)
         choices = answer.get("choices")
         if not isinstance(choices, list) or sorted(_index(one) for one in choices) != list(range(len(prompts))):
             raise ProtocolError(
                 f"The server answered {len(prompts)} prompts with other choices than one for each; set "
                 "batch_enabled = False."
             )
+        self._takes_lists = True
         return [_result(answer, choice, len(prompts)) for choice in sorted(choices, key=_index)]
+
+    async def _one_by_one(self, group: _Group, prompts: Sequence[str]) -> list[dict[str, Any] | Exception]:
+        """Returns results for a list that was answered with 500, as every list is by llama-cpp-python's server.
+
+        If prompts are answered alone where no list ever was, no lists are sent any more.
+        """
+        results = [await self._alone_or_error(group, prompt) for prompt in prompts]
+        if self._takes_lists is None and not all(isinstance(one, Exception) for one in results):
+            self._takes_lists = False
+        return results
+
+    async def _alone_or_error(self, group: _Group, prompt: str) -> dict[str, Any] | Exception:
+        try:
+            return await self._alone(group, prompt)
+        except ClientError as error:
+            return error
+
+    async def _alone(self, group: _Group, prompt: str) -> dict[str, Any]:
+        return _result(await self._requests.post(COMPLETIONS, {**group.fields, "prompt": prompt, **group.options}))
 
 
 def _group(model: str, parameters: Mapping[str, Any], options: Mapping[str, Any]) -> _Group:

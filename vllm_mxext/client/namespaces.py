@@ -144,12 +144,13 @@ class Requests:
         """
         return await self._send(Call(path, method="GET"), self._options.merged(options))
 
-    async def post(self, path: str, fields: dict[str, Any]) -> Document:
+    async def post(self, path: str, fields: dict[str, Any], *, is_trial: bool = False) -> Document:
         """Returns the answer to a request.
 
         Args:
             path: below the server's address.
             fields: of the request and of `CallOptions`.
+            is_trial: that of `Call`.
 
         Raises:
             ClientError: there is none.
@@ -160,7 +161,7 @@ class Requests:
             raise BadRequestError(
                 "A streamed answer is asked for with stream=True of create() itself, or with stream_generation()."
             )
-        return await self._send(_call(path, body), options)
+        return await self._send(replace(_call(path, body), is_trial=is_trial), options)
 
     async def stream(self, path: str, fields: dict[str, Any]) -> Stream:
         """Returns a streamed answer whose first token has come.

@@ -287,6 +287,8 @@ def _advice(status: int) -> str:
         return "check the model's name and the address."
     if status == 429:
         return "send less, or raise the server's limits."
+    if status == 501:
+        return "ask a server that has this."
     if status >= 500 or status in _TRANSIENT:
         return "try again later, and look at the server's log."
     return "correct the request."

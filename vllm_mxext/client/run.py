@@ -18,7 +18,7 @@ from vllm_mxext.client.event_stream import EventStream
 from vllm_mxext.client.exchange import Limits, encoded
 from vllm_mxext.client.hedging import HedgePolicy, hedged
 from vllm_mxext.client.http import Reply, Wire
-from vllm_mxext.client.outcome import AttemptFailedError, Retry, mask
+from vllm_mxext.client.outcome import AttemptFailedError, Judgement, Retry, mask
 from vllm_mxext.client.queue import PriorityQueue, Turn
 from vllm_mxext.client.retry import RetryBudget, RetryPolicy
 from vllm_mxext.client.router import Endpoint, Lease, Router
@@ -233,6 +233,8 @@ class Run:
             try:
                 reply = await self.policies.wire(lease.endpoint).fetch(self.call, self._content, self._limits)
             except AttemptFailedError as failure:
+                if self.call.is_trial and failure.error.status == 500:
+                    failure.judgement = Judgement(Retry.NEVER, is_endpoints_fault=False)
                 self.note(lease, began_s, failure)
                 raise
             finally:

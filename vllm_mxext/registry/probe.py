@@ -18,7 +18,13 @@ _CONNECT_S = 3.0
 _READY_S = 3.0
 _MAX_BYTES = 8 * 2**20
 
-_GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)(?:\{[^}]*\})? ([0-9.eE+]+)$", re.MULTILINE)
+_GAUGES = {
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "llamacpp:requests_processing": "running",
+    "llamacpp:requests_deferred": "waiting",
+}
+_GAUGE = re.compile(rf"^({'|'.join(_GAUGES)})(?:\{{[^}}]*\}})? ([0-9.eE+]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ def _get(client: httpx.Client, path: str) -> httpx.Response:
 def _ask(client: httpx.Client) -> Probe:
     health = _get(client, "/health")
     if health.status_code == 503:
-        phase = _field(health, "phase")
+        phase = _phase(health)
         return Probe(is_reachable=True, phase=phase, problem=f"not ready: {phase}" if phase else "not ready yet")
     listing = _get(client, "/v1/models")
     if listing.status_code in (401, 403):
@@ -134,7 +140,7 @@ def is_ready(url: str, *, timeout_s: float = _READY_S) -> tuple[bool, str]:
         answer = httpx.get(f"{url}/health", timeout=timeout_s, trust_env=False, verify=False)
     except httpx.HTTPError:
         return False, ""
-    return answer.is_success, _field(answer, "phase")
+    return answer.is_success, _phase(answer)
 
 
 def _gauges(client: httpx.Client) -> dict[str, int]:
@@ -144,8 +150,18 @@ def _gauges(client: httpx.Client) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, value in _GAUGE.findall(answer.text):
         with contextlib.suppress(ValueError, OverflowError):
-            found[name] = found.get(name, 0) + int(float(value))
+            found[_GAUGES[name]] = found.get(_GAUGES[name], 0) + int(float(value))
     return found
+
+
+def _phase(answer: httpx.Response) -> str:
+    """Returns what a server does while it is not ready; llama.cpp's says it as an error: "Loading model"."""
+    phase = _field(answer, "phase")
+    if phase or answer.status_code != 503:
+        return phase
+    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+        return _plain(answer.json()["error"]["message"])
+    return ""
 
 
 def _field(answer: httpx.Response, name: str) -> str:

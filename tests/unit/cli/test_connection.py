@@ -21,11 +21,12 @@ class FakeServer:
         self.requests: list[tuple[str, dict[str, Any], str | None]] = []
         self.lines: list[str] = []
         self.status = 200
+        self.models = [{"id": "tiny"}]
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._answer(json.dumps({"data": [{"id": "tiny"}]}))
+                self._answer(json.dumps({"object": "list", "data": fake.models}))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -93,6 +94,13 @@ def test_a_refusal_is_shown_as_the_server_said_it(server: FakeServer, capsys: py
     server.status = 401
     assert main(["complete", "x", "--url", server.url, "--model-name", "m"]) == 1
     assert "The server answered 401" in capsys.readouterr().err
+
+
+def test_a_server_that_lists_no_model_is_no_foreign_one(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.models = []  # as transformers' server does, which answers for its model all the same
+    for argv in (["complete", "x"], ["bench", "serve", "--no-save"]):
+        assert main([*argv, "--url", server.url]) == 1
+        assert "lists no model; name the one that it serves" in capsys.readouterr().err
 
 
 def test_an_error_inside_the_stream_ends_the_command(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from vllm_mxext.client.call import Timeouts
-from vllm_mxext.client.errors import BadRequestError, ProtocolError
+from vllm_mxext.client.errors import BadRequestError, ProtocolError, ServerError
 from vllm_mxext.client.inference import BatchSettings, Inference
 from vllm_mxext.client.namespaces import CallOptions, Requests
 from vllm_mxext.client.pipeline import Pipeline
@@ -19,11 +19,17 @@ from vllm_mxext.client.settings import ClientSettings
 pytestmark = pytest.mark.promise("CLIENT-10")
 
 
+LLAMA_CPP_PYTHON_S_ERROR = {"error": {"message": "", "type": "internal_server_error", "param": None, "code": None}}
+"""Of `llama_cpp.server` 0.3.36 to every list of prompts."""
+
+
 class Server:
     """Answers each prompt with itself, when as many requests as `num_together` have come; keeps the bodies."""
 
-    def __init__(self, num_lost: int = 0, num_together: int = 1) -> None:
+    def __init__(self, num_lost: int = 0, num_together: int = 1, *, takes_lists: bool = True) -> None:
         self.bodies: list[dict[str, Any]] = []
+        self.takes_lists = takes_lists
+        self.is_well = True
         self._num_lost = num_lost
         self._num_together = num_together
         self._are_there = asyncio.Event()
@@ -34,6 +40,8 @@ class Server:
         if len(self.bodies) >= self._num_together:
             self._are_there.set()
         await self._are_there.wait()
+        if not self.is_well or (isinstance(body["prompt"], list) and not self.takes_lists):
+            return httpx.Response(500, json=LLAMA_CPP_PYTHON_S_ERROR)
         prompts = body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]]
         choices = [{"index": index, "text": text, "finish_reason": "stop"} for index, text in enumerate(prompts)]
         usage = {"prompt_tokens": len(prompts), "completion_tokens": 2 * len(prompts)}
@@ -158,3 +166,38 @@ async def test_no_prompts_have_no_results() -> None:
     server = Server()
     assert await server.inference().run("m", [], {}, {}) == []
     assert server.bodies == []
+
+
+@pytest.mark.promise("CLIENT-16")
+async def test_a_server_that_takes_no_lists_is_asked_one_by_one_and_sent_no_further_list() -> None:
+    server = Server(takes_lists=False)
+    inference = server.inference(max_size=2, timeout_s=3600)
+    assert [one["text"] for one in await inference.run("m", ["a", "b"], {}, {})] == ["a", "b"]
+    assert server.prompts == [["a", "b"], "a", "b"]
+    assert inference.pipeline.endpoints[0].breaker.failure_count == 0
+    results = await asyncio.gather(*(inference.run("m", text, {}, {}) for text in "cdef"))
+    assert [one["text"] for one in results] == ["c", "d", "e", "f"]
+    assert server.prompts[3:] == ["c", "d", "e", "f"]
+
+
+@pytest.mark.promise("CLIENT-16")
+async def test_many_lists_at_once_do_not_open_the_breaker_of_a_server_that_takes_none() -> None:
+    inference = Server(takes_lists=False).inference(max_size=2)
+    prompts = [f"p{number}" for number in range(40)]
+    assert [one["text"] for one in await inference.run("m", prompts, {}, {})] == prompts
+
+
+@pytest.mark.promise("CLIENT-16")
+async def test_a_server_that_is_ill_is_not_taken_for_one_without_lists() -> None:
+    server = Server()
+    server.is_well = False
+    inference = server.inference(max_size=2)
+    with pytest.raises(ServerError):
+        await inference.run("m", ["a", "b"], {"max_retries": 0}, {})
+    server.is_well = True
+    await inference.run("m", ["c", "d"], {"max_retries": 0}, {})
+    assert server.prompts == [["a", "b"], "a", "b", ["c", "d"]]
+    server.is_well = False
+    with pytest.raises(ServerError):
+        await inference.run("m", ["e", "f"], {"max_retries": 0}, {})
+    assert server.prompts[4:] == [["e", "f"]]

@@ -66,6 +66,14 @@ def test_the_error_has_the_class_of_its_status(status: int, kind: type[StatusErr
     assert (error.status, error.request_id) == (status, "r")
 
 
+def test_what_a_server_has_not_is_not_to_be_tried_later() -> None:
+    said = {
+        "error": {"code": 501, "message": "This server does not support embeddings.", "type": "not_supported_error"}
+    }
+    error = status_error(501, said, {}, "http://a")
+    assert str(error).endswith("(This server does not support embeddings); ask a server that has this.")
+
+
 def test_a_long_or_foreign_message_does_not_flood_the_error() -> None:
     assert len(str(status_error(500, "x" * 10_000, {}, "http://a"))) < 700
     assert "<html" not in str(status_error(502, "<html>Bad gateway</html>", {}, "http://a"))

@@ -15,13 +15,13 @@ MODELS = b'{"data": [{"id": "m\\u001b]0;title\\u0007"}]}'
 
 
 @contextlib.contextmanager
-def answering(bodies: dict[str, bytes], headers: dict[str, str] | None = None) -> Iterator[str]:
+def answering(bodies: dict[str, bytes], headers: dict[str, str] | None = None, *, status: int = 200) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *words: object) -> None:
             """Says nothing."""
 
         def do_GET(self) -> None:
-            self.send_response(200 if self.path in bodies else 404)
+            self.send_response(status if self.path in bodies else 404)
             for name, value in (headers or {}).items():
                 self.send_header(name, value)
             self.end_headers()
@@ -70,3 +70,21 @@ def test_a_key_that_cannot_be_sent_is_not_repeated(key: str) -> None:
         found = probe(url, key)
     assert "S3CRET" not in found.problem
     assert "--api-key-env" in found.problem
+
+
+def test_llama_cpp_s_server_says_that_it_loads_and_how_many_requests_it_has() -> None:
+    loading = b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}'
+    with answering({"/health": loading}, status=503) as url:
+        assert probe(url) == Probe(is_reachable=True, phase="Loading model", problem="not ready: Loading model")
+        assert is_ready(url) == (False, "Loading model")
+    listing = b'{"models":[{"name":"m"}],"object":"list","data":[{"id":"m","owned_by":"llamacpp"}]}'
+    metrics = (
+        b"# TYPE llamacpp:requests_processing gauge\nllamacpp:requests_processing 2\nllamacpp:requests_deferred 1\n"
+    )
+    with answering({"/health": b'{"status":"ok"}', "/v1/models": listing, "/metrics": metrics}) as url:
+        assert probe(url) == Probe(is_reachable=True, is_ready=True, models=("m",), running=2, waiting=1)
+
+
+def test_a_server_that_is_not_ready_need_not_say_why() -> None:
+    with answering({"/health": b'{"error": "no"}'}, status=503) as url:
+        assert probe(url) == Probe(is_reachable=True, problem="not ready yet")

@@ -177,16 +177,16 @@ def named_values(figures: StageFigures) -> dict[str, float | None]:
     """Returns figures by their names in the log; None for one that is unknown."""
     is_counted = any(source != "none" for source in figures.token_sources)
     is_complete = "none" not in figures.token_sources
-    tokens = figures.prompt_tokens + figures.output_tokens
+    prompt_tokens = figures.prompt_tokens
 
-    def counted(value: float) -> float | None:
+    def counted(value: float | None) -> float | None:
         return value if is_counted and is_complete else None
 
     latencies, sending = figures.latencies, figures.from_sending
     values: dict[str, float | None] = {
         "total_requests": figures.num_requests,
-        "total_tokens": counted(tokens),
-        "prompt_tokens": counted(figures.prompt_tokens),
+        "total_tokens": counted(None if prompt_tokens is None else prompt_tokens + figures.output_tokens),
+        "prompt_tokens": counted(prompt_tokens),
         "completion_tokens": counted(figures.output_tokens),
         "test_duration": figures.duration_s,
         "overall_throughput": counted(figures.total_tokens_per_s),

@@ -80,13 +80,13 @@ class StageFigures:
         num_ok: those that were answered.
         failures: kind of failure -> number of requests.
         token_sources: what counted the output tokens -> number of answers.
-        prompt_tokens: sum over all answers.
+        prompt_tokens: sum over all answers; None if the server does not say.
         cached_tokens: those of them that came from the server's cache; None if it does not say.
         output_tokens: sum over all answers.
         duration_s: how long was measured.
         requests_per_s: answers per second.
         output_tokens_per_s: output tokens per second.
-        total_tokens_per_s: prompt and output tokens per second.
+        total_tokens_per_s: prompt and output tokens per second; None if the prompt tokens are unknown.
         mean_in_flight: average number of requests in flight while measuring.
         peak_in_flight: largest number of requests in flight.
         latencies: the headline figures; with a schedule, from the scheduled times.
@@ -102,13 +102,13 @@ class StageFigures:
     num_ok: int
     failures: Mapping[str, int]
     token_sources: Mapping[str, int]
-    prompt_tokens: int
+    prompt_tokens: int | None
     cached_tokens: int | None
     output_tokens: int
     duration_s: float
     requests_per_s: float
     output_tokens_per_s: float
-    total_tokens_per_s: float
+    total_tokens_per_s: float | None
     mean_in_flight: float
     peak_in_flight: int
     latencies: Latencies
@@ -142,7 +142,8 @@ def stage_figures(result: RunResult, index: int, slo: Slo | None = None, compat:
     ended = max((record.ended_s for record in records), default=begin)
     duration = max(ended - begin, 0.0)
     output_tokens = sum(record.output_tokens or 0 for record in answered)
-    prompt_tokens = sum(record.prompt_tokens or 0 for record in answered)
+    said = [record.prompt_tokens for record in answered if record.prompt_tokens is not None]
+    prompt_tokens = sum(said) if len(said) == len(answered) else None
     cached = [record.cached_tokens for record in answered if record.cached_tokens is not None]
     has_schedule = compat == "own" and any(record.scheduled_s is not None for record in records)
     unscheduled = [dataclasses.replace(record, scheduled_s=None) for record in answered] if has_schedule else []
@@ -158,7 +159,7 @@ def stage_figures(result: RunResult, index: int, slo: Slo | None = None, compat:
         duration_s=duration,
         requests_per_s=_per_second(len(answered), duration),
         output_tokens_per_s=_per_second(output_tokens, duration),
-        total_tokens_per_s=_per_second(prompt_tokens + output_tokens, duration),
+        total_tokens_per_s=None if prompt_tokens is None else _per_second(prompt_tokens + output_tokens, duration),
         mean_in_flight=_per_second(_overlap_s(everyone, begin, ended), duration),
         peak_in_flight=_peak(everyone),
         latencies=latencies(answered, compat),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
@@ -69,12 +69,21 @@ class ServerTokenCounter:
         """Returns the number of tokens; None if the server has no `/tokenize`."""
         if not self._is_there:
             return None
-        body = orjson.dumps({"model": self._model, "prompt": text, "add_special_tokens": False})
+        # llama.cpp's server reads `content`, the others `prompt`.
+        fields = {"model": self._model, "prompt": text, "content": text, "add_special_tokens": False}
         try:
-            exchange = await self._wire.send("POST", "/tokenize", body, timeout_s=60.0)
+            exchange = await self._wire.send("POST", "/tokenize", orjson.dumps(fields), timeout_s=60.0)
             answer = orjson.loads(bytes(exchange.body)) if exchange.status == 200 else {}
         except (WireError, ValueError):
             answer = {}
-        tokens = answer.get("count") if isinstance(answer, dict) else None
-        self._is_there = isinstance(tokens, int)
-        return tokens if isinstance(tokens, int) else None
+        count = _count(answer) if isinstance(answer, dict) else None
+        self._is_there = count is not None
+        return count
+
+
+def _count(answer: dict[str, Any]) -> int | None:
+    """Returns what an answer counts; llama.cpp's has the tokens only."""
+    count, tokens = answer.get("count"), answer.get("tokens")
+    if isinstance(count, int):
+        return count
+    return len(tokens) if isinstance(tokens, list) else None

@@ -75,6 +75,17 @@ def test_what_could_not_be_measured_is_not_zero() -> None:
     assert "  Mean: 0.600s" in block
 
 
+@pytest.mark.promise("PERF-21")
+def test_prompts_that_nobody_counted_have_no_tokens_while_answers_have() -> None:
+    records = [record(number, number, prompt_tokens=None, token_source="tokenizer") for number in range(3)]
+    report = Report.of(result(records))
+    block = documented_block(report)
+    for line in ("Total Tokens: n/a", "Prompt Tokens: n/a", "Overall Throughput: n/a"):
+        assert line in block
+    assert "Completion Tokens: n/a" not in block
+    assert "prompt_tokens" not in to_prometheus(report)
+
+
 def test_failures_reasons_formulas_and_the_client_are_printed() -> None:
     run = result(
         [record(0), record(1, 0.7), record(2, 1.4, **FAILED)],
