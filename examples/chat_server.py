@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 RULE = "=" * 70
+SHORTEST_S = 0.01  # in less time several chunks came as one, and their speed is that of the reading
 
 Messages = list[dict[str, str]]
 
@@ -45,11 +46,11 @@ class Answer:
         return self.total_s - self.chunk_times_s[0]
 
     def tokens_per_s(self) -> float | None:
-        """Output tokens per second; of a stream those after the first one. None if there is nothing to divide."""
+        """Output tokens per second; of a stream those after the first one. None if they were too few or too quick."""
         count = self.usage.get("completion_tokens", 0)
         if not self.chunk_times_s:
             return count / self.total_s if count and self.total_s else None
-        return (count - 1) / self.generation_s if count > 1 and self.generation_s else None
+        return (count - 1) / self.generation_s if count > 1 and self.generation_s >= SHORTEST_S else None
 
 
 class Server:
@@ -199,7 +200,7 @@ def tokens_line(usage: dict[str, int]) -> str:
 def rate_line(answer: Answer) -> str:
     """Returns the tokens per second of an answer."""
     rate = answer.tokens_per_s()
-    return f"  Tokens/sec: {rate:.2f}" if rate is not None else "  Tokens/sec: too few tokens to tell"
+    return f"  Tokens/sec: {rate:.2f}" if rate is not None else "  Tokens/sec: too few or too quick to tell"
 
 
 def check_usage(checks: Checks, answer: Answer, max_tokens: int) -> None:

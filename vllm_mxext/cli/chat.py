@@ -16,6 +16,8 @@ from vllm_mxext.cli.talkers import Message, Talker, add_talker_arguments, make_t
 from vllm_mxext.errors import MxError
 
 _BLOCK = '"""'
+_SHORTEST_S = 0.01
+"""In less time several tokens came as one; their speed is that of the reading."""
 _HINT = 'Type /help for commands; """ opens and closes a text of several lines; Ctrl-C stops an answer, Ctrl-D leaves.'
 
 
@@ -67,7 +69,7 @@ class Conversation:
                 print("\n(Ctrl-D leaves)", file=sys.stderr)
                 continue
             name, _, argument = text.partition(" ")
-            if name in ("/quit", "/exit"):
+            if name in ("/quit", "/exit", "/bye"):
                 return
             if name in self._commands:
                 self._commands[name][0](argument.strip())
@@ -176,8 +178,9 @@ def _read() -> str:
 
 
 def _rate(num_tokens: int, began_s: float, first_s: float, now_s: float) -> str:
-    """Describes an answer's speed: the tokens after the first one over the time they took."""
-    speed = f", {(num_tokens - 1) / (now_s - first_s):.1f} tokens/s" if num_tokens > 1 and now_s > first_s else ""
+    """Describes an answer's speed: the tokens after the first one over the time they took, if it can be told."""
+    took_s = now_s - first_s
+    speed = f", {(num_tokens - 1) / took_s:.1f} tokens/s" if num_tokens > 1 and took_s >= _SHORTEST_S else ""
     return f"{num_tokens} tokens{speed}, first after {first_s - began_s:.2f} s"
 
 

@@ -19,7 +19,8 @@ def run(argv: Sequence[str]) -> int:
     arguments, flags = parser.parse_known_args(argv)
     if arguments.prompt is None and sys.stdin.isatty():
         print("Type the prompt; Ctrl-D on a line of its own ends it.", file=sys.stderr)
-    prompt = sys.stdin.read() if arguments.prompt is None else arguments.prompt
+    # The newline that ends a line of `echo` or of a file is no part of the prompt; models go on differently after it.
+    prompt = sys.stdin.read().removesuffix("\n") if arguments.prompt is None else arguments.prompt
     with (
         make_talker(arguments, flags) as talker,
         contextlib.closing(talker.complete(prompt, sampling_fields(arguments))) as pieces,

@@ -7,8 +7,10 @@ a code per cause; `mxext bench serve` has 3 for missed objectives and 4 for a me
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -19,6 +21,16 @@ from vllm_mxext.errors import ConfigError, MxError
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_ELSEWHERE = {
+    "run": "mxext chat", "generate": "mxext complete", "start": "mxext server start", "stop": "mxext server stop",
+    "ps": "mxext server ps", "status": "mxext server status", "logs": "mxext server logs", "pull": "mxext hub pull",
+    "download": "mxext hub pull", "list": "mxext hub list", "ls": "mxext hub list", "rm": "mxext hub rm",
+    "version": "mxext --version",
+}  # fmt: skip
+"""What other tools call a command."""
 
 
 class Command(NamedTuple):
@@ -57,7 +69,11 @@ def with_exit_code(action: Callable[[], int]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # do not fail for characters that the terminal cannot show
     try:
-        return action()
+        try:
+            return action()
+        finally:
+            if sys.stdout is not None:  # it is if the shell has closed it
+                sys.stdout.flush()  # here, where a failure can be told
     except ConfigError as error:
         print(f"mxext: error: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -67,9 +83,24 @@ def with_exit_code(action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone, as in `mxext ... | head`; Python must not flush into the pipe again.
-        sys.stdout = None
+        # The reader of our output has gone, as in `mxext ... | head`.
+        _give_up_output()
         return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f" '{error.filename}'" if error.filename else ""
+        print(f"mxext: The output{where} cannot be written: {error.strerror}; make room there.", file=sys.stderr)
+        _give_up_output()
+        return EXIT_FAILED
+
+
+def _give_up_output() -> None:
+    """Leaves what is still to be written: Python would try again at the end, and print that it failed."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+    sys.stdout = None
 
 
 def _run(arguments: list[str]) -> int:
@@ -92,7 +123,7 @@ def _without_command(arguments: Sequence[str]) -> int:
     if "--version" in arguments:
         print(_version())
         return 0
-    without_command(parser, arguments, COMMANDS)
+    without_command(parser, arguments, COMMANDS, _ELSEWHERE)
     return EXIT_USAGE
 
 

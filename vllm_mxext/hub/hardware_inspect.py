@@ -78,14 +78,14 @@ def read_hardware(file: Path) -> Hardware:
 def describe(hardware: Hardware) -> str:
     """Returns the machine as a few lines for people."""
     host = hardware.host
-    disk = "unknown" if host.disk_available_bytes is None else format_bytes(host.disk_available_bytes)
+    disk = host.disk_available_bytes
     rows = [
         ("machine", f"{hardware.name}: {host.os} {host.machine}"),
         ("cpu", f"{host.cpu or 'unknown'}: {host.num_cores} cores, {host.num_threads} threads, "
                 f"{host.num_numa_nodes} memory node{'s' if host.num_numa_nodes > 1 else ''}"),
         ("isa", " ".join(host.isa) or "none known"),
         ("memory", f"{format_bytes(host.memory_bytes)}, {format_bytes(host.memory_available_bytes)} available"),
-        ("disk", f"{disk} free for models"),
+        *([("disk", f"{format_bytes(disk)} free for models")] if disk is not None else ()),
         *((f"device {position}", _device_line(device)) for position, device in enumerate(hardware.devices)),
         ("engines", " ".join(hardware.engines)),
         *(("note", note) for note in hardware.notes),

@@ -208,8 +208,8 @@ BACKENDS = {
             key_variable="VLLM_API_KEY",
         ),
         Backend(
-            "llama.cpp", _llama_cpp, programs=("llama-server",), install="brew install llama.cpp", needs="a GGUF file",
-            key_variable="LLAMA_API_KEY",
+            "llama.cpp", _llama_cpp, programs=("llama-server",), needs="a GGUF file", key_variable="LLAMA_API_KEY",
+            install="brew install llama.cpp, or from https://github.com/ggml-org/llama.cpp/releases",
         ),
         Backend(
             "mlx", _mlx, modules=("mlx_lm",), install="pip install mlx-lm", needs="a Mac with Apple silicon",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from shlex import quote
 
 from vllm_mxext.errors import ConfigError
@@ -34,8 +34,9 @@ def examine(servers: Servers) -> list[Finding]:
     findings = [Finding(Level.OK, "registry", f"{len(found)} registered in '{servers.book.path}'.")]
     findings += _folders(servers.folders)
     findings += _shared_ports(found)
+    holders = {one.run.port: one.record.name for one in found if one.is_alive and one.run is not None}
     for status in found:
-        about = list(_server(status, servers.folders))
+        about = list(_server(status, servers.folders, holders))
         findings += about or [Finding(Level.OK, status.record.name, f"is {status.word}.")]
     findings += _left_behind(servers.folders, {status.record.name for status in found})
     return findings
@@ -73,8 +74,8 @@ def _shared_ports(found: list[Status]) -> Iterator[Finding]:
             )
 
 
-def _server(status: Status, folders: Folders) -> Iterator[Finding]:
-    """Finds what is wrong with one server."""
+def _server(status: Status, folders: Folders, holders: Mapping[int, str]) -> Iterator[Finding]:
+    """Finds what is wrong with one server; `holders` says which of ours has a port."""
     name, record = status.record.name, status.record
     if status.trouble:
         port = record.known_port
@@ -113,11 +114,11 @@ def _server(status: Status, folders: Folders) -> Iterator[Finding]:
             f"mxext server restart {name}",
         )  # fmt: skip
     if not record.is_remote:
-        yield from _start_of(status)
+        yield from _start_of(status, holders)
         yield from _logs_of(name, folders)
 
 
-def _start_of(status: Status) -> Iterator[Finding]:
+def _start_of(status: Status, holders: Mapping[int, str]) -> Iterator[Finding]:
     """Finds what would prevent a server's start."""
     record = status.record
     found = look(BACKENDS[record.kind])
@@ -136,18 +137,20 @@ def _start_of(status: Status) -> Iterator[Finding]:
             Level.PROBLEM, record.name, f"there is no model at '{record.model_path}'.", f"{edit} --model-path MODEL"
         )
     if not status.is_alive and not status.trouble:
-        yield from _port_of(record, edit)
+        yield from _port_of(record, edit, holders)
 
 
-def _port_of(record: ServerRecord, edit: str) -> Iterator[Finding]:
+def _port_of(record: ServerRecord, edit: str, holders: Mapping[int, str]) -> Iterator[Finding]:
     try:
         is_free = record.port is None or ports.is_free(record.host, record.port)
     except ConfigError as error:
         yield Finding(Level.PROBLEM, record.name, str(error), f"{edit} --host 127.0.0.1, or {edit} --port N")
         return
     if record.port is not None and not is_free:
+        holder = holders.get(record.port)
+        owner = f"the server '{holder}'" if holder is not None else ports.owner(record.port)
         yield Finding(
-            Level.PROBLEM, record.name, f"its port {record.port} is taken by {ports.owner(record.port)}.",
+            Level.PROBLEM, record.name, f"its port {record.port} is taken by {owner}.",
             f"End that one, or {edit} --port N",
         )  # fmt: skip
 

@@ -58,11 +58,11 @@ class Status:
             good, bad = "running", "not answering"
         else:
             return "stopped" if self.run is None or self.run.exit_code == 0 else "died"
-        if self.probe is None or not self.probe.is_reachable:
-            return bad
         if self.is_ready:
             return good
-        return "starting" if self.probe.phase else "not ready"
+        if self.probe is not None and self.probe.phase:
+            return "starting"
+        return bad if self.probe is None or not self.probe.is_reachable else "not ready"
 
     @property
     def is_ready(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import pty
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Generator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,11 +71,21 @@ def said(parrot: Parrot) -> list[str]:
 def test_an_answer_is_followed_by_its_speed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    seconds = itertools.count(step=0.5)
+    monkeypatch.setattr("vllm_mxext.cli.chat.time", SimpleNamespace(monotonic=lambda: next(seconds)))
     talk(monkeypatch, "abc")
     printed = capsys.readouterr()
     assert "abc\n" in printed.out
-    assert "(3 tokens, " in printed.err
-    assert "tokens/s, first after" in printed.err
+    assert "(3 tokens, 4.0 tokens/s, first after 0.50 s)" in printed.err
+
+
+def test_the_speed_of_what_came_all_at_once_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = itertools.count(step=0.001)
+    monkeypatch.setattr("vllm_mxext.cli.chat.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    talk(monkeypatch, "abc")
+    assert "(3 tokens, first after 0.00 s)" in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_what_was_said_in_the_history(

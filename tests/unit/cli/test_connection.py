@@ -83,11 +83,14 @@ def test_complete_streams_the_text_of_the_first_model(server: FakeServer, capsys
     assert body == {"model": "tiny", "prompt": "6 * 7 =", "max_tokens": 5, "stream": True}
 
 
-def test_complete_reads_the_prompt_from_standard_input(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe"))
+@pytest.mark.parametrize(("piped", "asked"), [("from a pipe", "from a pipe"), ("a\nfile\n\n", "a\nfile\n")])
+def test_complete_reads_the_prompt_from_standard_input_without_its_last_newline(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, piped: str, asked: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(piped))
     server.script("data: [DONE]")
     assert main(["complete", "--url", server.url]) == 0
-    assert server.requests[0][1]["prompt"] == "from a pipe"
+    assert server.requests[0][1]["prompt"] == asked
 
 
 def test_a_refusal_is_shown_as_the_server_said_it(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:

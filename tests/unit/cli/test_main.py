@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -58,6 +59,8 @@ def test_no_command_prints_help_and_is_wrong_usage(capsys: pytest.CaptureFixture
     ("typed", "meant"),
     [
         (["sevre"], "did you mean serve?"),
+        (["ps"], "here it is 'mxext server ps'"),
+        (["pull", "a/b"], "here it is 'mxext hub pull'"),
         (["server", "strat"], "did you mean start?"),
         (["server", "add", "demo", "--prot", "9"], "Unknown flag --prot; did you mean --port?"),
         (["server", "rm", "demo", "another"], "'another' is one argument too many"),
@@ -72,6 +75,32 @@ def test_what_was_mistyped_is_named_with_a_suggestion(
     assert main(typed) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert meant in line
+
+
+def printing_into(output: int) -> tuple[int, str]:
+    """Returns the exit code and the errors of a command whose output goes there."""
+    code = "import sys; from vllm_mxext.cli.main import main; sys.exit(main(['--help']))"
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=output, stderr=subprocess.PIPE, text=True, env=environ, check=False
+    )
+    return done.returncode, done.stderr
+
+
+def test_a_reader_that_has_gone_is_no_reason_for_words() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert printing_into(writing) == (1, "")
+    os.close(writing)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_told_in_one_line() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    code, printed = printing_into(full)
+    os.close(full)
+    assert code == 1
+    assert printed == "mxext: The output cannot be written: No space left on device; make room there.\n"
 
 
 def test_a_wrong_flag_is_one_line_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from tests.docs.readme import ENGLISH, code_blocks
 from tests.unit.registry.conftest import User
 from vllm_mxext.cli.main import main
 from vllm_mxext.cli.server_commands.waiting import Waiting
+from vllm_mxext.registry.probe import Probe
 from vllm_mxext.registry.processes import identify, wait_for_end
 from vllm_mxext.registry.runs import read_run
 from vllm_mxext.registry.starting import Progress
@@ -151,13 +153,33 @@ def test_a_server_that_is_not_ready_in_time_goes_on(user: User, monkeypatch: pyt
     assert user.asks("ps")["servers"][0]["state"] == "starting"
 
 
+def test_a_server_that_does_not_listen_yet_is_starting(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_mxext.registry.servers.probe", lambda _url, _key: Probe(problem="nothing answers"))
+    monkeypatch.setattr("vllm_mxext.registry.servers._LISTENS_S", math.inf)
+    user.types("add", "one", "--port", str(free_port()))
+    user.types("start", "one", "--no-wait")
+    assert user.asks("status", "one", code=3)["state"] == "starting"
+    monkeypatch.setattr("vllm_mxext.registry.servers._LISTENS_S", 0.0)
+    assert user.asks("status", "one", code=3)["state"] == "not answering"
+
+
 @pytest.mark.promise("REGISTRY-4")
 def test_a_taken_port_names_who_has_it(user: User) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         user.types("add", "one", "--port", str(port))
         assert f"Port {port} is taken by process {os.getpid()} " in user.types("start", "one", code=1)
-        assert "is taken by" in user.types("doctor", code=1)
+        assert f"its port {port} is taken by process {os.getpid()} " in user.types("doctor", code=1)
+
+
+@pytest.mark.promise("REGISTRY-4")
+def test_a_port_taken_by_another_registered_server_names_it(user: User) -> None:
+    port = str(free_port())
+    for name in ("one", "two"):
+        user.types("add", name, "--port", port)
+    user.types("start", "one")
+    assert f"Port {port} is taken by the server 'one'" in user.types("start", "two", code=1)
+    assert f"its port {port} is taken by the server 'one'" in user.types("doctor", code=1)
 
 
 def test_a_port_is_chosen_once_and_remembered(user: User) -> None:

@@ -19,6 +19,7 @@ from vllm_mxext.bench.serve.report_data import (
     seconds,
     share,
 )
+from vllm_mxext.redaction import redact
 
 RULE = "=" * 80
 _DASH = "-" * 80
@@ -50,13 +51,13 @@ def further_block(report: Report) -> str:
     words = LABELS[report.language]
     parts = [
         _counts(report),
-        _gaps(report),
+        _gaps(report) if report.has_answers else [],
         _levels(report),
         _objectives(report),
         _client(report),
         _comparison(words["compare"], report.comparisons, report),
         _comparison(words["baseline"], report.baseline, report),
-        _formulas(report),
+        _formulas(report) if report.has_answers else [],
         _notes(report),
         [validity_line(report)],
     ]
@@ -98,14 +99,16 @@ def validity_line(report: Report) -> str:
 def _counts(report: Report) -> list[str]:
     words, one, values = LABELS[report.language], report.figures, report.values
     sources = ", ".join(f"{name} ({times})" for name, times in one.token_sources.items())
+    steady = values.get("steady_output_throughput")
     rows = [
-        ("stage", level_name(one.stage, report.language)) if len(report.stages) > 1 else ("server", one.stage.server),
+        ("server", _server(report, one.stage.server)),
+        *([("stage", level_name(one.stage, report.language))] if len(report.stages) > 1 else ()),
         ("successful", count(values.get("successful_requests"))),
         ("failed", count(values.get("failed_requests"))),
         ("warmup", count(sum(record.is_warmup for record in report.result.records))),
         ("request_throughput", number(values.get("request_throughput"))),
         ("output_throughput", number(values.get("output_throughput"))),
-        ("steady", f"{number(values.get('steady_output_throughput'))} tokens/s"),
+        ("steady", "n/a" if steady is None else f"{number(steady)} tokens/s"),
         ("token_source", sources or "n/a"),
     ]
     lines = [f"{words['requests']}:", *(f"  {words[name]}: {text}" for name, text in rows)]
@@ -115,6 +118,17 @@ def _counts(report: Report) -> list[str]:
         details = {record.failure_detail for record in report.result.records if record.failure_detail}
         lines += [f"    {detail}" for detail in sorted(details)[:5]]
     return lines
+
+
+def _server(report: Report, label: str) -> str:
+    """Returns a server's label, with what it stands for."""
+    plan = report.result.plan.get("server", {})
+    if label == plan.get("compare_name") != plan.get("name"):
+        facts = [plan.get("compare_model") or plan.get("model"), plan.get("compare_url")]
+    else:
+        facts = [plan.get("model"), plan.get("url")]
+    known = ", ".join(str(fact) for fact in facts if fact)
+    return f"{label} ({redact(known)})" if known else label
 
 
 def _gaps(report: Report) -> list[str]:

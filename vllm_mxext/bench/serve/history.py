@@ -124,7 +124,7 @@ def format_history(runs: Sequence[Run], language: Language = "en") -> str:
             run.model,
             run.load,
             *(_figure(run.figures.get(name)) for name in _SHOWN),
-            "" if run.is_valid else words["invalid"],
+            "" if run.is_valid else re.split("[,，]", words["invalid"])[0],
         )
         for run in runs[-_ROWS:]
     ]

@@ -72,6 +72,8 @@ def origin_of(manifest: Manifest, entry: ModelEntry) -> str:
 
 def unknown_model(manifest: Manifest, name: str) -> str:
     """Returns the sentence about a name that `find_model()` does not find."""
+    if name.startswith(("/", "./", "../", "~")):
+        return f"There is no model '{name}': nothing is at this path; give the folder of a checkpoint."
     manifests = [manifest] if is_packaged(manifest) else [manifest, packaged_manifest()]
     names = {
         name.casefold(): name for one in manifests for entry in one.models for name in (entry.name, *entry.aliases)

@@ -24,7 +24,7 @@ from vllm_mxext.bench.serve.labels import LABELS, Language
 from vllm_mxext.bench.serve.logfile import log_text, write_log
 from vllm_mxext.bench.serve.plan import OutputPlan, Plan, RequestPlan, ServerPlan
 from vllm_mxext.bench.serve.report_data import Report, seconds
-from vllm_mxext.bench.serve.result import RunResult
+from vllm_mxext.bench.serve.result import RunResult, Stage
 from vllm_mxext.bench.serve.saving import save_outputs
 from vllm_mxext.bench.serve.svg import Axes, Series, histogram, line_chart, sparkline, ticks
 
@@ -49,6 +49,21 @@ def test_the_console_is_laid_out_as_documented(language: Language, documented: s
     *lines, saved = skeleton(documented)
     assert skeleton(printed)[:-1] == lines
     assert saved.startswith(f"{LABELS[language]['saved']}: ")
+
+
+def test_the_console_says_what_a_server_s_label_stands_for() -> None:
+    one = ServerPlan(url="http://one:1", model="m", compare_url="http://two:2")
+    plan, records = Plan(server=one), [record(0)]
+    assert "  Server: A (m, http://one:1)\n" in further_block(Report.of(result(records, plan)))
+    second = [Stage("1 at a time", "B", 1, None, 0.0, 0.0, 1.0)]
+    assert "  Server: B (m, http://two:2)\n" in further_block(Report.of(result(records, plan, second)))
+
+
+def test_a_run_without_an_answer_is_spared_formulas_of_figures_it_has_not() -> None:
+    printed = further_block(Report.of(result([record(0, **FAILED)])))
+    assert "TTFT" not in printed
+    assert "Steady window: n/a\n" in printed
+    assert printed.endswith("NO REQUEST WAS ANSWERED.")
 
 
 @pytest.mark.promise("PERF-21")

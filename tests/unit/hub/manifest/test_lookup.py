@@ -99,6 +99,13 @@ def test_an_unknown_name_gets_the_nearest_one(packaged: Manifest) -> None:
     )
 
 
+@pytest.mark.parametrize("path", ["/models/none", "./none", "../none", "~/none"])
+def test_a_path_where_nothing_is_is_not_looked_for_among_names(packaged: Manifest, path: str) -> None:
+    assert unknown_model(packaged, path) == (
+        f"There is no model '{path}': nothing is at this path; give the folder of a checkpoint."
+    )
+
+
 def test_the_packaged_manifest_counts_the_parameters_that_its_configs_make(packaged: Manifest) -> None:
     for entry in packaged.models:
         counted = parse_shape(entry.config).num_parameters
