@@ -156,7 +156,7 @@ def test_a_server_that_is_not_ready_in_time_goes_on(user: User, monkeypatch: pyt
 def test_a_server_that_does_not_listen_yet_is_starting(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vllm_mxext.registry.servers.probe", lambda _url, _key: Probe(problem="nothing answers"))
     monkeypatch.setattr("vllm_mxext.registry.servers._LISTENS_S", math.inf)
-    user.types("add", "one", "--port", str(free_port()))
+    user.types("add", "one", "--port", user.port())
     user.types("start", "one", "--no-wait")
     assert user.asks("status", "one", code=3)["state"] == "starting"
     monkeypatch.setattr("vllm_mxext.registry.servers._LISTENS_S", 0.0)
@@ -174,7 +174,7 @@ def test_a_taken_port_names_who_has_it(user: User) -> None:
 
 @pytest.mark.promise("REGISTRY-4")
 def test_a_port_taken_by_another_registered_server_names_it(user: User) -> None:
-    port = str(free_port())
+    port = user.port()
     for name in ("one", "two"):
         user.types("add", name, "--port", port)
     user.types("start", "one")
