@@ -48,7 +48,8 @@ class NativeClientOptions:
 
     Attributes:
         num_tokenizer_threads: prompts tokenized at once.
-        stall_after_s: silence of a core that is not at work after which it is reported as stalled, in seconds.
+        stall_after_s: silence of a core after which it is reported as stalled, in seconds; ten times as long while it
+            is seen to compute.
         restart: how often and how fast a dead core is replaced.
     """
 
@@ -121,9 +122,10 @@ class NativeEngineClient:
             return status
         if self._is_draining:
             return replace(status, phase=EnginePhase.DRAINING)
-        silence_s = self._supervisor.silence_s
-        is_silent = status.phase is EnginePhase.READY and silence_s > self._options.stall_after_s
-        if is_silent and not self._supervisor.is_at_work:  # a slow machine may take longer for a step
+        silence_s, limit_s = self._supervisor.silence_s, self._options.stall_after_s
+        if silence_s > limit_s and self._supervisor.is_at_work:
+            limit_s *= 10  # a slow machine may take that long for a step, but what computes for ever hangs
+        if status.phase is EnginePhase.READY and silence_s > limit_s:
             detail = f"The engine process has said nothing for {silence_s:.0f} s."
             return replace(status, phase=EnginePhase.STALLED, detail=detail)
         return status
