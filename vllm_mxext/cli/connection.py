@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 import httpx
 
 from vllm_mxext.client.sse import EventReader, MalformedEventError
+from vllm_mxext.client.sync_face import SyncFace
 from vllm_mxext.errors import ConfigError, MxError
 from vllm_mxext.redaction import redact
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 API_KEY_VARIABLE = "VLLM_API_KEY"
+_LIST_S = 10.0
+"""A server says at once which models it has."""
 
 
 class ServerError(MxError):
@@ -33,7 +37,7 @@ def sampling_fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 class Connection:
-    """A connection to one server; a context manager.
+    """A connection to one server; a context manager. Whatever it waits for, Ctrl-C ends.
 
     Args:
         url: address of the server, with or without `/v1`.
@@ -53,9 +57,11 @@ class Connection:
         # No read timeout: the server may queue a request, and sends keep-alive comments meanwhile.
         timeout = httpx.Timeout(10.0, read=None)
         try:
-            self._client = httpx.Client(base_url=address, headers=self.headers, timeout=timeout, trust_env=False)
+            client = httpx.AsyncClient(base_url=address, headers=self.headers, timeout=timeout, trust_env=False)
         except httpx.InvalidURL as error:
             raise ConfigError(f"--url '{redact(url)}' is not an address: {error}.") from None
+        self._client = client
+        self._face = SyncFace(client.aclose)
 
     def __enter__(self) -> Connection:
         """Returns itself."""
@@ -63,7 +69,7 @@ class Connection:
 
     def __exit__(self, *exc_info: object) -> None:
         """Closes the connection."""
-        self._client.close()
+        self._face.close()
 
     def first_model(self) -> str:
         """Returns the name of the first served model.
@@ -72,7 +78,7 @@ class Connection:
             ServerError: no server answers, or it refuses.
         """
         try:
-            models = self.json("GET", "/v1/models")["data"]
+            models = self.json("GET", "/v1/models", timeout_s=_LIST_S)["data"]
             if models == []:  # transformers' server lists only what has been downloaded
                 raise ServerError(f"{self._url} lists no model; name the one that it serves.")
             return str(models[0]["id"])
@@ -88,20 +94,33 @@ class Connection:
         tokens: list[int] = self.json("POST", "/tokenize", {"model": model, "prompt": text})["tokens"]
         return tokens
 
-    def json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def json(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> Any:
         """Sends a request and returns the JSON of its answer.
+
+        Args:
+            method: of HTTP.
+            path: below the server's address.
+            body: JSON.
+            timeout_s: how long it may take in all, however slowly the answer comes; None = as long as it likes.
 
         Raises:
             ServerError: no server answers, or it refuses.
         """
         try:
-            return self._request(method, path, body).json()
+            return self._request(method, path, body, timeout_s).json()
         except ValueError:
             raise ServerError(f"{self._url} does not answer like an OpenAI-compatible server.") from None
 
-    def _request(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+    def _request(self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float | None) -> httpx.Response:
+        async def request() -> httpx.Response:
+            return await asyncio.wait_for(self._client.request(method, path, json=body), timeout_s)
+
         try:
-            response = self._client.request(method, path, json=body)
+            response = self._face.run(request())
+        except asyncio.TimeoutError:
+            raise UnreachableError(f"{self._url} did not answer within {timeout_s:g} s; look at its log.") from None
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
         if response.is_error:
@@ -115,13 +134,24 @@ class Connection:
             ServerError: no server answers, it refuses, or the stream ends with an error.
         """
         try:
-            with self._client.stream("POST", path, json={**body, "stream": True}) as response:
-                if response.is_error:
-                    response.read()
-                    raise ServerError(_refusal(response))
-                yield from _events(response)
+            yield from self._face.iterate(self._events(path, {**body, "stream": True}))
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
+
+    async def _events(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        async with self._client.stream("POST", path, json=body) as response:
+            if response.is_error:
+                await response.aread()
+                raise ServerError(_refusal(response))
+            reader = EventReader()
+            try:
+                async for piece in response.aiter_bytes():  # not lines, which also end at characters that JSON may hold
+                    for event in reader.feed(piece):
+                        if event.data == "[DONE]":
+                            return
+                        yield _parsed(event.data)
+            except MalformedEventError as error:
+                raise ServerError(f"The server sent a broken stream: {error}.") from None
 
     def _unreachable(self, error: Exception) -> ServerError:
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
@@ -129,18 +159,6 @@ class Connection:
                 f"No server answers at {self._url} ({error}); start one with 'mxext serve', or name another with --url."
             )
         return UnreachableError(f"The connection to {self._url} broke: {error}.")
-
-
-def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    reader = EventReader()
-    try:
-        for piece in response.iter_bytes():  # not `iter_lines`, which also splits at characters that JSON may hold
-            for event in reader.feed(piece):
-                if event.data == "[DONE]":
-                    return
-                yield _parsed(event.data)
-    except MalformedEventError as error:
-        raise ServerError(f"The server sent a broken stream: {error}.") from None
 
 
 def _parsed(data: str) -> dict[str, Any]:

@@ -19,6 +19,9 @@ import httpx
 MAX_IDLE = 100
 """Connections that are kept for later requests."""
 
+_REASON = "reason_phrase"
+"""What a server says beside the status; httpx would log it, whatever is in it."""
+
 
 class Connections(httpx.AsyncBaseTransport):
     """A transport to one server; the connection that was used last is used first.
@@ -61,7 +64,7 @@ class Connections(httpx.AsyncBaseTransport):
             response.status,
             headers=response.headers,
             stream=_Body(self, connection, cast("AsyncIterable[bytes]", response.stream)),
-            extensions=response.extensions,
+            extensions={name: one for name, one in response.extensions.items() if name != _REASON},
         )
 
     async def give_back(self, connection: httpcore.AsyncHTTPConnection) -> None:

@@ -42,7 +42,7 @@ class EventStream:
         status: of HTTP.
         headers: of the answer.
         request_id: the server's name for it; with the answer's own id if there is no other.
-        text: of the first choice, so far.
+        texts: what each event so far has added to the first choice.
         has_token: whether a first token has come.
         usage: what the server says of tokens, as far as it does.
         last_token_s: when the last one came.
@@ -52,12 +52,12 @@ class EventStream:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self.request_id = request_id(response.headers)
+        self.texts: list[str] = []
         self.has_token = False
         self.usage: Mapping[str, Any] = {}
         self.last_token_s = 0.0
         self._is_empty = True
         self._failure: AttemptFailedError | None = None
-        self._texts: list[str] = []
         self._url = url
         self._exchange = exchange
         self._chunks = response.aiter_bytes()
@@ -65,11 +65,6 @@ class EventStream:
         self._completeness = Completeness()
         self._ready: deque[dict[str, Any]] = deque()
         self._is_done = False
-
-    @property
-    def text(self) -> str:
-        """What has come of the first choice."""
-        return "".join(self._texts)
 
     async def next(self) -> dict[str, Any] | None:
         """Returns the next event, None at the end.
@@ -129,7 +124,7 @@ class EventStream:
         self._is_empty = False
         self.request_id = self.request_id or request_id({}, document)
         self._completeness.note(document)
-        self._texts.append(text_of(document))
+        self.texts.append(text_of(document))
         usage = document.get("usage")
         if isinstance(usage, Mapping):
             self.usage = usage

@@ -77,11 +77,16 @@ class Stream(AsyncIterator[Document]):
 
     def __init__(self, events: CallStream) -> None:
         self._events = events
+        self._num_given = 0
 
     @property
     def text(self) -> str:
-        """What has come of the first choice."""
-        return self._events.text
+        """The text of the first choice in the chunks that have been given out."""
+        return self.text_of(self._num_given)
+
+    def text_of(self, num_chunks: int) -> str:
+        """Returns the text of the first choice in the first chunks, as many as somebody has been given."""
+        return self._events.text_of(num_chunks)
 
     @property
     def request_id(self) -> str:
@@ -107,7 +112,9 @@ class Stream(AsyncIterator[Document]):
         return self
 
     async def __anext__(self) -> Document:
-        return Document(await anext(self._events))
+        chunk = Document(await anext(self._events))
+        self._num_given += 1
+        return chunk
 
     async def __aenter__(self) -> Stream:
         return self
@@ -115,13 +122,11 @@ class Stream(AsyncIterator[Document]):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def close(self) -> None:
-        """Ends it."""
-        await self.aclose()
-
     async def aclose(self) -> None:
         """Ends it."""
         await self._events.aclose()
+
+    close = aclose
 
 
 class Requests:

@@ -7,7 +7,7 @@ The classes of what may be tried again are those of OpenAI's own client (408, 40
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -31,6 +31,9 @@ MAX_TEXT_CHARS = 500
 
 _MIN_SECRET_CHARS = 6
 """Shorter ones are words such as `none`, and no secrets."""
+
+_CREDENTIAL = re.compile("auth|key|token|secret|cookie", re.IGNORECASE)
+"""In the name of a header that holds a secret."""
 
 _HOPELESS = (501, 505)
 _TRANSIENT = (408, 409, 425)
@@ -202,15 +205,32 @@ def mask(error: ClientError, secrets: Sequence[str]) -> None:
 
     Args:
         error: what the caller will see.
+        secrets: that it was sent.
+    """
+    error.args = (masked(str(error), secrets),)
+    error.code = masked(error.code, secrets)
+    error.request_id = masked(error.request_id, secrets)
+
+
+def masked(text: str, secrets: Sequence[str]) -> str:
+    """Returns what a server has said without secrets.
+
+    Args:
+        text: its own.
         secrets: of the endpoint; the beginning of one may be the end of a text that was too long.
     """
     for secret in secrets:
-        if len(secret) >= _MIN_SECRET_CHARS:
+        if len(secret) >= _MIN_SECRET_CHARS and secret[:_MIN_SECRET_CHARS].casefold() in text.casefold():
             cut = "|".join(re.escape(secret[:num]) + "…" for num in range(len(secret) - 1, _MIN_SECRET_CHARS - 1, -1))
-            pattern = re.compile(re.escape(secret) + (f"|{cut}" if cut else ""), re.IGNORECASE)
-            error.args = (pattern.sub("***", str(error)),)
-            error.code = pattern.sub("***", error.code)
-            error.request_id = pattern.sub("***", error.request_id)
+            text = re.sub(re.escape(secret) + (f"|{cut}" if cut else ""), "***", text, flags=re.IGNORECASE)
+    return text
+
+
+def credentials(headers: Mapping[str, str]) -> Iterator[str]:
+    """Yields the secrets that are sent in headers."""
+    for name, value in headers.items():
+        if _CREDENTIAL.search(name):
+            yield value.rpartition(" ")[2]  # of `Bearer …`
 
 
 def connection_failed(endpoint: str, problem: str, *, was_received: bool) -> AttemptFailedError:

@@ -196,6 +196,7 @@ class Pipeline:
             self._budget,
             self.config.hedge,
             self._clock,
+            self.config.headers,
             lambda: self._is_closed,
             self._scopes,
         )
@@ -301,15 +302,14 @@ class CallStream(AsyncIterator[dict[str, Any]]):
         self._events = _events(pipeline, call, retry, self._state)
         self._first: deque[dict[str, Any]] = deque()
 
-    @property
-    def text(self) -> str:
-        """What has come of the first choice."""
-        return "" if self._state.begun is None else self._state.begun.stream.text
+    def text_of(self, num_events: int) -> str:
+        """Returns the text of the first choice in the first events, as many as somebody has been given."""
+        return "" if self._state.begun is None else "".join(self._state.begun.stream.texts[:num_events])
 
     @property
     def request_id(self) -> str:
         """The server's name for it; empty before the first token."""
-        return "" if self._state.begun is None else self._state.begun.stream.request_id
+        return "" if self._state.begun is None else self._state.begun.request_id
 
     @property
     def endpoint_id(self) -> str:
@@ -373,25 +373,24 @@ async def _events(
             run.note(begun.lease, begun.began_s, None, begun.ttft_s)
         finally:
             stream = begun.stream
-            outcome.usage, outcome.request_id, outcome.ttft_s = stream.usage, stream.request_id, begun.ttft_s
+            outcome.usage, outcome.request_id, outcome.ttft_s = stream.usage, begun.request_id, begun.ttft_s
             if begun.ttft_s is not None:
                 outcome.decode_s = stream.last_token_s - begun.began_s - begun.ttft_s
             await begun.discard()
 
 
 async def _next(run: Run, begun: Begun) -> dict[str, Any] | None:
-    stream = begun.stream
     try:
-        return await stream.next()
+        return await begun.stream.next()
     except AttemptFailedError as failure:
         run.note(begun.lease, begun.began_s, failure, begun.ttft_s)
-        error = run.failed(failure)
+        error, text = run.failed(failure), "".join(begun.stream.texts)
         raise StreamInterruptedError(
-            f"The answer broke off after {len(stream.text)} characters, which the attribute `text` keeps: {error}",
-            text=stream.text,
+            f"The answer broke off after {len(text)} characters, which the attribute `text` keeps: {error}",
+            text=text,
             attempts=error.attempts,
             endpoint_id=error.endpoint_id,
-            request_id=stream.request_id,
+            request_id=begun.request_id,
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from base64 import b64encode
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -58,8 +59,11 @@ class Endpoint:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be shown: its key, and the password in its address."""
-        return tuple(one for one in (self.api_key, unquote(urlsplit(self.url).password or "")) if one)
+        """What must not be shown: its key, and the password in its address, also as it is sent."""
+        address = urlsplit(self.url)
+        password = unquote(address.password or "")
+        sent = b64encode(f"{unquote(address.username or '')}:{password}".encode()).decode() if password else ""
+        return tuple(one for one in (self.api_key, password, sent) if one)
 
     @property
     def load(self) -> float:

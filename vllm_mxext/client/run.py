@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import anyio
@@ -18,7 +18,7 @@ from vllm_mxext.client.event_stream import EventStream
 from vllm_mxext.client.exchange import Limits, encoded
 from vllm_mxext.client.hedging import HedgePolicy, hedged
 from vllm_mxext.client.http import Reply, Wire
-from vllm_mxext.client.outcome import AttemptFailedError, Judgement, Retry, mask
+from vllm_mxext.client.outcome import AttemptFailedError, Judgement, Retry, credentials, mask, masked
 from vllm_mxext.client.queue import PriorityQueue, Turn
 from vllm_mxext.client.retry import RetryBudget, RetryPolicy
 from vllm_mxext.client.router import Endpoint, Lease, Router
@@ -43,6 +43,7 @@ class Begun:
         held: what has come so far; nobody has seen it yet.
         began_s: when the attempt began.
         ttft_s: seconds from then to the first token.
+        secrets: that it was sent.
     """
 
     lease: Lease
@@ -50,6 +51,12 @@ class Begun:
     held: list[dict[str, Any]]
     began_s: float
     ttft_s: float | None
+    secrets: tuple[str, ...] = field(repr=False)
+
+    @property
+    def request_id(self) -> str:
+        """The server's name for it."""
+        return masked(self.stream.request_id, self.secrets)
 
     async def discard(self) -> None:
         """Ends it; nobody wants it."""
@@ -70,6 +77,7 @@ class Policies:
         budget: how often at most.
         hedge: when to send a second attempt; None = never.
         clock: time and chance.
+        headers: sent with every call.
         is_closed: whether the client has been closed.
         scopes: of the calls under way, to be cancelled then.
     """
@@ -82,6 +90,7 @@ class Policies:
     budget: RetryBudget
     hedge: HedgePolicy | None
     clock: Clock
+    headers: Mapping[str, str]
     is_closed: Callable[[], bool]
     scopes: set[anyio.CancelScope]
 
@@ -160,7 +169,7 @@ class Run:
         """Takes an attempt's end into account, for the policies too."""
         failed, duration_s = failure, self.policies.clock.now() - began_s
         if failed is not None:
-            mask(failed.error, lease.endpoint.secrets)
+            mask(failed.error, self._secrets(lease.endpoint))
         status = 200 if failed is None else failed.error.status
         problem = "" if failed is None else str(failed.error)
         self.attempts.append(Attempt(lease.endpoint.id, duration_s, status, problem, self._waited_s))
@@ -240,7 +249,7 @@ class Run:
             finally:
                 self._asking.remove(lease.endpoint.id)
             self.note(lease, began_s, None)
-            return reply
+            return replace(reply, request_id=masked(reply.request_id, self._secrets(lease.endpoint)))
 
     async def _begin_once(self) -> Begun:
         lease = await self._place()
@@ -265,7 +274,11 @@ class Run:
         if stream.has_token:
             ttft_s = self.policies.clock.now() - began_s
             lease.answers(ttft_s)
-        return Begun(lease, stream, held, began_s, ttft_s)
+        return Begun(lease, stream, held, began_s, ttft_s, self._secrets(lease.endpoint))
+
+    def _secrets(self, endpoint: Endpoint) -> tuple[str, ...]:
+        """Returns what must not be shown of a request, although the server may send it back."""
+        return (*endpoint.secrets, *credentials(self.policies.headers), *credentials(self.call.headers))
 
     def _hedge_in_s(self) -> float | None:
         """Returns the seconds until a second attempt, None if there is none; what waits for a place gains nothing."""

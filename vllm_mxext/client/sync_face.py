@@ -7,7 +7,6 @@ fork the child makes a thread of its own when it first needs one.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import os
 import queue
@@ -25,6 +24,11 @@ _JOIN_S = 5.0
 
 _MAX_AHEAD = 16
 """Items of a stream that wait for the thread that goes through it."""
+
+_LOOK_S = 0.1
+"""How often the main thread looks for signals while it waits. One that comes in the microseconds before it waits, or to
+another thread, does not wake it: Python only notes it, for the main thread's next instruction.
+"""
 
 
 class SyncFace:
@@ -57,50 +61,37 @@ class SyncFace:
             ClosedError: the face has been closed.
             BaseException: what the coroutine raises.
         """
-        call = _Call()
-        try:  # from here on: an interrupt may come before there is a future to cancel
-            return self._submit(call, coroutine).result()
-        except concurrent.futures.CancelledError:
-            coroutine.close()  # it may not have begun
+        call = _Call(coroutine)
+        try:  # from here on: an interrupt may come before the coroutine has been handed over
+            self._submit(call)
+            return call.result()
+        except asyncio.CancelledError:
             raise ClosedError("The client was closed while this request was under way.") from None
-        except BaseException:
-            if call.loop is None:
-                coroutine.close()
-            else:
-                with contextlib.suppress(RuntimeError):  # the loop is closed
-                    call.loop.call_soon_threadsafe(call.cancel)
-            raise
+        finally:
+            call.cancel()
+            del call  # what it raises holds this frame
 
     def iterate(self, items: AsyncIterator[T]) -> Generator[T, None, None]:
         """Yields what an asynchronous iterator brings; it is closed when the generator is.
 
         It may be a few items ahead: a thread that asked for each alone would wait for another thread twice per item.
         """
-        pump, call, pid = _Pump(items), _Call(), os.getpid()
-        coroutine = pump.run()
+        pump, pid = _Pump(items), os.getpid()
+        call = _Call(pump.run(), pump.end)
         try:
-            future = self._submit(call, coroutine)
-        except BaseException:
-            coroutine.close()
-            raise
-        future.add_done_callback(lambda _: pump.brought.put(None))
-        try:
+            self._submit(call)
             while pid == os.getpid():
                 part = pump.take(call.loop)
                 if part is None:
-                    future.result()
+                    call.result()
                     return
                 yield part[0]
             raise ClosedError("This stream is that of the process that forked; begin one here.")
-        except concurrent.futures.CancelledError:
+        except asyncio.CancelledError:
             raise ClosedError("The client was closed while this request was under way.") from None
         finally:
-            if pid == os.getpid() and not future.done():
-                with contextlib.suppress(RuntimeError):  # the loop is closed
-                    assert call.loop is not None
-                    call.loop.call_soon_threadsafe(call.cancel)
-                    if threading.current_thread() is not self._thread:
-                        concurrent.futures.wait((future,), _JOIN_S)
+            if pid == os.getpid() and call.cancel() and threading.current_thread() is not self._thread:
+                call.wait(_JOIN_S)
 
     def close(self) -> None:
         """Ends the thread; what is under way is cancelled. More calls do nothing."""
@@ -122,16 +113,15 @@ class SyncFace:
         loop = self._loop
         if close is None or loop is None or self._is_closed or loop.is_closed() or self._pid != os.getpid():
             return
-        closing = close()
+        ending = _Call(close())
         try:
-            ending = asyncio.run_coroutine_threadsafe(closing, loop)
+            ending.hand_over(loop)
         except RuntimeError:  # the loop has been closed in the meantime
-            closing.close()
             return
         if threading.current_thread() is not self._thread:
-            concurrent.futures.wait((ending,), _JOIN_S)
+            ending.wait(_JOIN_S)
 
-    def _submit(self, call: _Call, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    def _submit(self, call: _Call[Any]) -> None:
         if self._pid != os.getpid():
             # The thread is the parent's, and its loop shares sockets and a selector with it: kept, and not touched.
             self._abandoned += [self._loop, self._thread, self._finalizer]
@@ -142,39 +132,107 @@ class SyncFace:
             if self._is_closed:
                 raise ClosedError("The client has been closed; make a new one.")
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._loop,), name="vllm_mxext-client", daemon=True
-                )
-                self._thread.start()
-                self._finalizer = weakref.finalize(self, _stop, self._pid, self._loop, self._thread, self._on_close)
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=_serve, args=(loop,), name="vllm_mxext-client", daemon=True)
+                self._finalizer = weakref.finalize(self, _stop, self._pid, loop, thread, self._on_close)
+                thread.start()
+                self._thread = thread
+                self._loop = loop  # last: of a loop whose thread an interrupt has kept from starting nothing comes
             elif threading.current_thread() is self._thread:
                 raise RuntimeError("The client's own thread cannot wait for itself; use AsyncVllmClient there.")
             # Under the lock: what is handed over after the loop's last task would be waited for in vain.
-            call.loop = self._loop
-            return asyncio.run_coroutine_threadsafe(_tracked(call, coroutine), self._loop)
+            call.hand_over(self._loop)
 
 
-class _Call:
-    """A coroutine on its way to the loop, which can be cancelled before and after it has begun there."""
+class _Call(Generic[T]):
+    """A coroutine that the loop's thread runs for another one, which may be interrupted anywhere.
 
-    def __init__(self) -> None:
+    In the place of `asyncio.run_coroutine_threadsafe()`, whose two futures tell each other of everything.
+
+    Args:
+        coroutine: run, or closed.
+        on_end: called on the loop's thread.
+
+    Attributes:
+        loop: that runs it; None before it was handed over.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], on_end: Callable[[], None] | None = None) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.task: asyncio.Task[Any] | None = None
-        self.is_cancelled = False
+        self._coroutine = coroutine
+        self._on_end = on_end
+        self._task: asyncio.Task[T] | None = None
+        self._running = threading.Lock()
+        """Held until it has ended."""
+        self._running.acquire()
 
-    def cancel(self) -> None:
-        self.is_cancelled = True
-        if self.task is not None:
-            self.task.cancel()
+    def hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Gives it to a loop.
+
+        Raises:
+            RuntimeError: the loop has been closed.
+        """
+        self.loop = loop
+        try:
+            loop.call_soon_threadsafe(self._begin)
+        except RuntimeError:
+            self._coroutine.close()
+            raise
+
+    def result(self) -> T:
+        """Waits until it has ended, and returns or raises what it did."""
+        self.wait()
+        assert self._task is not None
+        try:
+            return self._task.result()
+        finally:
+            del self  # what is raised holds this frame
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Waits until it has ended; not for ever, if a time is given."""
+        if timeout_s is None:
+            look_s = _look_s()
+            while not self._running.acquire(timeout=-1 if look_s is None else look_s):
+                pass
+        elif not self._running.acquire(timeout=timeout_s):
+            return
+        self._running.release()
+
+    def cancel(self) -> bool:
+        """Ends it unless it has ended, without waiting; returns whether it has to be waited for."""
+        if self.loop is None:
+            self._coroutine.close()
+            return False
+        if self._task is not None and self._task.done():
+            return False
+        try:
+            self.loop.call_soon_threadsafe(self._cancel)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
+
+    def _begin(self) -> None:
+        assert self.loop is not None
+        self._task = self.loop.create_task(self._coroutine)
+        self._task.add_done_callback(self._end)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        else:  # an interrupt came before it was handed over
+            self._coroutine.close()
+            self._running.release()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # what nobody waits for any more would be logged as forgotten
+        self._running.release()
+        if self._on_end is not None:
+            self._on_end()
 
 
-async def _tracked(call: _Call, coroutine: Coroutine[Any, Any, T]) -> T:
-    if call.is_cancelled:
-        coroutine.close()
-        raise asyncio.CancelledError
-    call.task = asyncio.current_task()
-    return await coroutine
+def _look_s() -> float | None:
+    return _LOOK_S if threading.current_thread() is threading.main_thread() else None
 
 
 class _Pump(Generic[T]):
@@ -211,11 +269,23 @@ class _Pump(Generic[T]):
 
     def take(self, loop: asyncio.AbstractEventLoop | None) -> tuple[T] | None:
         """Returns the next item as soon as there is one; for the other thread."""
-        part = self.brought.get()
+        part = self._next()
         if self._is_waiting and loop is not None and self.brought.qsize() <= _MAX_AHEAD // 2:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._has_room.set)
         return part
+
+    def end(self) -> None:
+        """Tells the other thread that there is no more."""
+        self.brought.put(None)
+
+    def _next(self) -> tuple[T] | None:
+        look_s = _look_s()
+        while True:
+            try:
+                return self.brought.get(timeout=look_s)
+            except queue.Empty:  # noqa: PERF203 - ten times a second
+                pass
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -23,11 +23,12 @@ class SyncStream(Iterator[Document]):
         self._face = face
         self._stream = stream
         self._chunks: Generator[Document, None, None] = face.iterate(stream)
+        self._num_given = 0
 
     @property
     def text(self) -> str:
-        """What has come of the first choice."""
-        return self._stream.text
+        """The text of the first choice in the chunks that have been given out; the client may have read more."""
+        return self._stream.text_of(self._num_given)
 
     @property
     def request_id(self) -> str:
@@ -50,7 +51,9 @@ class SyncStream(Iterator[Document]):
         return self._stream.ttft_s
 
     def __next__(self) -> Document:
-        return next(self._chunks)
+        chunk = next(self._chunks)
+        self._num_given += 1
+        return chunk
 
     def __enter__(self) -> SyncStream:
         return self

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import httpx
 
+T = TypeVar("T")
+
 TIMEOUT_S = 10.0
-"""For each answer: a server that is busy, or on a busy machine, takes seconds."""
+"""In all, until it is known whether a server is ready: one that is busy, or on a busy machine, takes seconds."""
 
 _CONNECT_S = 3.0
 _READY_S = 3.0
+_FIGURES_S = 3.0
+"""Waited for what a server need not say."""
+
 _MAX_BYTES = 8 * 2**20
 
 _GAUGES = {
@@ -58,21 +64,21 @@ def probe(url: str, api_key: str | None = None, *, timeout_s: float = TIMEOUT_S)
     Args:
         url: address without `/v1`.
         api_key: key to present.
-        timeout_s: how long each answer may take.
+        timeout_s: how long it may take in all until it is known whether the server is ready.
     """
     import httpx  # noqa: PLC0415 - slow to import, and not every command asks
 
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     is_local = re.match(r"https?://(127\.|localhost|\[::1\])", url) is not None
     try:
-        with httpx.Client(
+        client = httpx.AsyncClient(
             base_url=url,
             headers=headers,
-            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S)),
+            timeout=httpx.Timeout(None, connect=min(timeout_s, _CONNECT_S)),
             trust_env=not is_local,
             verify=not (is_local or url.lower().startswith("http://")),  # certificates are slow to load
-        ) as client:
-            return _ask(client)
+        )
+        return _run(_ask(client, timeout_s))
     except httpx.DecodingError:
         return Probe(is_reachable=True, problem=f"what answers at {url} cannot be decoded")
     except (httpx.LocalProtocolError, UnicodeError):  # whose texts repeat the key
@@ -81,26 +87,67 @@ def probe(url: str, api_key: str | None = None, *, timeout_s: float = TIMEOUT_S)
         return Probe(problem=f"nothing answers at {url} ({str(error) or type(error).__name__})")
 
 
-def _get(client: httpx.Client, path: str) -> httpx.Response:
-    """Returns an answer that ends in time, and is no larger than any of a server that is one."""
+def _run(asking: Coroutine[Any, Any, T]) -> T:
+    """Returns what comes of it, as `asyncio.run()` does, but waits for no host's name that is still looked up."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(asking)
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        if not task.done():  # interrupted
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                loop.run_until_complete(task)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+async def _within(timeout_s: float, asking: Coroutine[Any, Any, T]) -> T:
+    """Returns what is asked in time, however slowly it comes: the limits of `httpx` begin anew with every byte.
+
+    Raises:
+        httpx.ReadTimeout: it takes longer.
+    """
     import httpx  # noqa: PLC0415
 
-    deadline = time.monotonic() + (client.timeout.read or TIMEOUT_S)
+    try:
+        return await asyncio.wait_for(asking, timeout_s)
+    except asyncio.TimeoutError:
+        raise httpx.ReadTimeout(f"no whole answer within {timeout_s:g} s") from None
+
+
+async def _get(client: httpx.AsyncClient, path: str) -> httpx.Response:
+    """Returns an answer that is no larger than any of a server that is one."""
+    import httpx  # noqa: PLC0415
+
     content = bytearray()
-    with client.stream("GET", path) as answer:
-        for piece in answer.iter_bytes():
+    async with client.stream("GET", path) as answer:
+        async for piece in answer.aiter_bytes():
             content += piece
-            if len(content) > _MAX_BYTES or time.monotonic() > deadline:
-                raise httpx.ReadTimeout("its answer does not end")
+            if len(content) > _MAX_BYTES:
+                raise httpx.ReadError("its answer does not end")
     return httpx.Response(answer.status_code, content=bytes(content))
 
 
-def _ask(client: httpx.Client) -> Probe:
-    health = _get(client, "/health")
+async def _ask(client: httpx.AsyncClient, timeout_s: float) -> Probe:
+    import httpx  # noqa: PLC0415
+
+    async with client:
+        found = await _within(timeout_s, _state(client))
+        if found.is_ready:
+            with contextlib.suppress(httpx.HTTPError):
+                found = replace(found, version=await _within(_FIGURES_S, _version(client)))
+                figures = await _within(_FIGURES_S, _gauges(client))
+                found = replace(found, running=figures.get("running"), waiting=figures.get("waiting"))
+        return found
+
+
+async def _state(client: httpx.AsyncClient) -> Probe:
+    health = await _get(client, "/health")
     if health.status_code == 503:
         phase = _phase(health)
         return Probe(is_reachable=True, phase=phase, problem=f"not ready: {phase}" if phase else "not ready yet")
-    listing = _get(client, "/v1/models")
+    listing = await _get(client, "/v1/models")
     if listing.status_code in (401, 403):
         return Probe(
             is_reachable=True, problem="the server wants another key; name the variable with it by --api-key-env"
@@ -115,15 +162,7 @@ def _ask(client: httpx.Client) -> Probe:
             is_reachable=True,
             problem=f"/v1/models answers {listing.status_code} and not like an OpenAI-compatible server",
         )
-    gauges = _gauges(client)
-    return Probe(
-        is_reachable=True,
-        is_ready=True,
-        models=models,
-        version=_field(_get(client, "/version"), "version") or None,
-        running=gauges.get("running"),
-        waiting=gauges.get("waiting"),
-    )
+    return Probe(is_reachable=True, is_ready=True, models=models)
 
 
 def is_ready(url: str, *, timeout_s: float = _READY_S) -> tuple[bool, str]:
@@ -131,20 +170,30 @@ def is_ready(url: str, *, timeout_s: float = _READY_S) -> tuple[bool, str]:
 
     Args:
         url: address without `/v1`.
-        timeout_s: how long the answer may take.
+        timeout_s: how long it may take in all.
     """
     import httpx  # noqa: PLC0415
 
+    # Certificates are slow to load, and a server that loads a model needs the processor itself.
+    client = httpx.AsyncClient(base_url=url, timeout=None, trust_env=False, verify=False)
     try:
-        # Certificates are slow to load, and a server that loads a model needs the processor itself.
-        answer = httpx.get(f"{url}/health", timeout=timeout_s, trust_env=False, verify=False)
+        answer = _run(_within(timeout_s, _health(client)))
     except httpx.HTTPError:
         return False, ""
     return answer.is_success, _phase(answer)
 
 
-def _gauges(client: httpx.Client) -> dict[str, int]:
-    answer = _get(client, "/metrics")
+async def _health(client: httpx.AsyncClient) -> httpx.Response:
+    async with client:
+        return await _get(client, "/health")
+
+
+async def _version(client: httpx.AsyncClient) -> str | None:
+    return _field(await _get(client, "/version"), "version") or None
+
+
+async def _gauges(client: httpx.AsyncClient) -> dict[str, int]:
+    answer = await _get(client, "/metrics")
     if not answer.is_success:
         return {}
     found: dict[str, int] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import json
@@ -214,10 +213,7 @@ class EndlessServer:
                 self.end_headers()
                 self.wfile.write(b'data: {"choices": [{"delta": {"content": "begun"}}]}\n\n')
                 self.wfile.flush()
-                with contextlib.suppress(ConnectionError):
-                    while not select.select([self.connection], [], [], 0.5)[0]:
-                        # A Ctrl-C in the moment before a read begins is noticed when something comes.
-                        self.wfile.write(b": keep-alive\n\n")
+                select.select([self.connection], [], [])
                 endless.left.set()  # the client has closed the connection
 
             def _send(self, text: str) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import select
+import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
+from vllm_mxext.cli.connection import Connection, UnreachableError
 from vllm_mxext.cli.main import main
 
 
@@ -172,3 +177,57 @@ def test_ctrl_c_stops_only_the_answer(
     assert "Hel" in output.getvalue()
     assert "!" not in output.getvalue()
     assert "(stopped, " in capsys.readouterr().err
+
+
+BEGUN = b'HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {"choices": []}\n\n'
+
+
+@contextlib.contextmanager
+def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Yields the address of a server that answers one connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError), server.accept()[0] as connection:
+                connection.recv(10_000)
+                answer(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
+
+
+def drip(connection: socket.socket) -> None:
+    """Sends an answer's headers byte by byte, for as long as somebody waits for them."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nx-drip: ")
+    while not select.select([connection], [], [], 0.005)[0]:
+        connection.sendall(b"x")
+
+
+def test_a_server_that_never_says_which_models_it_has_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_mxext.cli.connection._LIST_S", 0.1)
+    with (
+        answering(drip) as url,
+        Connection(url, None) as connection,
+        pytest.raises(UnreachableError, match=r"did not answer within 0\.1 s"),
+    ):
+        connection.first_model()
+
+
+@pytest.mark.promise("CLI-4")
+def test_an_interrupt_that_wakes_nobody_ends_a_stream_of_which_nothing_comes_any_more() -> None:
+    was_given = threading.Event()
+
+    def begin_and_interrupt(connection: socket.socket) -> None:
+        connection.sendall(BEGUN)
+        was_given.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # noted for the main thread, which it does not wake
+        select.select([connection], [], [])  # until the client has left
+
+    with answering(begin_and_interrupt) as url, Connection(url, None) as connection:
+        events = connection.stream("/v1/completions", {})
+        next(events)
+        was_given.set()
+        with pytest.raises(KeyboardInterrupt):
+            next(events)

@@ -52,7 +52,10 @@ async def test_chunks_come_one_by_one() -> None:
     async with FaultServer([healthy]) as server, AsyncVllmClient(server.url + "/v1/") as client:
         stream = await client.chat.completions.create(**ASKED, stream=True)
         assert isinstance(stream, Stream)
-        assert [chunk.choices[0].delta.get("content") for chunk in [chunk async for chunk in stream]][1:-1] == [*WORDS]
+        assert stream.text == ""
+        assert [(chunk.choices[0].delta.get("content"), stream.text) async for chunk in stream][1:-1] == [
+            (word, "".join(WORDS[: number + 1])) for number, word in enumerate(WORDS)
+        ]
         assert stream.text == "".join(WORDS)
         assert stream.ttft_s is not None
         assert len(stream.attempts) == 1

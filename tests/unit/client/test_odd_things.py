@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import os
 import pickle
 import socket
@@ -23,6 +24,7 @@ from tests.client.fault_server import (
     Reply,
     Request,
     body,
+    completion,
     delta,
     healthy,
     never_answer,
@@ -316,6 +318,59 @@ async def test_a_key_that_a_server_repeats_is_shown_nowhere(
         said = repr((caught.value, caught.value.code, caught.value.attempts, client.metrics.recent)) + caplog.text
         assert key[:8].lower() not in said.lower()
         assert "***" in str(caught.value)
+        await client.close()
+
+
+def echo(header: str) -> Fault:
+    """Returns a fault that answers well, and says a header of the request as often as it can."""
+
+    async def fault(request: Request, reply: Reply) -> None:
+        said, kind = request.headers[header], "text/event-stream" if request.is_stream else "application/json"
+        await reply.send(f"HTTP/1.1 200 {said}\r\nx-request-id: {said}\r\ncontent-type: {kind}\r\n".encode())
+        words = json.dumps(delta("a") if request.is_stream else completion()).encode()
+        words = b"data: %b\n\n" % words if request.is_stream else words
+        await reply.send(b"content-length: %d\r\n\r\n" % (len(words) + 10 * request.is_stream) + words)
+        if request.is_stream:
+            reply.reset()
+
+    return fault
+
+
+KEY = "sk-Secret0123456789abcdef"
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(
+    ("header", "userinfo", "of_all", "of_one"),
+    [
+        ("authorization", "", {"Authorization": f"Bearer {KEY}"}, {}),
+        ("authorization", f"me:{KEY}@", {}, {}),
+        ("x-api-key", "", {}, {"X-API-Key": KEY}),
+    ],
+)
+async def test_a_secret_that_a_server_sends_back_with_a_good_answer_is_neither_kept_nor_logged(
+    header: str,
+    userinfo: str,
+    of_all: dict[str, str],
+    of_one: dict[str, str],
+    is_stream: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with FaultServer([echo(header)]) as server:
+        client = pipeline(server.url.replace("//", f"//{userinfo}"), headers=of_all)
+        call = chat(stream=is_stream, headers=of_one)
+        if is_stream:
+            events = client.stream(call)
+            with pytest.raises(StreamInterruptedError) as caught:
+                _ = [event async for event in events]
+            names = [events.request_id, caught.value.request_id]
+        else:
+            names = [(await client.call(call)).request_id]
+        sent = server.requests[0].headers[header].rpartition(" ")[2]
+        said = repr((names, client.metrics.recent)) + caplog.text
+        assert (sent in said, KEY in said) == (False, False)
+        assert all("***" in name for name in names)
         await client.close()
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.client.endpoints import chat, endpoint, pipeline
 from tests.client.fault_server import FaultServer, delta, healthy, stream
-from vllm_mxext.client.errors import ClosedError
+from vllm_mxext.client.errors import ClosedError, StreamInterruptedError
 from vllm_mxext.client.sync_face import SyncFace
 from vllm_mxext.client.sync_namespaces import SyncStream
 from vllm_mxext.client.vllm_client import VllmClient
@@ -157,6 +157,41 @@ def test_an_interrupt_cancels_the_call() -> None:
         assert cancelled.wait(60.0)
 
 
+def test_an_interrupt_that_does_not_wake_the_thread_that_waits_is_noticed() -> None:
+    def interrupt() -> None:
+        """As one that comes in the moment before the main thread waits: it is only noted."""
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    async def wait() -> None:
+        interrupt()
+        await asyncio.Event().wait()
+
+    async def one() -> AsyncGenerator[int, None]:
+        yield 1
+        await wait()
+
+    with SyncFace() as face:
+        with pytest.raises(KeyboardInterrupt):
+            face.run(wait())
+        items = face.iterate(one())
+        with pytest.raises(KeyboardInterrupt):
+            list(items)
+        assert face.run(double(1)) == 2
+
+
+def test_an_interrupt_of_the_first_call_leaves_a_face_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+    with SyncFace() as face:
+        monkeypatch.setattr("threading.Thread", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            face.run(double(1))
+        assert face.run(double(2)) == 4
+
+
 def test_calls_that_come_while_it_is_closed_end() -> None:
     for _ in range(30):
         face = SyncFace()
@@ -189,6 +224,29 @@ def test_a_stream_that_is_closed_unread_gives_its_place_back() -> None:
             assert client.current_requests == 1
             chunks.close()
             assert client.current_requests == 0
+        other.run(server.__aexit__())
+
+
+def test_the_text_of_a_stream_is_that_of_the_chunks_given_out_however_much_has_been_read() -> None:
+    words = [f"{number} " for number in range(10)]
+    with SyncFace() as other:
+        server = FaultServer([stream(*map(delta, words), end="stall"), stream(*map(delta, words), end="cut")])
+        other.run(server.__aenter__())
+        with VllmClient(base_url=server.url) as client:
+            chunks = client.chat.completions.create(model="m", messages=[], stream=True)
+            assert isinstance(chunks, SyncStream)
+            assert chunks.text == ""
+            given = [next(chunks), next(chunks)]
+            while chunks._stream.text_of(10) != "".join(words):
+                client.current_requests  # noqa: B018 - until all of it has been read
+            assert chunks.text == "".join(one.choices[0].delta.content for one in given) == "0 1 "
+            chunks.close()
+            assert chunks.text == "0 1 "
+            chunks = client.chat.completions.create(model="m", messages=[], stream=True)
+            assert isinstance(chunks, SyncStream)
+            with pytest.raises(StreamInterruptedError) as caught:
+                given = list(chunks)
+            assert caught.value.text == chunks.text == "".join(words)
         other.run(server.__aexit__())
 
 

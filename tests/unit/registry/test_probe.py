@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import select
+import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -55,6 +57,50 @@ def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("vllm_mxext.registry.probe._MAX_BYTES", 1000)
     with answering({"/v1/models": b" " * 2000}) as url:
         assert "does not end" in probe(url).problem
+
+
+@contextlib.contextmanager
+def dripping(begin: bytes, slow: Sequence[str] = ()) -> Iterator[str]:
+    """Yields the address of a server that answers some paths, or all, byte by byte, for as long as somebody waits."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                while words := self.rfile.readline().split():
+                    while self.rfile.readline().strip():
+                        pass
+                    if not slow or words[1].decode() in slow:
+                        self._drip()
+                    body = MODELS if words[1] == b"/v1/models" else b"{}"
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+        def _drip(self) -> None:
+            self.wfile.write(begin)
+            while not select.select([self.connection], [], [], 0.005)[0]:
+                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" if not begin else b" ")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.promise("REGISTRY-6")
+@pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\nx-drip: x", b"HTTP/1.1 200 OK\r\n\r\n", b""])
+def test_a_server_that_sends_byte_by_byte_without_end_is_given_up_in_time(begin: bytes) -> None:
+    with dripping(begin) as url:
+        assert "no whole answer within 0.1 s" in probe(url, timeout_s=0.1).problem
+        assert is_ready(url, timeout_s=0.1) == (False, "")
+
+
+def test_a_server_whose_figures_do_not_come_is_ready_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_mxext.registry.probe._FIGURES_S", 0.1)
+    with dripping(b"HTTP/1.1 200 OK\r\n\r\n", slow=["/version", "/metrics"]) as url:
+        assert probe(url, timeout_s=60) == Probe(is_reachable=True, is_ready=True, models=("m]0;title",))
 
 
 @pytest.mark.parametrize("number", ["1e999", "1.2.3"])
