@@ -159,6 +159,7 @@ def own_figures(figures: StageFigures, compat: str) -> Figures:
     assert latencies.tpot is not None
     assert latencies.e2e is not None
     assert gap is not None
+    assert figures.prompt_tokens is not None
     return {
         "TTFT median (ms)": latencies.ttft.median * 1000,
         "TTFT P99 (ms)": latencies.ttft.p99 * 1000,
