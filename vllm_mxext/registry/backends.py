@@ -165,7 +165,8 @@ def _mlx(record: ServerRecord, port: int) -> list[str]:
 
 
 def _transformers(record: ServerRecord, port: int) -> list[str]:
-    return ["transformers", "serve", "--host", record.host, "--port", str(port), *record.extra_args]
+    model = record.model_path or ""
+    return ["transformers", "serve", model, "--host", record.host, "--port", str(port), *record.extra_args]
 
 
 def _tensorrt_llm(record: ServerRecord, port: int) -> list[str]:

@@ -283,6 +283,20 @@ def test_another_backend_that_is_there_gives_the_command_to_type(user: User, mon
     assert "--tensor-parallel-size 2" in printed
 
 
+@pytest.mark.parametrize(
+    ("backend", "command"),
+    [
+        ("llama.cpp", "llama-server --model tiny.gguf --alias one --host 127.0.0.1 --port 9000 --ctx-size 1024 -t 1"),
+        ("mlx", "mlx_lm.server --model tiny.gguf --host 127.0.0.1 --port 9000 -t 1"),
+        ("transformers", "transformers serve tiny.gguf --host 127.0.0.1 --port 9000 -t 1"),
+    ],
+)
+def test_the_command_of_another_backend_serves_the_registered_model(user: User, backend: str, command: str) -> None:
+    words = ("--model-path", "tiny.gguf", "--port", "9000", "--max-model-len", "1024", "--extra-args", "-t", "1")
+    user.types("add", "one", "--backend", backend, *words)
+    assert command in user.types("show", "one")
+
+
 def test_registrations_move_as_a_file(user: User, tmp_path: Path) -> None:
     user.types("add", "one", "--model-path", "a/b", "--env", "A=1", "--extra-args", "--seed", "1")
     user.types("add", "two", "--endpoint-url", "http://192.0.2.1:8000")
