@@ -86,7 +86,7 @@ class PriorityQueue(Generic[T]):
             turn: how a place is taken.
             priority: 0 high, 1 normal, 2 low.
             deadline_s: clock time until which it waits; None = any time.
-            limit: what is up then, for the error.
+            limit: what is over then, for the error.
 
         Raises:
             QueueFullError: too many wait.
@@ -197,6 +197,6 @@ def _serve(waiter: _Waiter[T]) -> bool:
 
 def _too_late(waited_s: float, limit: str) -> TimeoutExceededError:
     return TimeoutExceededError(
-        f"The request waited {waited_s:.1f} s in the client's queue and {limit} was up; raise the timeout or "
+        f"The request waited {waited_s:.1f} s in the client's queue and {limit} was over; raise the timeout or "
         "max_concurrent_requests, or add an endpoint."
     )
