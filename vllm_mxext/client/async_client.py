@@ -1,4 +1,4 @@
-"""`AsyncVllmClient`: the resilient client for asynchronous programs, in the shape of OpenAI's.
+"""`AsyncVllmClient`: the resilient client for asynchronous programs, with the interface of OpenAI's.
 
     async with AsyncVllmClient("http://127.0.0.1:8000") as client:
         answer = await client.chat.completions.create(model="…", messages=[…])
@@ -56,16 +56,16 @@ def new_endpoint(
     """Returns an endpoint with a breaker and a limiter of its own.
 
     Args:
-        url: of the server, with or without `/v1`.
+        url: the server's URL, with or without `/v1`.
         endpoint_id: its name.
         api_key: presented to it.
-        breaker: when it is given up for a while.
-        limiter: how many calls it gets at once.
-        is_fallback: it is asked only while no other can be.
-        clock: time and chance.
+        breaker: settings of its breaker.
+        limiter: settings of its limiter.
+        is_fallback: whether it is asked only while no other endpoint is available.
+        clock: source of time and randomness.
 
     Raises:
-        ConfigError: address or key cannot be used.
+        ConfigError: the URL or the key is invalid.
     """
     check_address(url, api_key)
     clock = clock or SystemClock()
@@ -81,22 +81,22 @@ def new_endpoint(
 
 
 class AsyncVllmClient:
-    """Asks one or several servers with OpenAI's API, and survives what they do. An asynchronous context manager.
+    """A client for one or several servers with OpenAI's API that survives their failures. An async context manager.
 
     It belongs to one event loop at a time; `VllmClient` is for programs without one.
 
     Args:
-        base_url: of the server or of several alike ones, with or without `/v1`; `$VLLM_API_URL`, or this machine's port
-            8000.
-        api_key: presented to them; `$VLLM_API_KEY`.
-        fallbacks: servers that are asked only while none of the others can be.
-        timeout: limits of time; a number of seconds is that of a whole call; an `httpx.Timeout` will do.
-        max_retries: attempts after the first, for faults that may pass.
-        max_concurrent_requests: to each server at once, at most; 100.
-        config: every setting of the policies (`hedge`, `budget`, `breaker`, …); what is given beside it wins.
+        base_url: URL of the server, or of several equivalent ones, with or without `/v1`; `$VLLM_API_URL` by default,
+            else port 8000 of this machine.
+        api_key: presented to them; `$VLLM_API_KEY` by default.
+        fallbacks: URLs of servers that are asked only while none of the others is available.
+        timeout: time limits: seconds for a whole call, `Timeouts`, or an `httpx.Timeout`.
+        max_retries: attempts after the first, for transient failures.
+        max_concurrent_requests: most requests at each server at once; 100 by default.
+        config: all settings of the policies (`hedge`, `budget`, `breaker`, …); other arguments take precedence.
 
     Attributes:
-        pipeline: what calls go through; its `metrics` say how they went.
+        pipeline: sends the calls; its `metrics` tell how they went.
         chat: `chat.completions.create()`.
         completions: `completions.create()`.
         embeddings: `embeddings.create()`.
@@ -143,18 +143,18 @@ class AsyncVllmClient:
 
     @classmethod
     def over(cls, pipeline: Pipeline, options: CallOptions | None = None) -> AsyncVllmClient:
-        """Returns a client over a pipeline that is there already.
+        """Returns a client that uses an existing pipeline.
 
         Args:
-            pipeline: what calls go through.
-            options: of calls that bring none.
+            pipeline: sends the calls.
+            options: defaults for the options of calls.
         """
         client = cls.__new__(cls)
         client._set_up(pipeline, options or CallOptions())
         return client
 
     def with_options(self, **options: Any) -> AsyncVllmClient:
-        """Returns a client with other options for its calls, over the same connections.
+        """Returns a client with other default options for its calls, over the same connections.
 
         Args:
             options: those of `CallOptions`: `timeout`, `priority`, `affinity`, `max_retries`, ….
@@ -168,7 +168,7 @@ class AsyncVllmClient:
         return self.over(self.pipeline, self._options.merged(options))
 
     async def close(self) -> None:
-        """Closes the connections; what is under way ends with `ClosedError`. Shared by `with_options()`."""
+        """Closes the connections, also for clients from `with_options()`; calls under way end with `ClosedError`."""
         await self.pipeline.close()
 
     def __reduce__(self) -> NoReturn:

@@ -1,4 +1,4 @@
-"""`Batcher`: several small requests with equal parameters as one, where the wire has it."""
+"""`Batcher`: sends several items with equal parameters as one request."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class _Batch(Generic[ItemT, ResultT]):
 
 
 class Batcher(Generic[KeyT, ItemT, ResultT]):
-    """Collects items by key until there are `max_size` of them or the first has waited for `timeout_s`. For one loop.
+    """Collects items by key until there are `max_size` of them or the first has waited `timeout_s`. For one event loop.
 
-    A cancelled item leaves its batch; a batch that nobody waits for any more is cancelled. A batch that the server
-    calls wrong (400) is halved and sent again until the wrong items are alone with their error; any other error is
-    everybody's.
+    A cancelled item leaves its batch; a batch whose items are all cancelled is cancelled. A batch that the server
+    rejects (400) is halved and sent again until the invalid items are isolated with their error; any other error goes
+    to all items.
 
     Args:
         send: sends a batch.

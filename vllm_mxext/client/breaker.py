@@ -1,4 +1,4 @@
-"""`CircuitBreaker`: whether one endpoint may be asked at present, judged by how its last calls went."""
+"""`CircuitBreaker`: decides from the results of recent calls whether an endpoint may be asked."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from vllm_mxext.client.numbers import check_numbers
 from vllm_mxext.errors import ConfigError
 
 CLOSED, OPEN, HALF_OPEN = "CLOSED", "OPEN", "HALF-OPEN"
-"""Asked as usual; not asked; asked by a few probes, whose results decide."""
+"""Calls go through; calls are refused; a few probes go through, whose results decide."""
 
 STATES = (CLOSED, OPEN, HALF_OPEN)
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerConfig:
-    """When a breaker opens, for how long, and what closes it. Rates are those of Resilience4j's breaker.
+    """When a breaker opens, for how long, and what closes it. Rates are defined as by Resilience4j.
 
     Attributes:
-        failure_threshold: failures in a row that open it.
+        failure_threshold: consecutive failures that open it.
         failure_rate: share of failed calls in the window that opens it.
-        slow_ttft_s: a first token that takes longer is slow; None = none is.
+        slow_ttft_s: a call whose first token takes longer is slow; None = no call is.
         slow_rate: share of slow calls in the window that opens it.
-        min_calls: with fewer calls in the window, rates say nothing.
-        window_s: how far back rates look.
-        window_calls: of these at most the newest.
+        min_calls: calls in the window below which rates are ignored.
+        window_s: length of the window in seconds.
+        window_calls: most calls in the window; older ones drop out.
         reset_timeout_s: how long it stays open.
-        backoff_factor: by what that grows each time that probes fail.
-        max_reset_timeout_s: to what it grows at most.
-        jitter: by up to this share it is shorter, so that many clients do not probe at once.
-        num_probes: calls at once when it is half-open.
+        backoff_factor: growth of that time whenever a probe fails.
+        max_reset_timeout_s: longest time that it stays open.
+        jitter: share by which that time is randomly shortened at most, so that many clients do not probe at once.
+        num_probes: concurrent calls while it is half-open.
         successes_to_close: successful probes that close it.
-        last_probe_interval_s: if no other endpoint is left, one call at a time is let through as often as this even
-            while it is open.
+        last_probe_interval_s: interval at which single calls go through even while it is open, if no other endpoint is
+            left.
     """
 
     failure_threshold: int = 5
@@ -69,12 +69,12 @@ class BreakerConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Permit:
-    """The right to one call, given back with `CircuitBreaker.record()`.
+    """Permission for one call, given back with `CircuitBreaker.record()`.
 
     Attributes:
-        era: which time between two changes of state it belongs to; results of an earlier one say nothing of now.
-        is_probe: it takes one of the few places when half-open.
-        is_early: it was given while open, because no other endpoint was left.
+        era: period between two state changes in which it was given; results of an earlier one are ignored.
+        is_probe: whether it takes one of the few places of a half-open breaker.
+        is_early: whether it was given while the breaker was open, because no other endpoint was left.
     """
 
     era: int
@@ -90,11 +90,11 @@ class _Result:
 
 
 class CircuitBreaker:
-    """Opens when an endpoint fails or is slow, tries it again after a while, closes when it works. For one thread.
+    """Opens when an endpoint fails or is slow, probes it after a while, and closes when it works. Not thread-safe.
 
     Args:
         config: its limits.
-        clock: time and chance.
+        clock: source of time and randomness.
     """
 
     def __init__(self, config: BreakerConfig, clock: Clock) -> None:
@@ -115,7 +115,7 @@ class CircuitBreaker:
 
     @property
     def state(self) -> str:
-        """`CLOSED`, `OPEN` or `HALF-OPEN`; can be set, which forgets what has been."""
+        """`CLOSED`, `OPEN` or `HALF-OPEN`; can be set, which discards all earlier results."""
         if self._state == OPEN and self._clock.now() >= self._retry_at_s:
             return HALF_OPEN
         return self._state
@@ -128,7 +128,7 @@ class CircuitBreaker:
         self._close()
         if state == OPEN:
             self._open(grows=True)
-            self._early_at_s = self._retry_at_s  # who opens it by hand wants nobody to call
+            self._early_at_s = self._retry_at_s  # opened by hand, it lets no early probe through
         elif state == HALF_OPEN:
             self._enter(HALF_OPEN)
 
@@ -144,25 +144,25 @@ class CircuitBreaker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a call would be let through now although other endpoints are left."""
+        """Whether a call would be let through now, not counting early probes."""
         state = self.state
         return state == CLOSED or (state == HALF_OPEN and (self._state == OPEN or self._has_free_probe))
 
     def retry_at_s(self, *, is_last: bool = False) -> float:
-        """Clock time from which a call may be let through; now or earlier unless it is open.
+        """Returns the clock time from which a call may be let through; now, unless it is open.
 
         Args:
-            is_last: no other endpoint is left.
+            is_last: whether no other endpoint is left.
         """
         if self._state != OPEN:
             return self._clock.now()
         return min(self._retry_at_s, self._early_at_s) if is_last else self._retry_at_s
 
     def allows(self, *, is_last: bool = False) -> Permit | None:
-        """Returns the right to one call, or None if there is none now. Each is given back, with `record()`.
+        """Returns permission for one call, to be given back with `record()`; None if the call is refused.
 
         Args:
-            is_last: no other endpoint is left, so that this one is tried now and then although it is open.
+            is_last: whether no other endpoint is left; then this one is probed now and then even while it is open.
         """
         if self.state == HALF_OPEN and self._state == OPEN:
             self._enter(HALF_OPEN)
@@ -176,12 +176,12 @@ class CircuitBreaker:
         return None
 
     def record(self, permit: Permit, success: bool | None, *, ttft_s: float | None = None) -> None:
-        """Takes how a call went, and its permit back; the permit of an earlier era changes nothing.
+        """Records the result of a call and takes its permit back; results of an earlier era are ignored.
 
         Args:
-            permit: of `allows()`.
-            success: None = it says nothing about the endpoint: the request was wrong, or the caller went away.
-            ttft_s: seconds until the first token, if it is known.
+            permit: from `allows()`.
+            success: None = neutral: the request was wrong, or the caller has gone.
+            ttft_s: seconds until the first token, if known.
         """
         self._probes.discard(permit)
         if permit.era != self._era:
@@ -199,7 +199,7 @@ class CircuitBreaker:
                 self._open(grows=True)
 
     def abandon(self) -> None:
-        """Forgets the permits that are out: nobody gives them back any more."""
+        """Forgets the permits given out, which will not be given back."""
         self._enter(self._state)
 
     @property
@@ -220,7 +220,7 @@ class CircuitBreaker:
                 self._num_openings = 0
                 self._close()
         elif is_good is False:
-            # An early probe comes before its time: that it fails is no news, and must not keep the endpoint out longer.
+            # An early probe is expected to fail, so its failure must not keep the breaker open longer.
             self._open(grows=not permit.is_early)
 
     def _is_bad(self) -> bool:

@@ -1,4 +1,4 @@
-"""`Call`, `Attempt` and `Answer`: what is asked, how often it was tried, and what came, as plain data."""
+"""`Call`, `Attempt` and `Answer`: a request, its attempts and its outcome, as plain data."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from vllm_mxext.client.numbers import check_numbers
 from vllm_mxext.errors import ConfigError
 
 HIGH, NORMAL, LOW = 0, 1, 2
-"""Priorities: smaller goes first."""
+"""Priorities: lower numbers go first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits of one attempt and of a whole call, in seconds; None = no limit.
+    """Time limits of an attempt and of the whole call, in seconds; None = no limit.
 
-    `httpx.Timeout` has no limit of a whole call: `namespaces.timeouts_of()` says what becomes of one.
+    `httpx.Timeout` has no limit for a whole call; `namespaces.timeouts_of()` says how it is converted.
 
     Attributes:
-        connect: until the connection stands.
-        first_token: from then to the first token, or to a whole answer that is not streamed.
+        connect: until the connection is established.
+        first_token: from then to the first token, or to the whole answer if it is not streamed.
         idle: between two parts of a stream.
-        total: of the call, queue and retries included.
+        total: the whole call, waiting and retries included.
 
     Raises:
-        ConfigError: one of them is no number, or below 0.
+        ConfigError: one of them is not a number, or below 0.
     """
 
     connect: float | None = 5.0
@@ -43,24 +43,25 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One thing that is asked of a server.
+    """One request to a server.
 
     Attributes:
         path: below the endpoint's URL, such as `/v1/chat/completions`.
         body: JSON; None for GET.
-        method: of HTTP.
-        is_stream: the answer is read as server-sent events.
+        method: HTTP method.
+        is_stream: whether the answer is a stream of server-sent events.
         priority: 0 high, 1 normal, 2 low.
-        model: for metrics and routing; empty if the call concerns none.
-        affinity: calls with equal values prefer one endpoint: a session, a prompt's beginning.
-        num_tokens: prompt plus output tokens that it will take, estimated, for routing.
-        is_idempotent: may be sent again although an earlier attempt may have had an effect; generating is, as it leaves
-            nothing behind.
-        headers: in addition to the client's.
+        model: for metrics and routing; empty if there is none.
+        affinity: calls with equal values prefer the same endpoint: a session id, the beginning of a prompt.
+        num_tokens: estimated prompt plus output tokens, for routing.
+        is_idempotent: whether it may be sent again although the server may have received an earlier attempt; generating
+            is idempotent, because it changes nothing on the server.
+        headers: sent in addition to the client's.
         timeouts: None = the client's.
         endpoint_id: the only endpoint to ask; None = any.
-        may_be_text: plain text is a good answer too, as of `/health`, `/metrics` and the adapters' routes.
-        is_trial: a 500 only means that the server cannot do this: it is neither tried again nor held against it.
+        may_be_text: whether plain text is a valid answer, as from `/health`, `/metrics` and the adapters' routes.
+        is_trial: whether a 500 only means that the server cannot do this; it is then neither retried nor counted against
+            the endpoint.
 
     Raises:
         ConfigError: there is no such priority.
@@ -88,14 +89,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try.
+    """One attempt of a call.
 
     Attributes:
-        endpoint_id: who was asked.
+        endpoint_id: the endpoint that was asked.
         duration_s: how long it took.
-        status: of HTTP; None if there was no answer.
-        problem: what went wrong, in words; empty if nothing did.
-        waited_s: before it, because of a retry.
+        status: HTTP status; None if there was no answer.
+        problem: what went wrong, in words; empty if it succeeded.
+        waited_s: backoff before it; 0 for the first attempt.
     """
 
     endpoint_id: str
@@ -107,17 +108,17 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came in the end.
+    """The answer to a call.
 
     Attributes:
-        status: of HTTP.
-        body: parsed JSON, or text if it is none.
-        headers: lower-case names.
-        request_id: of the server; empty if it gives none.
-        endpoint_id: who answered.
-        attempts: all of them, the successful one last.
-        queue_s: seconds in the queue.
-        duration_s: seconds of the call in all.
+        status: HTTP status.
+        body: parsed JSON, or text if it is not JSON.
+        headers: with lower-case names.
+        request_id: the server's id of the request; empty if it gave none.
+        endpoint_id: the endpoint that answered.
+        attempts: all attempts, the successful one last.
+        queue_s: seconds in the client's queue.
+        duration_s: seconds that the whole call took.
     """
 
     status: int

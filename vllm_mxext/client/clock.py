@@ -1,4 +1,4 @@
-"""`Clock`: time, waiting and chance as the client sees them, so that its policies can be tested without either."""
+"""`Clock`: the client's source of time, waiting and randomness, which tests replace by a fake one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What policies know of the world."""
+    """Time, waiting and randomness."""
 
     def now(self) -> float:
         """Monotonic seconds."""

@@ -1,6 +1,6 @@
 """`Document`: an answer's JSON as a dictionary whose fields are attributes too: `answer.choices[0].message.content`.
 
-Programs written for the `openai` package read fields that a server has left out; there as here they are None.
+As in the `openai` package, known fields that a server has left out are None.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Errors of the client: what happened, where, after how many attempts.
+"""Errors of the client, each with the endpoint, the attempts and, if there was an answer, its status.
 
 ClientError
 ├── ClosedError                the client has been closed
 ├── QueueFullError             the client's own queue is full
-├── CircuitOpenError           every endpoint is known to fail at present
+├── CircuitOpenError           the circuits of all endpoints are open
 ├── ConnectionFailedError      no connection, or it broke before an answer
-├── TimeoutExceededError       connect, first token, idle or total
+├── TimeoutExceededError       a time limit was reached: connect, first token, idle or total
 ├── ProtocolError              an answer that cannot be understood
-├── StatusError                an answer with an error's status
+├── StatusError                an answer with an error status
 │   ├── BadRequestError        400, 413, 422
 │   ├── AuthenticationError    401, 403
 │   ├── NotFoundError          404
 │   ├── RateLimitedError       429
 │   └── ServerError            5xx
-└── StreamInterruptedError     the stream broke after the first token; `text` is what had come
+└── StreamInterruptedError     the stream broke after the first token; `text` is what was received
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from vllm_mxext.errors import MxError
 
 
 class ClientError(MxError):
-    """A call did not succeed.
+    """A call failed.
 
     Attributes:
-        status: of HTTP; None without an answer.
-        request_id: of the server; empty if it gave none.
-        attempts: every try.
-        endpoint_id: who was asked last; empty if nobody was.
+        status: HTTP status; None without an answer.
+        request_id: the server's id of the request; empty if it gave none.
+        attempts: all attempts.
+        endpoint_id: the endpoint that was asked last; empty if none was.
         code: the server's error code; empty if it gave none.
     """
 
@@ -56,14 +56,14 @@ class ClosedError(ClientError):
 
 
 class QueueFullError(ClientError):
-    """As many requests wait in the client as may."""
+    """The client's queue is full."""
 
 
 class CircuitOpenError(ClientError):
-    """Every endpoint is known to fail at present; `retry_after_s` says when one is tried again.
+    """The circuits of all endpoints are open: they have failed too often recently.
 
     Attributes:
-        retry_after_s: seconds until then.
+        retry_after_s: seconds until one of them is tried again.
     """
 
     def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
@@ -72,11 +72,11 @@ class CircuitOpenError(ClientError):
 
 
 class ConnectionFailedError(ClientError):
-    """There was no connection, or it broke before an answer."""
+    """No connection could be made, or it broke before an answer."""
 
 
 class TimeoutExceededError(ClientError, TimeoutError):
-    """A limit of time was reached; the text says which."""
+    """A time limit was reached; the text says which."""
 
 
 class ProtocolError(ClientError):
@@ -100,7 +100,7 @@ class NotFoundError(StatusError):
 
 
 class RateLimitedError(StatusError):
-    """The server has too much to do: retries were used up, or the call's time ends before the pause it asks for.
+    """The server is overloaded: retries were used up, or it asks for a longer wait than the call's time limit allows.
 
     Attributes:
         retry_after_s: seconds that the server asks to wait; None if it does not say.
@@ -114,10 +114,10 @@ class ServerError(StatusError):
 
 
 class StreamInterruptedError(ClientError):
-    """A stream broke after its first token, so that it could not be tried again.
+    """A stream broke after its first token, when it could not be retried any more.
 
     Attributes:
-        text: what had come.
+        text: the text received until then.
     """
 
     def __init__(
@@ -134,4 +134,4 @@ class StreamInterruptedError(ClientError):
 
 
 StreamInterrupted = StreamInterruptedError
-"""The name in the documents."""
+"""The documented name."""

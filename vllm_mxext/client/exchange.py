@@ -1,4 +1,4 @@
-"""`Exchange`: one request over `httpx` and its answer, within the limits of time."""
+"""`Exchange`: one request over `httpx` and its answer, within the time limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documented functions that take a server's address: handlers, batches, information; one client per address.
+"""The documented functions that take a server's URL: handlers, batches, model information; one client per URL.
 
 handler = create_vllm_endpoint_handler_with_params(url, model="default", parameters={"temperature": 0.7})
 handler("Tell me about Python")["text"]
@@ -18,16 +18,16 @@ from vllm_mxext.client.inference import Inputs
 from vllm_mxext.client.vllm_client import VllmClient
 
 _CLIENT_PARAMETERS = ("batch_size", "batch_timeout", "timeout", "max_retries", "max_concurrent_requests")
-"""Parameters of a handler that are its client's, not the request's."""
+"""Parameters of a handler that are settings of its client, not fields of its requests."""
 
 _STRUCTURED_FIELDS = ("prompt", "context", "options")
 _OPTIONS = {"return_logprobs": "logprobs"}
-"""Options of a structured request that are called otherwise on the wire."""
+"""Options of a structured request -> their names in the API."""
 
 
 @dataclass(slots=True)
 class _Clients:
-    """The clients of this process by address and key; a forked child makes its own."""
+    """The clients of this process by URL and key; a forked child makes its own."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     by_address: dict[tuple[int, str, str], VllmClient] = field(default_factory=dict)
@@ -37,7 +37,7 @@ _clients = _Clients()
 
 
 def _unlock() -> None:
-    """Begins with a new lock in a forked child: the thread that held the old one is not there."""
+    """Replaces the lock in a forked child: the thread that held the old one does not exist there."""
     _clients.lock = threading.Lock()
 
 
@@ -45,7 +45,7 @@ os.register_at_fork(after_in_child=_unlock)
 
 
 def client_of(url: str) -> VllmClient:
-    """Returns this process's client of an address, so that breaker, limits and figures are those of all functions."""
+    """Returns this process's client for a URL, so that all functions share its breaker, limits and metrics."""
     key = (os.getpid(), url.rstrip("/").removesuffix("/v1"), os.environ.get("VLLM_API_KEY", ""))
     with _clients.lock:
         client = _clients.by_address.get(key)
@@ -56,11 +56,11 @@ def client_of(url: str) -> VllmClient:
 
 @dataclass(frozen=True, slots=True)
 class EndpointHandler:
-    """Calls one model of one server; calling it with a prompt, prompts or a conversation gives the result.
+    """A callable for one model of one server: takes a prompt, prompts or a conversation, returns the result.
 
     Attributes:
-        client: asks the server.
-        model: asked for; `default` = whichever it serves.
+        client: sends the requests.
+        model: name of the model; `default` = whichever the server serves.
         parameters: fields of every request.
     """
 
@@ -69,7 +69,7 @@ class EndpointHandler:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, inputs: Inputs, parameters: Mapping[str, Any] | None = None) -> Any:
-        """Returns `{"text", "metadata"}`, or a list of them for several prompts; given parameters win.
+        """Returns `{"text", "metadata"}`, or a list of them for several prompts; `parameters` override the handler's.
 
         Raises:
             ClientError: there is no answer; its class says why.
@@ -78,7 +78,7 @@ class EndpointHandler:
 
 
 def create_vllm_endpoint_handler(endpoint_url: str, model: str = "default") -> EndpointHandler:
-    """Returns a handler for a model of the server at an address."""
+    """Returns a handler for a model of the server at this URL."""
     return EndpointHandler(client_of(endpoint_url), model)
 
 
@@ -88,13 +88,13 @@ def create_vllm_endpoint_handler_with_params(
     """Returns a handler whose requests have these parameters.
 
     Args:
-        endpoint_url: of the server.
-        model: asked for.
+        endpoint_url: the server's URL.
+        model: name of the model.
         parameters: fields of the requests, such as `temperature`; `batch_size`, `batch_timeout`, `timeout`,
-            `max_retries` and `max_concurrent_requests` are settings of a client of the handler's own.
+            `max_retries` and `max_concurrent_requests` are settings, for which the handler gets a client of its own.
 
     Raises:
-        ConfigError: a setting is unusable.
+        ConfigError: a setting is invalid.
     """
     fields = dict(parameters or {})
     own = {name: fields.pop(name) for name in _CLIENT_PARAMETERS if name in fields}
@@ -117,7 +117,7 @@ def format_structured_request(handler: EndpointHandler, request: Mapping[str, An
     """Returns a handler's result for `{"prompt", "context", "options"}`; the context comes before the prompt.
 
     Args:
-        handler: asks.
+        handler: sends it.
         request: `options` are fields of the request; `return_logprobs` puts `logprobs` into the result.
 
     Raises:
@@ -196,9 +196,9 @@ def get_model_info(endpoint_url: str, model: str = "default") -> dict[str, Any]:
 
 
 def get_model_statistics(endpoint_url: str, model: str = "default") -> dict[str, Any]:
-    """Returns figures of a model: `client`, of the calls of these functions, and `server`, from its `/metrics`.
+    """Returns figures of a model: `client`, about calls by these functions, and `server`, from its `/metrics`.
 
-    `server` is None where the server shows no figures.
+    `server` is None if the server has no metrics.
 
     Raises:
         ClientError: there is no such model, or no answer.
@@ -216,7 +216,7 @@ def get_model_statistics(endpoint_url: str, model: str = "default") -> dict[str,
 
 
 def _figures(text: str, model: str) -> Iterator[tuple[str, float]]:
-    """Yields sums, counts and values of a model from Prometheus' text; buckets are left out."""
+    """Yields the series of a model from Prometheus text, without histogram buckets."""
     shared = (("model_name", model), ("engine", "0"))  # further engines of a server have figures of their own
     from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 - needed by few callers
 
@@ -235,7 +235,7 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 
 def _num_output_tokens(results: Sequence[Mapping[str, Any]]) -> int:
-    """Counts a batch's tokens once: its usage is repeated with every of its prompts."""
+    """Sums output tokens; the usage of a batch, which every prompt of it carries, counts once."""
     total = 0.0
     for one in results:
         metadata = one.get("metadata") or {}

@@ -1,4 +1,4 @@
-"""`hedged()`: a second attempt beside one that takes long; the first that succeeds wins, the other is cancelled.
+"""`hedged()`: adds a second attempt to one that takes long; the first to succeed wins, the other is cancelled.
 
 After "The Tail at Scale" (Dean and Barroso 2013). Opt-in: a hedge costs the servers work that is thrown away.
 """

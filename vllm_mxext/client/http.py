@@ -1,7 +1,7 @@
-"""One attempt over HTTP: `Wire` sends a call to one endpoint, and gives its answer, its stream, or what went wrong.
+"""One attempt over HTTP: `Wire` sends a call to one endpoint and returns its answer or its stream, or raises.
 
-On `httpx`, as the hub is: `httpx2`, its successor, needs Python 3.11 where this project runs on 3.10, and two HTTP
-libraries in one program are one too many. Connections have no limit of their own, as the client's limiter has one.
+Uses `httpx`, as the hub does: its successor `httpx2` needs Python 3.11, but this project supports 3.10, and one HTTP
+library per program is enough. The number of connections is not limited here, because the client's limiter does that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`Inference`: prompts and conversations to `{text, metadata}`, several prompts as one request where that helps."""
+"""`Inference`: prompts and conversations to `{text, metadata}`, several prompts in one request where possible."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _BESIDES_TEXT = ("reasoning", "reasoning_content", "refusal", "tool_calls")
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """What prompts must have in common to go together.
+    """What prompts must have in common to share a request.
 
     Attributes:
-        text: everything, to be compared.
-        fields: of the request, but for the prompt.
-        options: those of `CallOptions`.
+        text: fields and options as text, for comparison.
+        fields: fields of the request, without the prompt.
+        options: fields of `CallOptions`.
     """
 
     text: str
@@ -47,11 +47,11 @@ class _Group:
 
 @dataclass(slots=True)
 class BatchSettings:
-    """How prompts are put together.
+    """How prompts share requests.
 
     Attributes:
-        is_enabled: whether they are.
-        max_size: prompts of one request.
+        is_enabled: whether they do.
+        max_size: most prompts in one request.
         timeout_s: how long the first of them waits for others.
     """
 
@@ -63,13 +63,12 @@ class BatchSettings:
 class Inference:
     """Turns inputs into requests and answers into results.
 
-    A prompt waits for others only if other calls are under way: somebody who asks one after the other has nobody to
-    wait for.
+    A prompt waits for others only if other calls are under way, so sequential calls are never delayed.
 
     Args:
-        pipeline: what calls go through.
-        requests: sends them through it.
-        batches: how prompts are put together; may be changed at any time.
+        pipeline: sends the calls.
+        requests: makes calls of requests.
+        batches: how prompts share requests; may be changed at any time.
 
     Attributes:
         pipeline: the same.
@@ -86,16 +85,16 @@ class Inference:
         self._takes_lists: bool | None = None  # None = no server has shown it
 
     async def run(self, model: str, inputs: Inputs, parameters: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-        """Returns the result of an input; of several prompts, a list.
+        """Returns the result for an input; a list for several prompts.
 
         Args:
-            model: asked for.
-            inputs: a prompt, several, a conversation, or the fields of a request.
-            parameters: further fields of the request, and those of `CallOptions`.
-            options: those of `CallOptions`; the ones in the parameters win.
+            model: name of the model.
+            inputs: a prompt, several prompts, a conversation, or the fields of a request.
+            parameters: further fields of the request, and of `CallOptions`.
+            options: fields of `CallOptions`; those in the parameters take precedence.
 
         Raises:
-            ClientError: there is none; of several prompts, the first error.
+            ClientError: it failed; for several prompts, the first error.
         """
         inputs = _read(inputs)
         if _is_prompts(inputs):
@@ -118,10 +117,10 @@ class Inference:
     async def run_all(
         self, model: str, prompts: Inputs, parameters: Mapping[str, Any], options: Mapping[str, Any]
     ) -> list[dict[str, Any] | Exception]:
-        """Returns a result or an error for each prompt, in their order; as many requests are under way as may be.
+        """Returns a result or an error for each prompt, in their order, from as many concurrent requests as allowed.
 
         Raises:
-            BadRequestError: they are no prompts, or the parameters are none.
+            BadRequestError: the prompts or the parameters are invalid.
         """
         texts: Sequence[str] = _read(prompts)
         if not _is_prompts(texts):
@@ -150,11 +149,11 @@ class Inference:
     async def stream(
         self, model: str, inputs: Inputs, parameters: Mapping[str, Any], options: Mapping[str, Any]
     ) -> AsyncGenerator[str, None]:
-        """Yields the text of one input as it comes.
+        """Yields the text for one input as it arrives.
 
         Raises:
             BadRequestError: there are several inputs.
-            StreamInterruptedError: it broke off; `text` is what had come.
+            StreamInterruptedError: it broke off; `text` is what was received.
             ClientError: it did not begin.
         """
         inputs = _read(inputs)
@@ -169,12 +168,12 @@ class Inference:
                     yield text
 
     async def close(self) -> None:
-        """Sends nothing any more."""
+        """Cancels waiting prompts."""
         if self._batcher is not None:
             await self._batcher.close(flushes=False)
 
     def _check_loop(self) -> None:
-        """Forgets what belongs to a loop that is gone, as a forked child's is."""
+        """Discards what belongs to an earlier event loop, as after a fork."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._batcher, self._num_calls = loop, None, 0
@@ -183,7 +182,7 @@ class Inference:
         return self._batches.is_enabled and self._batches.max_size > 1 and self._takes_lists is not False
 
     def _num_places(self, options: Mapping[str, Any]) -> int:
-        """Returns how many requests may be under way: more of one list would only fill the queue."""
+        """Returns how many requests of one list to send at once: more would only fill the queue."""
         call = Call(COMPLETIONS, endpoint_id=options.get("endpoint_id"))
         return max(1, sum(one.limiter.limit for one in self.pipeline.endpoints if one.takes(call)))
 
@@ -235,7 +234,7 @@ class Inference:
 
 
 def _group(model: str, parameters: Mapping[str, Any], options: Mapping[str, Any]) -> _Group:
-    """Returns fields of the request, and options of the call, which may be among the parameters."""
+    """Returns the fields of a request and the options of its call, which may be among the parameters."""
     if not isinstance(parameters, Mapping):
         raise BadRequestError(f"Parameters are fields of the request by name, not {type(parameters).__name__}.")
     fields = {**_named(model), **parameters}
@@ -258,7 +257,7 @@ def _named(model: str) -> dict[str, str]:
 
 
 def _read(inputs: Any) -> Any:
-    """Returns inputs that can be looked at more than once."""
+    """Returns inputs in a form that can be iterated more than once."""
     if isinstance(inputs, (str, Mapping, list, tuple)):
         return inputs
     if isinstance(inputs, Iterable) and not isinstance(inputs, (bytes, bytearray)):

@@ -1,4 +1,4 @@
-"""`AdaptiveLimiter`: how many calls one endpoint gets at once, found out from its refusals."""
+"""`AdaptiveLimiter`: adapts the number of concurrent calls to an endpoint to its refusals."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vllm_mxext.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class LimiterConfig:
-    """Bounds of a limit and how it moves between them.
+    """Bounds of a concurrency limit, and how it moves between them.
 
     Attributes:
-        max_limit: calls at once at most, and at the beginning (`max_concurrent_requests`).
-        min_limit: calls at once at least.
-        backoff: what is left of the limit after a refusal (429 or 503).
-        max_pause_s: seconds at most for which nothing is sent because a refusal asks for it; 0 = never.
+        max_limit: largest limit, and the one at the start (`max_concurrent_requests`).
+        min_limit: smallest limit.
+        backoff: factor applied to the limit after a refusal (429 or 503).
+        max_pause_s: longest pause in sending that a refusal can ask for, in seconds; 0 = never pause.
     """
 
     max_limit: int = 10
@@ -41,22 +41,22 @@ class LimiterConfig:
 
 
 class AdaptiveLimiter:
-    """Grows by addition, shrinks by multiplication: TCP Reno (RFC 5681), `AIMDLimit` of Netflix's concurrency-limits.
+    """Additive increase, multiplicative decrease: TCP Reno (RFC 5681), `AIMDLimit` of Netflix's concurrency-limits.
 
-    From Netflix: no growth unless at least half of the limit is in use, and at least one less after a refusal. From
-    TCP: one more per limit's worth of successes rather than per success, and one decrease per round trip: a refusal of
-    a call that was sent before the last decrease is no news.
+    From Netflix: no increase unless at least half of the limit is in use, and a decrease by at least one. From TCP: an
+    increase by one per limit's worth of successes rather than per success, and one decrease per round trip: a refusal
+    of a call that was sent before the last decrease is ignored.
 
-    There is no gradient of latencies as in Netflix's `Gradient2Limit` or Envoy's controller: an answer of a model takes
-    as long as it has tokens, and a server that batches is meant to be slower per call when it does more of them.
+    Latency gradients, as in Netflix's `Gradient2Limit` or Envoy's controller, would not work here: the latency of an
+    answer depends on its length, and a server that batches is meant to be slower per call under load.
 
-    A refusal that says how long to wait (`Retry-After`) is meant for everybody: until then there is no place at all.
+    A refusal that says how long to wait (`Retry-After`) applies to all calls: until then none is sent.
 
-    For one thread.
+    Not thread-safe.
 
     Args:
         config: its bounds.
-        clock: time.
+        clock: source of time.
     """
 
     def __init__(self, config: LimiterConfig, clock: Clock) -> None:
@@ -69,7 +69,7 @@ class AdaptiveLimiter:
 
     @property
     def limit(self) -> int:
-        """Calls at once, now."""
+        """Calls that may be under way at once, now."""
         return int(self._limit)
 
     @property
@@ -84,16 +84,16 @@ class AdaptiveLimiter:
 
     @property
     def is_paused(self) -> bool:
-        """Whether the endpoint has asked for no calls at present."""
+        """Whether a pause that the endpoint has asked for is not over yet."""
         return self._clock.now() < self._paused_until_s
 
     @property
     def paused_until_s(self) -> float:
-        """Clock time until which the endpoint has asked for no calls; one that has passed if it has not."""
+        """Clock time at which the last pause that the endpoint has asked for ends."""
         return self._paused_until_s
 
     def change(self, config: LimiterConfig) -> None:
-        """Takes other bounds and begins at the upper one; calls under way keep their places."""
+        """Changes the bounds and starts again at the upper one; calls under way keep their places."""
         self._config = config
         self._limit = float(config.max_limit)
 
@@ -105,13 +105,14 @@ class AdaptiveLimiter:
         return True
 
     def release(self, *, duration_s: float, was_throttled: bool, failed: bool, pause_s: float = 0.0) -> None:
-        """Gives a place back and learns from the call.
+        """Gives a place back and adapts the limit to the call's result.
 
         Args:
             duration_s: how long the call took.
-            was_throttled: the endpoint refused it because it has too much to do.
-            failed: it did not succeed, or nothing is known; that alone moves no limit, as it is the breaker's business.
-            pause_s: what the endpoint asks to wait with its refusal.
+            was_throttled: whether the endpoint refused it because of overload.
+            failed: whether it failed, or its result is unknown; that alone does not change the limit, because failures
+                are the breaker's business.
+            pause_s: wait that the endpoint asks for with its refusal.
         """
         assert self._in_flight > 0, "No place is taken."
         num_in_flight = self._in_flight
@@ -122,12 +123,12 @@ class AdaptiveLimiter:
                 lower = min(self._limit * self._config.backoff, self._limit - 1)
                 self._limit = float(max(self._config.min_limit, math.floor(lower)))
                 self._decreased_at_s = now_s
-            # Up to a tenth longer, so that not all clients come back in the same moment.
+            # Up to a tenth longer, so that not all clients come back at the same moment.
             pause_s = min(pause_s * (1 + 0.1 * self._clock.chance()), self._config.max_pause_s)
             self._paused_until_s = max(self._paused_until_s, now_s + pause_s)
         elif not failed and num_in_flight * 2 >= self._limit:
             self._limit = min(self._limit + 1 / self._limit, float(self._config.max_limit))
 
     def abandon(self) -> None:
-        """Forgets the calls under way: nobody gives their places back any more."""
+        """Forgets the calls under way, whose places will not be given back."""
         self._in_flight = 0

@@ -1,4 +1,4 @@
-"""`ClientMetrics`: what the client's calls came to, in bounded memory, as a dictionary and for Prometheus."""
+"""`ClientMetrics`: metrics of the client's calls in bounded memory, as a dictionary and as Prometheus text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SUCCESS = "success"
 OTHER = "other"
-"""Stands for every model, endpoint or outcome beyond those that are told apart."""
+"""Label of all models, endpoints or outcomes beyond the number of labels that are kept apart."""
 
 DURATIONS = {
     "queue_s": "Seconds in the client's queue.",
@@ -30,10 +30,10 @@ DURATIONS = {
 
 _MAX_RECENT = 1000
 _MAX_LABELS = 32
-"""Models, endpoints and outcomes that are told apart, each."""
+"""Most models, endpoints and outcomes, each, that are kept apart."""
 
 _MAX_SERIES = 256
-"""Combinations of model, endpoint and priority that are told apart; each takes up to 30 kB."""
+"""Most combinations of model, endpoint and priority that are kept apart; each takes up to 30 kB."""
 
 _MAX_LABEL_CHARS = 200
 _PERCENTILES = (50, 90, 95, 99)

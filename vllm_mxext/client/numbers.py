@@ -1,4 +1,4 @@
-"""`check_numbers()`: settings that are numbers, refused with a clear sentence where they mean nothing."""
+"""`check_numbers()`: validates numeric settings."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from vllm_mxext.errors import ConfigError
 def check_numbers(
     owner: str, *, least: float = 0.0, most: float = math.inf, is_whole: bool = False, **values: Any
 ) -> None:
-    """Checks settings by name; not a number, infinities and truth values are none.
+    """Checks that settings are numbers within bounds; NaN, infinities and booleans are not.
 
     Args:
-        owner: whose settings they are.
-        least: the smallest good value.
-        most: the largest good value.
-        is_whole: they count something.
-        values: the settings.
+        owner: what they are settings of, for the message.
+        least: the smallest valid value.
+        most: the largest valid value.
+        is_whole: whether they must be whole numbers.
+        values: the settings by name.
 
     Raises:
-        ConfigError: one of them is of another kind, or out of range.
+        ConfigError: one of them is not such a number.
     """
     kinds = int if is_whole else (int, float)
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""`optimize_model()`: settings for speed, memory or both, applied where a client can, and told where it cannot."""
+"""`optimize_model()`: applies client settings for speed, memory or both, and names the server flags it cannot apply."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vllm_mxext.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class ClientProfile:
-    """What the client does.
+    """Settings of a client.
 
     Attributes:
-        max_concurrent_requests: at the server at once.
-        max_batch_size: prompts of one request.
+        max_concurrent_requests: most requests at the server at once.
+        max_batch_size: most prompts in one request.
         batch_timeout: seconds that the first of them waits for others.
     """
 
@@ -26,10 +26,10 @@ class ClientProfile:
 
 @dataclass(frozen=True, slots=True)
 class ServerFlag:
-    """What a server would have to be started with.
+    """A flag that a server would have to be started with.
 
     Attributes:
-        flag: of its command line.
+        flag: the flag with its value.
         effect: what it does.
     """
 
@@ -67,19 +67,19 @@ SERVER_FLAGS = {
         "balanced": (),
     },
 }
-"""By `owned_by` of a server's models and the name of the optimization; balanced is how servers start anyway."""
+"""By `owned_by` of a server's models and the name of the optimization; `balanced` is how servers start by default."""
 
 
 def optimize_model(endpoint_url: str, model: str = "default", optimization_type: str = "balanced") -> dict[str, Any]:
-    """Applies a profile to this process's client of an address, and tells what its server would have to be told.
+    """Applies a profile to this process's client for a URL, and returns what was applied and what was not.
 
-    Later calls of the functions of `handlers` for the address are sent accordingly. Precision and memory of a model are
-    chosen when its server starts, so `not_applied` names flags for that; nothing in it has been done. It is None for a
-    server that is neither ours nor vLLM, whose flags are not known here.
+    The profile affects later calls of the functions in `handlers` for this URL. A model's precision and memory are
+    chosen when its server starts, so `not_applied` lists flags to start it with. It is None for a server that is
+    neither ours nor vLLM, because its flags are unknown here.
 
     Args:
-        endpoint_url: of the server.
-        model: that it must serve.
+        endpoint_url: the server's URL.
+        model: a model that it must serve.
         optimization_type: `speed`, `memory` or `balanced`.
 
     Raises:

@@ -1,7 +1,7 @@
-"""When to try again: `RetryPolicy` after how long, `RetryBudget` how often at most.
+"""Retries: `RetryPolicy` decides how long to wait before the next attempt, `RetryBudget` limits retries in all.
 
-The budget is gRPC's and Finagle's: calls earn a share of a retry, so that an outage is not
-multiplied by the number of attempts.
+The budget follows gRPC and Finagle: each call earns a fraction of a retry, so that retries do not multiply the load
+during an outage.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from vllm_mxext.client.numbers import check_numbers
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and after how long a call is tried again.
+    """How often a call is retried, and after how long (full jitter).
 
     Attributes:
         max_retries: attempts after the first.
-        first_delay_s: bound of the first wait.
-        factor: from one bound to the next.
-        max_delay_s: bound of the longest.
-        max_retry_after_s: a server that asks for more gets no further attempt; the caller decides.
+        first_delay_s: upper bound of the first random wait.
+        factor: growth of the bound from one wait to the next.
+        max_delay_s: largest bound.
+        max_retry_after_s: if the server asks for a longer wait, the call fails instead, and the caller decides.
     """
 
     max_retries: int = 2
@@ -39,12 +39,12 @@ class RetryPolicy:
         check_numbers(owner, max_retry_after_s=self.max_retry_after_s)
 
     def wait_s(self, num_retries: int, retry_after_s: float | None, chance: float) -> float | None:
-        """Returns the seconds before the next attempt; None = there is none.
+        """Returns the seconds to wait before the next attempt; None = no further attempt.
 
         Args:
-            num_retries: so far.
-            retry_after_s: what the server asks for.
-            chance: from 0 to 1.
+            num_retries: retries so far.
+            retry_after_s: the wait that the server asks for, if any.
+            chance: a random number from 0 to 1.
         """
         if num_retries >= self.max_retries or (retry_after_s or 0.0) > self.max_retry_after_s:
             return None
@@ -57,12 +57,12 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class BudgetConfig:
-    """How many retries all calls may make together.
+    """How many retries all calls together may make.
 
     Attributes:
-        share: of a retry that every call earns.
-        per_second: retries that time earns, so that a client with few calls can retry each.
-        reserve: saved at most, and there at the beginning.
+        share: fraction of a retry that every call earns.
+        per_second: retries earned per second, so that a client with few calls can retry each of them.
+        reserve: most retries that can be saved up, and the number at the start.
     """
 
     share: float = 0.2
@@ -74,11 +74,11 @@ class BudgetConfig:
 
 
 class RetryBudget:
-    """A bucket of retries: never more than `reserve + share * calls + per_second * seconds` are made.
+    """A token bucket of retries: at most `reserve + share * calls + per_second * seconds` are made.
 
     Args:
-        config: its size.
-        clock: time.
+        config: its size and rates.
+        clock: source of time.
     """
 
     def __init__(self, config: BudgetConfig, clock: Clock) -> None:
@@ -88,11 +88,11 @@ class RetryBudget:
         self._seen_s = clock.now()
 
     def earn(self) -> None:
-        """Notes a call."""
+        """Adds what a call earns."""
         self._add(self._config.share)
 
     def spend(self) -> bool:
-        """Takes one retry, if there is one."""
+        """Takes one retry from the bucket; returns whether there was one."""
         self._add(0.0)
         if self._saved < 1.0:
             return False

@@ -10,12 +10,12 @@ DEFAULT_URL = "http://0.0.0.0:8000"
 
 
 class VllmMxextClient(VllmClient):
-    """Loads adapters and talks to them; `load_lora()` and `chat_with_lora()` return the server's JSON.
+    """Loads adapters and chats with them; `load_lora()` and `chat_with_lora()` return the server's JSON.
 
     Args:
-        base_url: of the server.
-        api_key: presented to it; `$VLLM_API_KEY`.
-        settings: others of `ClientSettings`.
+        base_url: the server's URL.
+        api_key: presented to it; `$VLLM_API_KEY` by default.
+        settings: the others of `ClientSettings`.
     """
 
     def __init__(self, base_url: str = DEFAULT_URL, api_key: str | None = None, **settings: Any) -> None:

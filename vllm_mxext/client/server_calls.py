@@ -1,4 +1,4 @@
-"""`ServerCalls`: what `VllmClient` asks of a server besides text: its models, its adapters, its figures."""
+"""`ServerCalls`: the part of `VllmClient` that is not about generating text: models, adapters, metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vllm_mxext.client.pipeline import Pipeline
 from vllm_mxext.client.sync_face import SyncFace
 
 MAIN = "main"
-"""The endpoint that the client's constructor makes. Adapters are loaded there, and so asked for there."""
+"""Id of the endpoint that the client's constructor creates. Adapters are loaded, and therefore used, only there."""
 
 _NAMES = {"id", "name"}
 
@@ -23,10 +23,10 @@ class ServerCalls:
     """Base of `VllmClient`.
 
     Args:
-        face: runs the calls.
-        pipeline: what they go through.
-        requests: sends them through it.
-        model: asked for where none is named.
+        face: runs the asynchronous calls.
+        pipeline: sends the calls.
+        requests: makes calls of requests.
+        model: used for calls that name none.
     """
 
     def __init__(self, face: SyncFace, pipeline: Pipeline, requests: Requests, model: str) -> None:
@@ -36,7 +36,7 @@ class ServerCalls:
         self._model = model
 
     def get_model(self, model_id: str | None = None) -> Document:
-        """Returns the card of a model; of the first that is served, if none is named.
+        """Returns a model's card (its entry in `/v1/models`); the first served model's if none is named.
 
         Raises:
             ClientError: there is no such model, or no answer.
@@ -50,21 +50,21 @@ class ServerCalls:
         return self._face.run(Models(self._requests).retrieve(name)) if found is None else found
 
     def read_text(self, path: str) -> str:
-        """Returns what is at a path of the server, such as `/metrics`, as text.
+        """Returns the text at a path of the server, such as `/metrics`.
 
         Raises:
-            ClientError: it is not to be had.
+            ClientError: there is none, or no answer.
         """
         call = Call(path, method="GET", may_be_text=True, endpoint_id=MAIN)
         return str(self._face.run(self._pipeline.call(call)).body)
 
     def load_lora(self, lora_name: str, lora_path: str, **fields: Any) -> Document:
-        """Loads an adapter from a path of the server's machine; returns what the server says, in `message`.
+        """Loads an adapter from a path on the server's machine; returns the server's answer, a text in `message`.
 
         Args:
-            lora_name: how requests will name it.
+            lora_name: the name by which requests will use it.
             lora_path: its folder.
-            fields: further ones of `POST /v1/load_lora_adapter`, such as `load_inplace`.
+            fields: further fields of `POST /v1/load_lora_adapter`, such as `load_inplace`.
 
         Raises:
             ClientError: the server refused, or did not answer.
@@ -72,7 +72,7 @@ class ServerCalls:
         return self._update("/v1/load_lora_adapter", {"lora_name": lora_name, "lora_path": lora_path, **fields})
 
     def unload_lora(self, lora_name: str) -> Document:
-        """Unloads an adapter; returns what the server says, in `message`.
+        """Unloads an adapter; returns the server's answer, a text in `message`.
 
         Raises:
             ClientError: the server refused, or did not answer.
@@ -80,10 +80,10 @@ class ServerCalls:
         return self._update("/v1/unload_lora_adapter", {"lora_name": lora_name})
 
     def list_loras(self) -> list[Document]:
-        """Returns the loaded adapters; of a server that lists them among the models only, as vLLM does, those cards.
+        """Returns the loaded adapters; for a server that only lists them among its models, as vLLM does, those cards.
 
         Raises:
-            ClientError: the server did not say.
+            ClientError: the server did not answer.
         """
         try:
             return self._cards("/v1/lora_adapters", endpoint_id=MAIN)
@@ -95,7 +95,7 @@ class ServerCalls:
             ]
 
     def chat_with_lora(self, lora_name: str, messages: Sequence[Mapping[str, Any]], **parameters: Any) -> Document:
-        """Returns the chat completion of a conversation with an adapter, 150 tokens at most unless told otherwise.
+        """Returns a chat completion by an adapter, at most 150 tokens long by default.
 
         Raises:
             ClientError: there is none; its class says why.

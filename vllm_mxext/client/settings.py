@@ -1,4 +1,4 @@
-"""`ClientSettings`: what `VllmClient` can be told, by arguments or by environment variables."""
+"""`ClientSettings`: the settings of `VllmClient`, from arguments or environment variables."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ class ClientSettings:
 
     Attributes:
         api_key: presented to the server; empty = none.
-        base_url: of the server, with or without `/v1`.
-        fallbacks: addresses of servers that are asked only while that one cannot be.
-        model: asked for where a call names none; `default` = whichever the server serves.
-        timeout: seconds of a whole call, its retries included, or `Timeouts`, or an `httpx.Timeout`; 0 = 10 minutes,
-            with usual limits for its parts.
-        max_retries: attempts after the first, for faults that may pass.
-        retry_delay: bound of the first random wait before a retry, in seconds.
-        backoff_factor: from one such bound to the next.
-        retry_budget: share of a retry that every call earns; all retries together stay within what is earned.
+        base_url: the server's URL, with or without `/v1`.
+        fallbacks: URLs of servers that are asked only while that one is unavailable.
+        model: used for calls that name none; `default` = whichever the server serves.
+        timeout: time limit of a whole call in seconds, retries included; or `Timeouts`, or an `httpx.Timeout`; 0 = 10
+            minutes, with the default limits for its parts.
+        max_retries: attempts after the first, for transient failures.
+        retry_delay: upper bound of the first random wait before a retry, in seconds.
+        backoff_factor: growth of that bound from one retry to the next.
+        retry_budget: fraction of a retry that every call earns; retries in all stay within what has been earned.
         hedge_after: seconds without a first token after which a call is sent a second time; 0 = never.
-        max_concurrent_requests: at the server at once, at most.
-        failure_threshold: failures in a row that open the circuit.
-        reset_timeout: seconds that it stays open.
-        queue_enabled: calls wait while as many as may be are under way; otherwise they are refused then.
-        queue_size: calls that may wait.
-        batch_enabled: prompts of concurrent calls with equal parameters are sent as one request.
-        max_batch_size: prompts of one such request.
+        max_concurrent_requests: most requests at the server at once.
+        failure_threshold: consecutive failures that open the circuit.
+        reset_timeout: seconds that the circuit stays open.
+        queue_enabled: whether calls wait while `max_concurrent_requests` are under way; if not, they are refused.
+        queue_size: most calls that may wait.
+        batch_enabled: whether prompts of concurrent calls with equal parameters are sent as one request.
+        max_batch_size: most prompts in one such request.
         batch_timeout: seconds that the first of them waits for others.
     """
 
@@ -72,14 +72,14 @@ class ClientSettings:
 
     @classmethod
     def read(cls, given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> ClientSettings:
-        """Returns what is given, else what the environment says, else defaults; None counts as not given.
+        """Returns the given settings, completed from the environment and by defaults; None counts as not given.
 
         Args:
             given: settings by name.
-            environ: variables; those of this process by default.
+            environ: environment variables; this process's by default.
 
         Raises:
-            ConfigError: a name is unknown or a value unusable.
+            ConfigError: a name is unknown, or a value is invalid.
         """
         environ = os.environ if environ is None else environ
         known = {one.name: one for one in fields(cls)}

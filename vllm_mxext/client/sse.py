@@ -1,6 +1,6 @@
-"""Server-sent events from bytes, by the HTML standard (section 9.2.6), cut wherever the network cuts them.
+"""Parses server-sent events by the HTML standard (section 9.2.6) from bytes that may be split anywhere.
 
-What the standard has for reconnecting (`id`, `retry`) is read past: an answer of a model cannot be taken up again.
+The fields for reconnecting (`id`, `retry`) are ignored: a model's answer cannot be resumed.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_EVENT_BYTES = 16 * 2**20
-"""Of one event; more than log probabilities of a long answer in one piece, less than what hurts."""
+"""Largest event: enough for the log probabilities of a long answer in one piece."""
 
 _BOM = b"\xef\xbb\xbf"
 
 
 class MalformedEventError(ValueError):
-    """An event is larger than any can be."""
+    """An event is larger than the limit."""
 
 
 @dataclass(frozen=True, slots=True)

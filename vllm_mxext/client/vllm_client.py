@@ -1,4 +1,4 @@
-"""`VllmClient`: the resilient client for programs without an event loop, with the names that the documents promise.
+"""`VllmClient`: the resilient client for synchronous programs, with the documented names.
 
 with VllmClient(base_url="http://127.0.0.1:8000") as client:
     result = client.run_inference("default", "What is machine learning?", {"max_tokens": 100}, priority=0)
@@ -33,10 +33,10 @@ _OF_ENDPOINTS = ("api_key", "base_url", "timeout", "max_retries", "max_concurren
 
 
 class RequestQueue:
-    """The calls that wait, to be counted: `len(client.request_queue)`.
+    """The waiting calls, as a length: `len(client.request_queue)`.
 
     Args:
-        pipeline: whose queue it is.
+        pipeline: the owner of the queue.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -47,26 +47,26 @@ class RequestQueue:
 
 
 class VllmClient(ServerCalls):
-    """Asks one server with OpenAI's API, or several, and survives what they do. A context manager, for any threads.
+    """A client of one or more servers with OpenAI's API that survives their failures; a thread-safe context manager.
 
     Args:
-        api_key: presented to the server; `$VLLM_API_KEY`.
-        base_url: of the server, with or without `/v1`; `$VLLM_API_URL`, or this machine's port 8000.
-        settings: all others of `ClientSettings`: `model`, `timeout`, `max_retries`, `retry_delay`, `backoff_factor`,
+        api_key: presented to the server; `$VLLM_API_KEY` by default.
+        base_url: the server's URL, with or without `/v1`; `$VLLM_API_URL` by default, else port 8000 of this machine.
+        settings: the others of `ClientSettings`: `model`, `timeout`, `max_retries`, `retry_delay`, `backoff_factor`,
             `max_concurrent_requests`, `failure_threshold`, `reset_timeout`, `fallbacks`, `hedge_after`, `retry_budget`,
-            `queue_enabled`, `queue_size`, `batch_enabled`, `max_batch_size`, `batch_timeout`. Environment variables
-            fill in what is not given.
+            `queue_enabled`, `queue_size`, `batch_enabled`, `max_batch_size`, `batch_timeout`. Settings that are not
+            given are taken from environment variables.
 
     Attributes:
-        settings: what it was made with.
+        settings: the settings that it was created with.
         chat: `chat.completions.create()`, as OpenAI's client has it.
         completions: `completions.create()`.
         embeddings: `embeddings.create()`.
         models: `models.list()`, `models.retrieve()`.
-        request_queue: the calls that wait; has a length.
+        request_queue: the waiting calls; has a length.
 
     Raises:
-        ConfigError: a setting is unknown or unusable.
+        ConfigError: a setting is unknown or invalid.
     """
 
     def __init__(self, api_key: str | None = None, base_url: str | None = None, **settings: Any) -> None:
@@ -108,7 +108,7 @@ class VllmClient(ServerCalls):
         return self._is_closed
 
     def close(self) -> None:
-        """Closes the connections; what is under way ends with `ClosedError`. More calls do nothing."""
+        """Closes the connections; calls under way end with `ClosedError`. May be called again."""
         self._is_closed = True
         self._face.close()
 
@@ -123,14 +123,14 @@ class VllmClient(ServerCalls):
     ) -> Any:
         """Returns `{"text", "metadata": {"finish_reason", "model", "usage"}}`; for several prompts, a list of them.
 
-        Prompts of concurrent calls with equal parameters are sent as one request while `batch_enabled`; `usage` is then
-        known for all of them only, and is in `metadata["batch"]`.
+        While `batch_enabled`, prompts of concurrent calls with equal parameters are sent as one request; `usage` is
+        then known only for all of them together, and is in `metadata["batch"]`.
 
         Args:
-            model_id: asked for; `default` = whichever the server serves.
+            model_id: name of the model; `default` = whichever the server serves.
             inputs: a prompt, a list of prompts, or a conversation.
             parameters: fields of the request: `temperature`, `max_tokens`, …, and options: `timeout`, `max_retries`, ….
-            priority: 0 high, 1 normal, 2 low; one in the parameters wins.
+            priority: 0 high, 1 normal, 2 low; one in the parameters takes precedence.
 
         Raises:
             ConfigError: an option is out of range.
@@ -152,10 +152,10 @@ class VllmClient(ServerCalls):
         parameters: Mapping[str, Any] | None = None,
         priority: int = NORMAL,
     ) -> Generator[str, None, None]:
-        """Yields the answer's text as it comes; see `run_inference()`.
+        """Yields the answer's text as it arrives; see `run_inference()`.
 
         Raises:
-            StreamInterruptedError: it broke off; `text` is what had come.
+            StreamInterruptedError: it broke off; `text` is what was received.
             ClientError: it did not begin.
         """
         model = model_id or self.settings.model
@@ -167,12 +167,12 @@ class VllmClient(ServerCalls):
         """Adds an endpoint and returns its id for `make_request_with_endpoint()` and `get_stats()`.
 
         Args:
-            shares_load: calls that name no endpoint go to it too; otherwise only those that name it.
+            shares_load: whether calls that name no endpoint can go to it too, not only those that name it.
             settings: `api_key`, `base_url`, `timeout`, `max_retries`, `max_concurrent_requests`, `failure_threshold`;
-                those of the client where they are not given.
+                the client's by default.
 
         Raises:
-            ConfigError: a setting is unknown or unusable.
+            ConfigError: a setting is unknown or invalid.
         """
         foreign = next((name for name in settings if name not in _OF_ENDPOINTS), None)
         if foreign is not None:
@@ -203,7 +203,7 @@ class VllmClient(ServerCalls):
         parameters: Mapping[str, Any] | None = None,
         priority: int = NORMAL,
     ) -> Any:
-        """Returns what `run_inference()` does, from one endpoint and no other.
+        """Does what `run_inference()` does, at one endpoint only.
 
         Raises:
             ClientError: there is no such endpoint, or no answer.
@@ -212,7 +212,7 @@ class VllmClient(ServerCalls):
         return self._run(model, data, parameters, {**options, "priority": priority})
 
     def get_stats(self, endpoint_id: str | None = None) -> dict[str, Any]:
-        """Returns figures of one endpoint, or of all by their ids.
+        """Returns the state and figures of one endpoint, or of all by id.
 
         Raises:
             ClientError: there is no such endpoint.
@@ -228,7 +228,7 @@ class VllmClient(ServerCalls):
     # --- state ---
 
     def get_metrics(self, reset: bool = False) -> dict[str, Any]:
-        """Returns what the calls came to; `reset` begins from nothing in the same moment."""
+        """Returns the metrics of all calls; `reset` sets them to zero in the same step."""
         return {
             **self._pipeline.metrics.snapshot(reset=reset),
             "circuit": {"state": self.circuit_state, "failure_count": self.failure_count},
@@ -245,7 +245,7 @@ class VllmClient(ServerCalls):
 
     @property
     def circuit_state(self) -> str:
-        """`CLOSED` while any endpoint that shares the load works, else `HALF-OPEN` or `OPEN`; can be set, for all."""
+        """`CLOSED` if any load-sharing endpoint's circuit is, else `HALF-OPEN` or `OPEN`; setting it sets all."""
         states = {one.breaker.state for one in self._pipeline.endpoints if not one.is_by_name}
         return next(state for state in (CLOSED, HALF_OPEN, OPEN) if state in states)
 
@@ -259,12 +259,12 @@ class VllmClient(ServerCalls):
 
     @property
     def failure_count(self) -> int:
-        """Failures since the last success, of the worst endpoint that shares the load."""
+        """Largest number of failures since the last success among the load-sharing endpoints."""
         return max(one.breaker.failure_count for one in self._pipeline.endpoints if not one.is_by_name)
 
     @property
     def queue_enabled(self) -> bool:
-        """Whether calls wait while as many as may be are under way; otherwise they are refused then."""
+        """Whether calls wait while `max_concurrent_requests` are under way; if not, they are refused. Can be set."""
         return self._pipeline.max_queue > 0
 
     @queue_enabled.setter
@@ -279,12 +279,12 @@ class VllmClient(ServerCalls):
 
     @property
     def recent_requests(self) -> list[CallRecord]:
-        """How the newest calls went, oldest first; without prompts and answers."""
+        """Records of the latest calls, oldest first; without prompts and answers."""
         return self._pipeline.metrics.recent
 
     @property
     def max_concurrent_requests(self) -> int:
-        """Calls at the server at once, now; can be set, for all endpoints."""
+        """The current limit of concurrent calls at the server; setting it sets all endpoints'."""
         return self._pipeline.endpoints[0].limiter.limit
 
     @max_concurrent_requests.setter
@@ -300,7 +300,7 @@ class VllmClient(ServerCalls):
 
     @property
     def batch_enabled(self) -> bool:
-        """Whether prompts of concurrent calls are sent as one request; can be set, as can the two below."""
+        """Whether prompts of concurrent calls are sent as one request. Can be set."""
         return self._batches.is_enabled
 
     @batch_enabled.setter
@@ -309,7 +309,7 @@ class VllmClient(ServerCalls):
 
     @property
     def max_batch_size(self) -> int:
-        """Prompts of one such request."""
+        """Most prompts in one such request. Can be set."""
         return self._batches.max_size
 
     @max_batch_size.setter
@@ -318,7 +318,7 @@ class VllmClient(ServerCalls):
 
     @property
     def batch_timeout(self) -> float:
-        """Seconds that the first of them waits for others."""
+        """Seconds that the first of them waits for others. Can be set."""
         return self._batches.timeout_s
 
     @batch_timeout.setter
