@@ -60,7 +60,7 @@ class Call:
         timeouts: None = the client's.
         endpoint_id: the only endpoint to ask; None = any.
         may_be_text: whether plain text is a valid answer, as from `/health`, `/metrics` and the adapters' routes.
-        is_trial: whether a 500 only means that the server cannot do this; it is then neither retried nor counted against
+        is_trial: whether a 500 only means that the server cannot do this; then it is neither retried nor held against
             the endpoint.
 
     Raises:
