@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from vllm_mxext.client.call import HIGH, LOW, NORMAL, Attempt, Call, Timeouts
+from vllm_mxext.client.call_stream import CallStream
 from vllm_mxext.client.document import Document
 from vllm_mxext.client.errors import BadRequestError, ProtocolError
-from vllm_mxext.client.pipeline import CallStream, Pipeline
+from vllm_mxext.client.pipeline import Pipeline
 from vllm_mxext.client.retry import RetryPolicy
 from vllm_mxext.errors import ConfigError
 
