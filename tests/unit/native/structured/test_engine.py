@@ -13,7 +13,14 @@ from unittest import mock
 
 import pytest
 
-from vllm_mxext.config.engine import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig, SpeculationConfig
+from vllm_mxext.config.engine import (
+    CacheConfig,
+    DeviceConfig,
+    EngineConfig,
+    ModelConfig,
+    SchedulerConfig,
+    SpeculationConfig,
+)
 from vllm_mxext.config.model_spec import parse_model_spec
 from vllm_mxext.constraint_params import StructuredOutputsParams
 from vllm_mxext.engine.backends.fake_tokenizer import FakeTokenizer
@@ -80,7 +87,8 @@ class Engine:
         self.vocabulary = vocabulary
         model = ModelConfig(Path("noise"), Path("noise"), parse_model_spec(VALUES), "float32", 160, load_format="dummy")
         cache = CacheConfig(num_blocks_override=num_blocks)
-        config = EngineConfig(model, cache, SchedulerConfig(**limits), speculation=speculation)
+        device = DeviceConfig(is_deterministic=True)  # drafts make other batches, of which answers must not depend
+        config = EngineConfig(model, cache, SchedulerConfig(**limits), device, speculation=speculation)
         builds = GrammarBuilds(lambda: vocabulary)
         runner = ModelRunner(config, builds)
         runner.load()
