@@ -15,7 +15,7 @@ NUM_REQUESTS = int(os.environ.get("TEST_FUZZ_REQUESTS", "120"))
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(300 + NUM_REQUESTS)
+@pytest.mark.timeout(900 + NUM_REQUESTS)
 @pytest.mark.promise("API-10", "ENG-7")
 def test_fuzzed_requests_disturb_no_stream_and_leave_nothing() -> None:
     command = [sys.executable, str(SCRIPT), "--requests", str(NUM_REQUESTS), "--streams", "2", "--concurrency", "4"]

@@ -161,7 +161,6 @@ async def replace_and_kill(
     return streams
 
 
-@pytest.mark.timeout(600)
 async def test_streams_go_on_with_the_weights_that_they_began_with(
     client: NativeEngineClient, hold: Hold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +180,6 @@ async def test_streams_go_on_with_the_weights_that_they_began_with(
         await client.load_adapter(old, replaces=True)
 
 
-@pytest.mark.timeout(300)
 async def test_a_stream_whose_adapter_was_written_over_fails_by_name_and_the_others_go_on(
     client: NativeEngineClient, hold: Hold, tmp_path: Path
 ) -> None:

@@ -116,7 +116,7 @@ async def client(tmp_path: Path, hold: Hold) -> AsyncIterator[NativeEngineClient
     await client.shutdown()
 
 
-@pytest.mark.timeout(60 + 60 * NUM_REPEATS)
+@pytest.mark.timeout(900 + 60 * NUM_REPEATS)
 async def test_eight_streams_survive_the_death_of_the_engine_token_for_token(
     client: NativeEngineClient, hold: Hold
 ) -> None:

@@ -113,7 +113,6 @@ async def attempt(client: NativeEngineClient, name: str, constraint: dict[str, A
 
 
 @pytest.mark.promise("STRUCT-3", "ENG-7", "PAIN-2", "PAIN-3")
-@pytest.mark.timeout(300)
 async def test_pains_2_and_3_absurd_grammars_harm_nobody_but_themselves(client: NativeEngineClient) -> None:
     steady = sampling(None, max_tokens=200, ignore_eos=True)
     undisturbed = await serve(client, "alone", steady)

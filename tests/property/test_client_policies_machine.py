@@ -35,7 +35,7 @@ HISTORIES = settings(
 )
 MAX_WAITING = 6
 
-pytestmark = pytest.mark.timeout(3000 if IS_LONG else 300)
+pytestmark = pytest.mark.timeout(3000 if IS_LONG else 900)
 NUM_PROBES = 2
 
 
