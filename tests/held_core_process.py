@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from vllm_mxext.config.engine import EngineConfig
@@ -26,7 +27,8 @@ class Hold:
         self._file = file
 
     def spawner(self, config: EngineConfig) -> Callable[[], ProcessCoreClient]:
-        """Returns what makes clients of cores that can be held."""
+        """Returns what makes clients of cores that can be held, and that compute the same in whatever batch."""
+        config = replace(config, device=replace(config.device, is_deterministic=True))
         command = (sys.executable, "-m", "tests.held_core_process", str(self._file))
         return lambda: ProcessCoreClient(config, command=command)
 
