@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from tests.golden.engine import WHOLE, Prompt, Schedule, serve
-from tests.golden.reference import Reference
+from tests.golden.reference import reference
 from vllm_mxext.config.engine import DType
 
 DTYPES: dict[str, torch.dtype] = {
@@ -64,8 +64,7 @@ def compare(
     folder: Path, dtype: DType, prompts: Sequence[Prompt], schedule: Schedule = WHOLE, *, kernels: str
 ) -> Comparison:
     """Serves the prompts and compares every sampled position."""
-    exact = Reference(folder, torch.float32)
-    rounded = exact if dtype == "float32" else Reference(folder, DTYPES[dtype])
+    exact, rounded = reference(folder, torch.float32), reference(folder, DTYPES[dtype])
     answers = serve(folder, dtype, prompts, schedule, kernels=kernels).answers
     pairs = list(zip(prompts, answers, strict=True))
     tokens = torch.tensor([token_id for answer in answers for token_id in answer.token_ids])

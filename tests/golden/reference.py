@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+
+
+@cache
+def reference(folder: Path, dtype: torch.dtype) -> Reference:
+    """The `Reference` of a folder, read once."""
+    return Reference(folder, dtype)
 
 
 class Reference:

@@ -12,7 +12,7 @@ from tests.golden.comparison import make_prompts, relative_error
 from tests.golden.conftest import Checkpoint
 from tests.golden.engine import kernel_sets, recorded_logits
 from tests.golden.models import TinyModel
-from tests.golden.reference import Reference
+from tests.golden.reference import Reference, reference
 from tests.int4_checkpoints import FORMATS, save_exact, save_int4
 from vllm_mxext.config.engine import Quantization
 
@@ -43,5 +43,5 @@ def test_an_adapter_on_few_bits_is_close_to_merged_weights(
         with recorded_logits() as rows:
             (tokens,) = engine.serve([AdaptedPrompt(prompt.token_ids, "own", num_tokens=3)])
         ours, truth = torch.cat(rows), merged.logits(prompt.token_ids, tokens)
-        without = Reference(exact, torch.float32).logits(prompt.token_ids, tokens)
+        without = reference(exact, torch.float32).logits(prompt.token_ids, tokens)
         assert 0 < relative_error(ours, truth) < LOGIT_ERROR < relative_error(without, truth) / 4

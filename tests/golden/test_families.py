@@ -9,7 +9,7 @@ from tests.golden.comparison import compare, make_prompts
 from tests.golden.conftest import Checkpoint
 from tests.golden.engine import kernel_sets, serve
 from tests.golden.models import FAMILY_MODELS, MODELS, TinyModel
-from tests.golden.reference import Reference
+from tests.golden.reference import reference
 from vllm_mxext.config.engine import DType
 
 PROMPT_LENGTHS = (1, 5, 17, 40, 90)
@@ -56,10 +56,10 @@ def test_half_precision_logits_are_as_close_to_float32_as_those_of_transformers(
 def test_greedy_tokens_are_those_of_generate(model: TinyModel, kernels: str, checkpoint: Checkpoint) -> None:
     folder = checkpoint(model, "float32")
     prompts = make_prompts((3, 33), num_tokens=24)
-    reference = Reference(folder, torch.float32)
+    theirs = reference(folder, torch.float32)
     answers = serve(folder, "float32", prompts, kernels=kernels).answers
     for prompt, answer in zip(prompts, answers, strict=True):
-        assert answer.token_ids == reference.greedy(prompt.token_ids, prompt.num_tokens)
+        assert answer.token_ids == theirs.greedy(prompt.token_ids, prompt.num_tokens)
 
 
 @pytest.mark.promise("LOAD-1")

@@ -14,7 +14,7 @@ from tests.golden.comparison import make_prompts
 from tests.golden.conftest import Checkpoint
 from tests.golden.engine import Prompt, Schedule, kernel_sets, serve
 from tests.golden.models import FAMILY_MODELS
-from tests.golden.reference import Reference
+from tests.golden.reference import reference
 from vllm_mxext.native.worker import prompt_logprobs
 from vllm_mxext.sampling_params import SamplingParams
 
@@ -45,12 +45,12 @@ def test_every_prompt_token_has_the_log_probability_transformers_gives_it(
     prompts = asking((1, 2, 14, 33, 45))
     served = serve(folder, "float32", prompts, schedule, kernels=kernels)
     assert served.num_preempted > 0 or schedule.name != "preempted"
-    reference = Reference(folder, torch.float32)
+    theirs = reference(folder, torch.float32)
     for prompt, answer in zip(prompts, served.answers, strict=True):
         assert len(answer.prompt_logprobs) == len(prompt.token_ids) - 1
         if not answer.prompt_logprobs:
             continue
-        expected = torch.log_softmax(reference.logits(prompt.token_ids[:1], prompt.token_ids[1:]), dim=1)
+        expected = torch.log_softmax(theirs.logits(prompt.token_ids[:1], prompt.token_ids[1:]), dim=1)
         for row, token_id, entry in zip(expected, prompt.token_ids[1:], answer.prompt_logprobs, strict=True):
             assert entry.token_ids == [token_id, *row.topk(3).indices.tolist()]
             assert entry.logprobs == pytest.approx(row[entry.token_ids].tolist(), abs=2e-4)

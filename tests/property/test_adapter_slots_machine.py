@@ -295,9 +295,9 @@ class AdapterMachine(RuleBasedStateMachine):
 
     def drop_unused(self) -> None:
         used = set(self.served.values()) | {key for key in self.calls.values() if key is not None}
-        for request_id, request in self.requests.items():
-            if request_id not in self.ended:
-                used.add((request.adapter_id, request.adapter_generation))
+        for request_id in self.requests.keys() - self.ended.keys():
+            request = self.requests[request_id]
+            used.add((request.adapter_id, request.adapter_generation))
         for key in self.known - used:
             self.known.discard(key)
             self.core.begin_drop_adapter(self.call(None), *key)

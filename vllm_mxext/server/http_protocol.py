@@ -11,11 +11,6 @@ from vllm_mxext.server.errors import ErrorReply
 MAX_HEAD_BYTES = 64 * 1024
 """Bytes that may come without completing a request's headers, or its next piece of body, or its trailers."""
 
-_LINGER_S = 2.0
-_LINGER_BYTES = 2**20
-"""How long and how much is still read from a client that was refused: to hang up on what is on its way resets the
-connection, and the client may never see the reply."""
-
 
 class BoundedHttpProtocol(HttpToolsProtocol):
     """One connection.
@@ -26,18 +21,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _num_pending_bytes = 0
     """Bytes received since the parser last completed something."""
 
-    _is_refused = False
-    """The reply is sent, and what else comes is not looked at."""
-
     def data_received(self, data: bytes) -> None:
         """Parses what came; a request that goes on without getting anywhere is refused."""
         self._num_pending_bytes += len(data)
-        if self._is_refused:
-            if self._num_pending_bytes > _LINGER_BYTES:
-                self.transport.close()
-            return
         super().data_received(data)
-        if self._num_pending_bytes > MAX_HEAD_BYTES and not (self._is_refused or self.transport.is_closing()):
+        if self._num_pending_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             message = f"The request's headers are larger than the {MAX_HEAD_BYTES} bytes this server takes."
             self._refuse(ErrorReply(431, message, "BadRequestError"))
 
@@ -67,10 +55,4 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode("ascii") + body)
-        is_idle = self.cycle is None or self.cycle.response_complete  # nobody else writes to this client any more
-        if is_idle and self.transport.can_write_eof():
-            self._is_refused = True
-            self.transport.write_eof()
-            self.loop.call_later(_LINGER_S, self.transport.close)
-        else:
-            self.transport.close()
+        self.transport.close()
