@@ -327,7 +327,10 @@ class Servers:
         key = self._environ.get(variable) if variable is not None else None
         memory = memory_bytes(run.server) if run is not None else None
         answer = probe(status.url, key)
-        if run is not None and not answer.is_reachable and time.time() - run.started_at < _LISTENS_S:
+        age_s = time.time() - run.started_at if run is not None else 0.0
+        if (
+            run is not None and not answer.is_reachable and 0.0 <= age_s < _LISTENS_S
+        ):  # the clock may have been set back
             answer = Probe(phase="starting", problem="it does not listen yet")
         return replace(status, probe=answer, memory=memory)
 

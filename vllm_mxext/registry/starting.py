@@ -134,7 +134,9 @@ def launch(plan: Plan, folders: Folders) -> Run:
             env=plan.environ,
         )
     except OSError as error:
-        raise StartFailedError(f"'{record.name}' could not be started: '{folder}': {error.strerror}.") from None
+        raise StartFailedError(
+            f"'{record.name}' could not be started: '{error.filename or folder}': {error.strerror}."
+        ) from None
     assert keeper.stdin is not None
     assert keeper.stdout is not None
     assert keeper.stderr is not None

@@ -257,7 +257,7 @@ class Terminal:
 @pytest.mark.e2e
 def test_in_a_terminal_ctrl_c_stops_the_answer_and_the_conversation_goes_on() -> None:
     server = EndlessServer()
-    thread = threading.Thread(target=server.httpd.serve_forever, kwargs={"poll_interval": 0.01})
+    thread = threading.Thread(target=server.httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     outer, inner = pty.openpty()
     terminal = Terminal(outer)

@@ -9,7 +9,9 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
+import time
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from vllm_mxext.cli.main import main
 from vllm_mxext.cli.server_commands.waiting import Waiting
 from vllm_mxext.registry.probe import Probe
 from vllm_mxext.registry.processes import identify, wait_for_end
-from vllm_mxext.registry.runs import read_run
+from vllm_mxext.registry.runs import Run, read_run
 from vllm_mxext.registry.starting import Progress
 
 
@@ -143,6 +145,26 @@ def test_a_server_that_does_not_end_is_killed(user: User, monkeypatch: pytest.Mo
     pid = user.asks("start", "one")["pid"]
     assert "Killed 'one'" in user.types("stop", "one", "--timeout", "0.2")
     assert identify(pid) is None
+
+
+def test_a_clock_that_was_set_back_makes_no_server_start_for_ever(user: User) -> None:
+    user.types("add", "one", "--port", user.port())
+    user.folders.of("one").mkdir(parents=True)
+    with subprocess.Popen(["sleep", "600"]) as process:
+        sleeper = identify(process.pid)
+        assert sleeper is not None
+        run = Run(sleeper, sleeper, int(user.port()), "127.0.0.1", ("sleep",), time.time() + 3600)
+        run.write(user.folders.run_file("one"))
+        try:
+            assert user.asks("status", "one", code=3)["state"] == "not answering"
+        finally:
+            process.kill()
+
+
+def test_a_program_that_cannot_be_started_is_named(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    user.types("add", "one", "--port", user.port())
+    monkeypatch.setattr("sys.executable", "/no/such/python")
+    assert "'/no/such/python': No such file" in user.types("start", "one", code=1)
 
 
 def test_a_server_that_is_not_ready_in_time_goes_on(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
