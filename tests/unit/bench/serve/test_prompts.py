@@ -112,9 +112,7 @@ def test_a_trace_keeps_its_times_and_lengths(tmp_path: Path) -> None:
 
 def test_a_trace_of_mooncake_counts_milliseconds(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    rows = (
-        '{{"timestamp": {}, "input_length": 3, "output_length": 4, "hash_ids": [0]}}\n'.format(at) for at in (0, 3052)
-    )
+    rows = (f'{{"timestamp": {at}, "input_length": 3, "output_length": 4, "hash_ids": [0]}}\n' for at in (0, 3052))
     path.write_text("".join(rows))
     assert [prompt.at_s for prompt in made(plan(trace=str(path)))] == [0.0, 3.052]
 
