@@ -14,7 +14,8 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     cells = [list(header), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    rule = "  ".join("-" * width for width in widths).rstrip()
+    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def json_line(benchmark: str, config: dict[str, Any], results: Any) -> str:

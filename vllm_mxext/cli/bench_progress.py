@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
 from typing import TextIO
 
@@ -50,7 +52,8 @@ class ProgressLine:
     def show(self, progress: Progress) -> None:
         """Shows how far a stage has come."""
         if self._is_terminal:
-            self._stream.write(_ERASE_LINE + progress_text(progress, self._language))
+            text = progress_text(progress, self._language)
+            self._stream.write(_ERASE_LINE + fitting(text, shutil.get_terminal_size().columns - 1))
         elif self._now() - self._last_s < _EVERY_S:
             return
         else:
@@ -63,6 +66,15 @@ class ProgressLine:
         if self._is_terminal:
             self._stream.write(_ERASE_LINE)
             self._stream.flush()
+
+
+def fitting(text: str, cells: int) -> str:
+    """Returns as much of a line as a terminal shows in so many cells; a longer one would stay when it is erased."""
+    for end, letter in enumerate(text):
+        cells -= 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        if cells < 0:
+            return text[:end]
+    return text
 
 
 def progress_text(progress: Progress, language: Language = "en") -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from vllm_mxext.config.hub import HubConfig
-from vllm_mxext.errors import ChecksumError, DownloadError, HubCause, MissingDependencyError, MxError
+from vllm_mxext.errors import ChecksumError, ConfigError, DownloadError, HubCause, MissingDependencyError, MxError
 from vllm_mxext.hub.manifest.model import Artifact, ModelEntry, Security, SignatureRule
 from vllm_mxext.hub.progress import Listener, Phase, Progress, ignore
 from vllm_mxext.hub.store.hf_cache import CachedBlobs, find_snapshot, hugging_face_folder
@@ -230,8 +230,8 @@ def pull(wish: Wish, config: HubConfig, downloading: Downloading) -> Snapshot:
         raise failures[0]
     causes = {error.cause for error in failures if isinstance(error, (DownloadError, ChecksumError))}
     cause = causes.pop() if len(causes) == 1 else HubCause.FAILED
-    each = "; ".join(f"{uri}: {error}" for uri, error in zip(wish.uris, failures, strict=True))
-    raise DownloadError(f"None of the sources of '{wish.entry.name}' could be used: {each}", cause=cause)
+    each = "; ".join(f"{uri}: {str(error).removesuffix('.')}" for uri, error in zip(wish.uris, failures, strict=True))
+    raise DownloadError(f"None of the sources of '{wish.entry.name}' could be used: {each}.", cause=cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,11 +330,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         app = parse_serve_args(sys.argv[1:] if argv is None else argv, prog=PROG)
         with display() as listener:
-            prepared = prepare(app, Downloading(listener))
+            model = prepare(app, Downloading(listener)).app.model.model
+        if model is None:
+            raise ConfigError("Which model? Name it behind the command, or with MIM_MODEL_NAME.")
     except (MxError, KeyboardInterrupt) as error:
         sys.stderr.write(f"{PROG}: error: {error if str(error) else 'Interrupted; call it again to go on.'}\n")
         return exit_code(error)
-    sys.stdout.write(f"{prepared.app.model.model}\n")
+    sys.stdout.write(f"{model}\n")
     return 0
 
 

@@ -17,7 +17,7 @@ from vllm_mxext.bench.serve.plan import Plan
 from vllm_mxext.bench.serve.result import RequestRecord, RunResult
 from vllm_mxext.bench.serve.stage_run import Progress
 from vllm_mxext.cli import bench_serve
-from vllm_mxext.cli.bench_progress import ProgressLine
+from vllm_mxext.cli.bench_progress import ProgressLine, fitting
 from vllm_mxext.cli.main import main
 from vllm_mxext.errors import ConfigError
 from vllm_mxext.tools import performance_config_runner, performance_tester
@@ -319,7 +319,9 @@ def progress(seconds: float) -> Progress:
     return Progress("1 at a time", "A", 10, 3, 1, 1, seconds, 30, 12.5, 0.2, False)
 
 
-def test_progress_is_one_line_that_changes_on_a_terminal() -> None:
+def test_progress_is_one_line_that_changes_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -331,6 +333,13 @@ def test_progress_is_one_line_that_changes_on_a_terminal() -> None:
     line.close()
     assert "\n" not in stream.getvalue()
     assert stream.getvalue().count("3/10 done, 1 failed, 1 in flight, 12 chunks/s, TTFT 0.200s") == 2
+
+
+def test_progress_never_needs_a_second_line_of_a_narrow_terminal() -> None:
+    assert fitting("A: 1 at a time", 40) == "A: 1 at a time"
+    assert fitting("A: 1 at a time", 6) == "A: 1 a"
+    assert fitting("预热 now", 5) == "预热 "
+    assert fitting("预热 now", 3) == "预"
 
 
 def test_progress_is_a_line_every_ten_seconds_elsewhere() -> None:

@@ -197,6 +197,8 @@ def test_the_documented_module_prints_the_folder(
     assert (Path(capsys.readouterr().out.strip()) / "config.json").is_file()
     assert main(["acme/none"]) == 4
     assert "acme/none" in capsys.readouterr().err
+    assert main([]) == 2
+    assert "Which model?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

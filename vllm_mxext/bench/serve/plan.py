@@ -208,7 +208,8 @@ class WorkloadPlan:
     trace: str = _option(
         "",
         "text",
-        "Trace to replay: JSONL with timestamp and prompt, or timestamp, input_length and output_length",
+        "Trace to replay: JSONL with timestamp (s) or timestamp_ms, and prompt or input_length and output_length; or "
+        "Mooncake's",
         "--trace",
         metavar="FILE",
     )

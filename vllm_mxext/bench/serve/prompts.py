@@ -159,7 +159,8 @@ async def _trace_prompts(plan: Plan, generator: random.Random, counter: TokenCou
         output = row.get("output_length", row.get("output_tokens"))
         if output is not None and not _is_count(output):
             raise ConfigError(f"{place}: 'output_length' must be a whole number of tokens above 0.")
-        rows.append((at if "timestamp" in row else at / 1000, row.get("prompt"), length, output))
+        is_in_ms = "timestamp" not in row or "hash_ids" in row  # Mooncake's traces, which have these, count so
+        rows.append((at / 1000 if is_in_ms else at, row.get("prompt"), length, output))
     rows.sort(key=lambda row: row[0])
     prompts = []
     for at, text, length, output in rows:

@@ -83,7 +83,7 @@ class Progress:
         num_chunks: events with text so far.
         chunks_per_s: average over the stage so far.
         ttft_s: median TTFT of the latest requests, from sending; None before the first.
-        is_warmup: whether measuring has not begun yet.
+        is_warmup: whether requests before measuring are under way.
     """
 
     stage: str
@@ -190,7 +190,7 @@ class StageRun:
             num_chunks=chunks,
             chunks_per_s=chunks / elapsed if elapsed > 0 else 0.0,
             ttft_s=recent[len(recent) // 2] if recent else None,
-            is_warmup=self._measured_s == 0.0,
+            is_warmup=spec.warmup > 0 and self._measured_s == 0.0,
         )
 
     def records(self) -> list[RequestRecord]:

@@ -110,6 +110,13 @@ def test_a_trace_keeps_its_times_and_lengths(tmp_path: Path) -> None:
     assert (len(second.text.split()), second.max_tokens, second.at_s) == (9, 4, 1.0)
 
 
+def test_a_trace_of_mooncake_counts_milliseconds(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    rows = (f'{{"timestamp": {at}, "input_length": 3, "output_length": 4, "hash_ids": [0]}}\n' for at in (0, 3052))
+    path.write_text("".join(rows))
+    assert [prompt.at_s for prompt in made(plan(trace=str(path)))] == [0.0, 3.052]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
