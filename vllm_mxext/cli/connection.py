@@ -14,6 +14,7 @@ import httpx
 from vllm_mxext.client.sse import EventReader, MalformedEventError
 from vllm_mxext.client.sync_face import SyncFace
 from vllm_mxext.errors import ConfigError, MxError
+from vllm_mxext.network_errors import reason_of
 from vllm_mxext.redaction import redact
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -156,9 +157,10 @@ class Connection:
     def _unreachable(self, error: Exception) -> ServerError:
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
             return UnreachableError(
-                f"No server answers at {self._url} ({error}); start one with 'mxext serve', or name another with --url."
+                f"No server answers at {self._url} ({reason_of(error)}); start one with 'mxext serve', or name another "
+                "with --url."
             )
-        return UnreachableError(f"The connection to {self._url} broke: {error}.")
+        return UnreachableError(f"The connection to {self._url} broke: {reason_of(error)}.")
 
 
 def _parsed(data: str) -> dict[str, Any]:

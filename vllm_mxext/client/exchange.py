@@ -26,6 +26,7 @@ from vllm_mxext.client.outcome import (
     status_failed,
     timed_out,
 )
+from vllm_mxext.network_errors import reason_of
 
 T = TypeVar("T")
 
@@ -359,5 +360,5 @@ def _or_inf(seconds: float | None) -> float:
 
 def _words(error: Exception) -> str:
     if isinstance(error, httpx.ConnectError):
-        return f"no connection ({str(error).rstrip('.') or 'refused'})"
-    return f"the connection broke ({str(error).rstrip('.') or type(error).__name__})"
+        return f"no connection ({reason_of(error)})"
+    return f"the connection broke ({reason_of(error)})"

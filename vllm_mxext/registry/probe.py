@@ -9,6 +9,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vllm_mxext.network_errors import reason_of
+
 if TYPE_CHECKING:
     import httpx
 
@@ -84,7 +86,7 @@ def probe(url: str, api_key: str | None = None, *, timeout_s: float = TIMEOUT_S)
     except (httpx.LocalProtocolError, UnicodeError):  # whose texts repeat the key
         return Probe(problem="the key holds characters that no key may have; look at the variable of --api-key-env")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return Probe(problem=f"nothing answers at {url} ({str(error) or type(error).__name__})")
+        return Probe(problem=f"nothing answers at {url} ({reason_of(error)})")
 
 
 def _run(asking: Coroutine[Any, Any, T]) -> T:
