@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+import orjson
 
 from vllm_mxext.client.call import HIGH, LOW, NORMAL, Attempt, Call, Timeouts
 from vllm_mxext.client.call_stream import CallStream
@@ -390,13 +391,10 @@ def _with_options(call: Call, options: CallOptions) -> Call:
 def _num_tokens(body: Mapping[str, Any]) -> int:
     """Returns about how many tokens a request will take, for routing only."""
     prompt = next((body[name] for name in ("messages", "prompt", "input") if name in body), "")
-    if isinstance(prompt, str):
-        num_chars = len(prompt)
-    else:
-        try:
-            num_chars = len(json.dumps(prompt))
-        except (TypeError, ValueError):
-            num_chars = 0
+    try:
+        num_chars = len(prompt) if isinstance(prompt, str) else len(orjson.dumps(prompt))
+    except TypeError:
+        num_chars = 0
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     num_output = limit if isinstance(limit, int) and limit > 0 else _DEFAULT_OUTPUT_TOKENS
     return num_chars // _CHARS_PER_TOKEN + num_output

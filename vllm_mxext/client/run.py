@@ -249,7 +249,8 @@ class Run:
             finally:
                 self._asking.remove(lease.endpoint.id)
             self.note(lease, began_s, None)
-            return replace(reply, request_id=masked(reply.request_id, self._secrets(lease.endpoint)))
+            name = masked(reply.request_id, self._secrets(lease.endpoint))
+            return reply if name == reply.request_id else replace(reply, request_id=name)
 
     async def _begin_once(self) -> Begun:
         lease = await self._place()
