@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from vllm_mxext.client.breaker import BreakerConfig, CircuitBreaker
 from vllm_mxext.client.call import Timeouts
 from vllm_mxext.client.clock import Clock, SystemClock
+from vllm_mxext.client.embeddings import Embeddings, SharedInputs, shared_inputs
 from vllm_mxext.client.errors import ClientError
 from vllm_mxext.client.http import check_address
 from vllm_mxext.client.limiter import AdaptiveLimiter, LimiterConfig
@@ -27,13 +28,13 @@ from vllm_mxext.client.namespaces import (
     CallOptions,
     Chat,
     Completions,
-    Embeddings,
     Models,
     Requests,
     timeouts_of,
 )
 from vllm_mxext.client.pipeline import Pipeline, PipelineConfig
 from vllm_mxext.client.router import Endpoint
+from vllm_mxext.client.sharing import BatchSettings
 from vllm_mxext.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class AsyncVllmClient:
 
     Attributes:
         pipeline: sends the calls; its `metrics` tell how they went.
+        batches: how texts of concurrent `embeddings.create()` share requests; can be changed.
         chat: `chat.completions.create()`.
         completions: `completions.create()`.
         embeddings: `embeddings.create()`.
@@ -139,18 +141,22 @@ class AsyncVllmClient:
             )
             for number, url in enumerate([*urls, *fallbacks], 1)
         ]
-        self._set_up(Pipeline(endpoints, config), CallOptions())
+        pipeline = Pipeline(endpoints, config)
+        self._set_up(pipeline, CallOptions(), shared_inputs(pipeline, BatchSettings()))
 
     @classmethod
-    def over(cls, pipeline: Pipeline, options: CallOptions | None = None) -> AsyncVllmClient:
+    def over(
+        cls, pipeline: Pipeline, options: CallOptions | None = None, batches: BatchSettings | None = None
+    ) -> AsyncVllmClient:
         """Returns a client that uses an existing pipeline.
 
         Args:
             pipeline: sends the calls.
             options: defaults for the options of calls.
+            batches: how texts of concurrent `embeddings.create()` share requests.
         """
         client = cls.__new__(cls)
-        client._set_up(pipeline, options or CallOptions())
+        client._set_up(pipeline, options or CallOptions(), shared_inputs(pipeline, batches or BatchSettings()))
         return client
 
     def with_options(self, **options: Any) -> AsyncVllmClient:
@@ -165,10 +171,13 @@ class AsyncVllmClient:
         unknown = sorted(options.keys() - set(OPTION_NAMES))
         if unknown:
             raise ClientError(f"There is no option '{unknown[0]}'; those known are {', '.join(OPTION_NAMES)}.")
-        return self.over(self.pipeline, self._options.merged(options))
+        client = type(self).__new__(type(self))
+        client._set_up(self.pipeline, self._options.merged(options), self._inputs)
+        return client
 
     async def close(self) -> None:
         """Closes the connections, also for clients from `with_options()`; calls under way end with `ClosedError`."""
+        await self._inputs.close()
         await self.pipeline.close()
 
     def __reduce__(self) -> NoReturn:
@@ -180,11 +189,13 @@ class AsyncVllmClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _set_up(self, pipeline: Pipeline, options: CallOptions) -> None:
+    def _set_up(self, pipeline: Pipeline, options: CallOptions, inputs: SharedInputs) -> None:
         self.pipeline = pipeline
+        self.batches = inputs.batches
+        self._inputs = inputs
         self._options = options
         requests = Requests(pipeline, options)
         self.chat = Chat(requests)
         self.completions = Completions(requests, "/v1/completions")
-        self.embeddings = Embeddings(requests)
+        self.embeddings = Embeddings(requests, inputs)
         self.models = Models(requests)

@@ -15,8 +15,12 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-Send = Callable[[KeyT, Sequence[ItemT]], Awaitable[Sequence["ResultT | Exception"]]]
-"""Sends items with equal parameters; returns a result or an error for each, in their order."""
+Send = Callable[[KeyT, Sequence[ItemT]], Awaitable[Sequence[ResultT]]]
+"""Sends items with equal parameters; returns a result for each, in their order, or raises `NotTogetherError`."""
+
+
+class NotTogetherError(Exception):
+    """Raised by what sends a batch: its items may be answered one by one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -28,18 +32,26 @@ class _Entry(Generic[ItemT, ResultT]):
 
 @dataclass(slots=True, eq=False)
 class _Batch(Generic[ItemT, ResultT]):
-    """`task` is its timer while it collects, and what sends it afterwards."""
+    """`task` is its timer while it collects, and what sends it afterwards; `rest` is set if it was sent before."""
 
     entries: list[_Entry[ItemT, ResultT]] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
+    rest: _Rest | None = None
+
+
+@dataclass(slots=True)
+class _Rest:
+    """Items of one batch that were sent one by one and have no answer."""
+
+    num_items: int
 
 
 class Batcher(Generic[KeyT, ItemT, ResultT]):
     """Collects items by key until there are `max_size` of them or the first has waited `timeout_s`. For one event loop.
 
     A cancelled item leaves its batch; a batch whose items are all cancelled is cancelled. A batch that the server
-    rejects (400) is halved and sent again until the invalid items are isolated with their error; any other error goes
-    to all items.
+    rejects (400) is halved and sent again until the invalid items are isolated with their error; one that is not
+    answered as a whole is sent item by item; any other error goes to all items.
 
     Args:
         send: sends a batch.
@@ -47,9 +59,10 @@ class Batcher(Generic[KeyT, ItemT, ResultT]):
         max_size: items of a batch at most; can be changed.
         timeout_s: how long the first item waits for others; can be changed.
         on_batch: told the size of every batch that is sent.
+        on_answered_alone: told when all items of a batch that was not answered as a whole were answered alone.
 
     Attributes:
-        halves_wait: the second half of a batch is sent when the first has been answered, as the batch had one place.
+        parts_wait: each part of a batch is sent when the one before has been answered, as the batch had one place.
     """
 
     def __init__(
@@ -60,15 +73,17 @@ class Batcher(Generic[KeyT, ItemT, ResultT]):
         max_size: int = 8,
         timeout_s: float = 0.1,
         on_batch: Callable[[int], None] | None = None,
+        on_answered_alone: Callable[[], None] | None = None,
     ) -> None:
         check_numbers("a batcher", least=1, is_whole=True, max_batch_size=max_size)
         check_numbers("a batcher", batch_timeout=timeout_s)
-        self.halves_wait = False
+        self.parts_wait = False
         self.max_size = max_size
         self.timeout_s = timeout_s
         self._send = send
         self._clock = clock
         self._on_batch = on_batch
+        self._on_answered_alone = on_answered_alone
         self._open: dict[KeyT, _Batch[ItemT, ResultT]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -171,40 +186,47 @@ class Batcher(Generic[KeyT, ItemT, ResultT]):
                 _fail(entries, error)
                 return
             middle = len(entries) // 2
-            halves = [_Batch(entries[:middle]), _Batch(entries[middle:])]
-            for part in halves:
-                for entry in part.entries:
-                    entry.batch = part
-            if self.halves_wait:
-                self._start(self._deliver_in_turn(key, halves))
-            else:
-                for part in halves:
-                    part.task = self._start(self._deliver(key, part))
+            self._divide(key, [_Batch(entries[:middle]), _Batch(entries[middle:])])
+        except NotTogetherError:
+            rest = _Rest(len(entries))
+            self._divide(key, [_Batch([entry], rest=rest) for entry in entries])
         except Exception as error:  # whatever it is, it is the callers', who must not wait for ever
             _fail(entries, error)
         else:
+            if batch.rest is not None:
+                batch.rest.num_items -= len(entries)
+                if not batch.rest.num_items and self._on_answered_alone is not None:
+                    self._on_answered_alone()
             _hand_out(entries, results)
 
-    async def _deliver_in_turn(self, key: KeyT, halves: Sequence[_Batch[ItemT, ResultT]]) -> None:
+    def _divide(self, key: KeyT, parts: Sequence[_Batch[ItemT, ResultT]]) -> None:
+        for part in parts:
+            for entry in part.entries:
+                entry.batch = part
+        if self.parts_wait:
+            self._start(self._deliver_in_turn(key, parts))
+        else:
+            for part in parts:
+                part.task = self._start(self._deliver(key, part))
+
+    async def _deliver_in_turn(self, key: KeyT, parts: Sequence[_Batch[ItemT, ResultT]]) -> None:
         try:
-            for part in halves:
+            for part in parts:
                 part.task = self._start(self._deliver(key, part))
                 await asyncio.wait((part.task,))
         except asyncio.CancelledError:
-            for part in halves:
+            for part in parts:
                 _fail(part.entries, ClosedError("The client was closed before this request was sent."))
             raise
 
 
-def _hand_out(entries: Sequence[_Entry[ItemT, ResultT]], results: Sequence[ResultT | Exception]) -> None:
+def _hand_out(entries: Sequence[_Entry[ItemT, ResultT]], results: Sequence[ResultT]) -> None:
     if len(results) != len(entries):
         problem = f"The server gave {len(results)} answers to a batch of {len(entries)}; switch batching off for it."
         _fail(entries, ProtocolError(problem))
         return
     for entry, result in zip(entries, results, strict=True):
-        if isinstance(result, Exception):
-            _fail([entry], result)
-        elif not entry.result.done():
+        if not entry.result.done():
             entry.result.set_result(result)
 
 

@@ -137,11 +137,14 @@ class Requests:
     Args:
         pipeline: through which they go.
         options: of the client.
+
+    Attributes:
+        options: the same.
     """
 
     def __init__(self, pipeline: Pipeline, options: CallOptions) -> None:
+        self.options = options
         self._pipeline = pipeline
-        self._options = options
 
     async def get(self, path: str, **options: Any) -> Document:
         """Returns what is at a path.
@@ -149,7 +152,7 @@ class Requests:
         Raises:
             ClientError: it is not to be had.
         """
-        return await self._send(Call(path, method="GET"), self._options.merged(options))
+        return await self._send(Call(path, method="GET"), self.options.merged(options))
 
     async def post(self, path: str, fields: dict[str, Any], *, is_trial: bool = False) -> Document:
         """Returns the answer to a request.
@@ -162,7 +165,7 @@ class Requests:
         Raises:
             ClientError: there is none.
         """
-        options = self._options.merged(fields)
+        options = self.options.merged(fields)
         body = {**fields, **options.extra_body}
         if body.get("stream"):
             raise BadRequestError(
@@ -180,7 +183,7 @@ class Requests:
         Raises:
             ClientError: there is none.
         """
-        options = self._options.merged(fields)
+        options = self.options.merged(fields)
         call = _with_options(_call(path, {**fields, **options.extra_body, "stream": True}), options)
         events = self._pipeline.stream(call, self._retry(options))
         await events.start()
@@ -245,28 +248,6 @@ class Chat:
 
     def __init__(self, requests: Requests) -> None:
         self.completions = Completions(requests, "/v1/chat/completions")
-
-
-class Embeddings:
-    """`client.embeddings`.
-
-    Args:
-        requests: sends them.
-    """
-
-    def __init__(self, requests: Requests) -> None:
-        self._requests = requests
-
-    async def create(self, **fields: Any) -> Document:
-        """Returns embeddings.
-
-        Args:
-            fields: of the request (`model`, `input`, …), and those of `CallOptions`.
-
-        Raises:
-            ClientError: there are none; its class says why.
-        """
-        return await self._requests.post("/v1/embeddings", fields)
 
 
 class Page(Document):

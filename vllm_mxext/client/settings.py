@@ -46,8 +46,9 @@ class ClientSettings:
         reset_timeout: seconds that the circuit stays open.
         queue_enabled: whether calls wait while `max_concurrent_requests` are under way; if not, they are refused.
         queue_size: most calls that may wait.
-        batch_enabled: whether prompts of concurrent calls with equal parameters are sent as one request.
-        max_batch_size: most prompts in one such request.
+        batch_enabled: whether prompts, and texts to embed, of concurrent calls with equal parameters are sent as one
+            request.
+        max_batch_size: most of them in one such request.
         batch_timeout: seconds that the first of them waits for others.
     """
 

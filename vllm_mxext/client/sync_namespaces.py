@@ -7,7 +7,8 @@ from typing import Any
 
 from vllm_mxext.client.call import Attempt
 from vllm_mxext.client.document import Document
-from vllm_mxext.client.namespaces import Chat, Completions, Embeddings, Models, Page, Stream
+from vllm_mxext.client.embeddings import Embeddings
+from vllm_mxext.client.namespaces import Chat, Completions, Models, Page, Stream
 from vllm_mxext.client.sync_face import SyncFace
 
 
@@ -117,7 +118,7 @@ class SyncEmbeddings:
         self._embeddings = embeddings
 
     def create(self, **fields: Any) -> Document:
-        """Returns embeddings.
+        """Returns embeddings; texts of concurrent calls are sent together, see the asynchronous one.
 
         Raises:
             ClientError: there are none; its class says why.

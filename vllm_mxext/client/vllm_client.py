@@ -15,7 +15,7 @@ from vllm_mxext.client.async_client import AsyncVllmClient
 from vllm_mxext.client.breaker import CLOSED, HALF_OPEN, OPEN
 from vllm_mxext.client.call import NORMAL
 from vllm_mxext.client.errors import ClientError
-from vllm_mxext.client.inference import BatchSettings, Inference, Inputs
+from vllm_mxext.client.inference import Inference, Inputs
 from vllm_mxext.client.limiter import LimiterConfig
 from vllm_mxext.client.metrics import CallRecord
 from vllm_mxext.client.namespaces import CallOptions, Requests
@@ -23,6 +23,7 @@ from vllm_mxext.client.pipeline import Pipeline
 from vllm_mxext.client.router import Endpoint
 from vllm_mxext.client.server_calls import MAIN, ServerCalls
 from vllm_mxext.client.settings import ClientSettings
+from vllm_mxext.client.sharing import BatchSettings
 from vllm_mxext.client.sync_face import SyncFace
 from vllm_mxext.client.sync_namespaces import SyncChat, SyncCompletions, SyncEmbeddings, SyncModels
 from vllm_mxext.errors import ConfigError
@@ -79,13 +80,14 @@ class VllmClient(ServerCalls):
         self._inference = inference = Inference(pipeline, requests, self._batches)
         self.request_queue = RequestQueue(pipeline)
 
+        client = AsyncVllmClient.over(pipeline, batches=self._batches)
+
         async def close() -> None:
             await inference.close()
-            await pipeline.close()
+            await client.close()
 
         face = SyncFace(close)
         super().__init__(face, pipeline, requests, read.model)
-        client = AsyncVllmClient.over(pipeline)
         self.chat = SyncChat(face, client.chat)
         self.completions = SyncCompletions(face, client.completions)
         self.embeddings = SyncEmbeddings(face, client.embeddings)
@@ -300,7 +302,7 @@ class VllmClient(ServerCalls):
 
     @property
     def batch_enabled(self) -> bool:
-        """Whether prompts of concurrent calls are sent as one request. Can be set."""
+        """Whether prompts, and texts to embed, of concurrent calls are sent as one request. Can be set."""
         return self._batches.is_enabled
 
     @batch_enabled.setter
@@ -309,7 +311,7 @@ class VllmClient(ServerCalls):
 
     @property
     def max_batch_size(self) -> int:
-        """Most prompts in one such request. Can be set."""
+        """Most of them in one such request. Can be set."""
         return self._batches.max_size
 
     @max_batch_size.setter

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.client.fake_clock import FakeClock, settle
-from vllm_mxext.client.batcher import Batcher
+from vllm_mxext.client.batcher import Batcher, NotTogetherError
 from vllm_mxext.client.errors import BadRequestError, ClosedError, ProtocolError, ServerError
 
 pytestmark = pytest.mark.promise("CLIENT-16")
@@ -24,7 +24,7 @@ class Server:
         self.gate.set()
         self.num_cancelled = 0
 
-    async def send(self, key: str, items: Sequence[str]) -> Sequence[str | Exception]:
+    async def send(self, key: str, items: Sequence[str]) -> Sequence[str]:
         self.batches.append((key, list(items)))
         try:
             await self.gate.wait()
@@ -37,7 +37,9 @@ class Server:
             raise BadRequestError("One is bad.", status=400)
         if "lost" in items:
             return [item.upper() for item in items if item != "lost"]
-        return [ValueError(item) if item == "odd" else item.upper() for item in items]
+        if "long" in items:
+            raise NotTogetherError if len(items) > 1 else ServerError("It is too long.", status=500)
+        return [item.upper() for item in items]
 
 
 async def begun(batcher: Batcher[str, str, str], *items: str, key: str = "k") -> list[asyncio.Task[str]]:
@@ -101,12 +103,36 @@ async def test_changed_limits_hold_for_what_comes():
     assert await results(await begun(batcher, "a")) == ["A"]
 
 
-async def test_an_items_error_is_its_own():
-    server = Server()
-    tasks = await begun(Batcher(server.send, FakeClock(), max_size=3), "a", "odd", "c")
-    first, second, third = await results(tasks)
+@pytest.mark.parametrize("parts_wait", [True, False])
+async def test_a_batch_that_is_not_answered_as_a_whole_goes_item_by_item(parts_wait: bool):
+    server, told = Server(), []
+    batcher = Batcher(server.send, FakeClock(), max_size=3, on_answered_alone=lambda: told.append(1))
+    batcher.parts_wait = parts_wait
+    first, second, third = await results(await begun(batcher, "a", "long", "c"))
     assert (first, third) == ("A", "C")
-    assert isinstance(second, ValueError)
+    assert isinstance(second, ServerError)
+    assert [items for _, items in server.batches] == [["a", "long", "c"], ["a"], ["long"], ["c"]]
+    assert told == []
+
+
+async def test_an_item_that_is_answered_alone_waits_for_none_of_its_batch():
+    server, hangs = Server(), asyncio.Event()
+
+    async def send(key: str, items: Sequence[str]) -> Sequence[str]:
+        if len(items) > 1:
+            raise NotTogetherError
+        if items == ["slow"]:
+            await hangs.wait()
+        return await server.send(key, items)
+
+    told: list[int] = []
+    batcher = Batcher(send, FakeClock(), max_size=2, on_answered_alone=lambda: told.append(1))
+    slow, quick = await begun(batcher, "slow", "quick")
+    assert await quick == "QUICK"
+    assert (slow.done(), told) == (False, [])
+    hangs.set()
+    assert await slow == "SLOW"
+    assert told == [1]
 
 
 async def test_a_batch_that_the_server_calls_wrong_is_halved_until_the_wrong_item_is_alone():
@@ -171,7 +197,7 @@ async def test_an_item_cancelled_on_the_way_does_not_disturb_the_others_and_the_
 async def test_a_half_that_everybody_has_left_is_stopped_although_the_other_half_is_wanted():
     server = Server()
 
-    async def send(key: str, items: Sequence[str]) -> Sequence[str | Exception]:
+    async def send(key: str, items: Sequence[str]) -> Sequence[str]:
         if len(items) == 4:
             server.gate.clear()
             raise BadRequestError("One is bad.", status=400)
@@ -213,7 +239,7 @@ async def test_where_nothing_may_wait_the_halves_of_a_refused_batch_go_one_after
     server, under_way = Server(), []
     most = 0
 
-    async def send(key: str, items: Sequence[str]) -> Sequence[str | Exception]:
+    async def send(key: str, items: Sequence[str]) -> Sequence[str]:
         nonlocal most
         under_way.append(items)
         most = max(most, len(under_way))
@@ -224,7 +250,7 @@ async def test_where_nothing_may_wait_the_halves_of_a_refused_batch_go_one_after
             under_way.remove(items)
 
     batcher: Batcher[str, str, str] = Batcher(send, FakeClock(), max_size=8)
-    batcher.halves_wait = True
+    batcher.parts_wait = True
     got = await results(await begun(batcher, "a", "b", "bad", "c", "d", "e", "f", "g"))
     assert [one if isinstance(one, str) else type(one) for one in got] == [*"AB", BadRequestError, *"CDEFG"]
     assert most == 1
@@ -233,7 +259,7 @@ async def test_where_nothing_may_wait_the_halves_of_a_refused_batch_go_one_after
 async def test_halves_that_wait_end_with_the_batcher():
     server = Server()
     batcher: Batcher[str, str, str] = Batcher(server.send, FakeClock(), max_size=2)
-    batcher.halves_wait = True
+    batcher.parts_wait = True
     tasks = await begun(batcher, "bad", "a")
     server.gate.clear()
     tasks = await begun(batcher, "bad", "a", key="other")

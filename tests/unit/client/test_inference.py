@@ -11,10 +11,11 @@ import pytest
 
 from vllm_mxext.client.call import Timeouts
 from vllm_mxext.client.errors import BadRequestError, ProtocolError, ServerError
-from vllm_mxext.client.inference import BatchSettings, Inference
+from vllm_mxext.client.inference import Inference
 from vllm_mxext.client.namespaces import CallOptions, Requests
 from vllm_mxext.client.pipeline import Pipeline
 from vllm_mxext.client.settings import ClientSettings
+from vllm_mxext.client.sharing import BatchSettings
 
 pytestmark = pytest.mark.promise("CLIENT-10")
 
@@ -200,4 +201,4 @@ async def test_a_server_that_is_ill_is_not_taken_for_one_without_lists() -> None
     server.is_well = False
     with pytest.raises(ServerError):
         await inference.run("m", ["e", "f"], {"max_retries": 0}, {})
-    assert server.prompts[4:] == [["e", "f"]]
+    assert server.prompts[4:] == [["e", "f"], "e", "f"]
