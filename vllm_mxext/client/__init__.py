@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     )
     from vllm_mxext.client.optimization import optimize_model
     from vllm_mxext.client.sdk import VllmMxextClient
+    from vllm_mxext.client.sharing import BatchSettings
     from vllm_mxext.client.vllm_client import VllmClient
 
 __all__ = [
     "AsyncVllmClient",
+    "BatchSettings",
     "VllmClient",
     "VllmMxextClient",
     "create_vllm_endpoint_handler",
@@ -40,6 +42,7 @@ __all__ = [
 
 _MODULES = {
     "AsyncVllmClient": "async_client",
+    "BatchSettings": "sharing",
     "VllmClient": "vllm_client",
     "VllmMxextClient": "sdk",
     "optimize_model": "optimization",

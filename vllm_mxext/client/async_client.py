@@ -1,6 +1,7 @@
-"""`AsyncVllmClient`: the resilient client for asynchronous programs, with the interface of OpenAI's.
+"""`AsyncVllmClient`: the resilient client for asynchronous programs, with OpenAI's interface and `VllmClient`'s calls.
 
     async with AsyncVllmClient("http://127.0.0.1:8000") as client:
+        result = await client.run_inference("default", "What is machine learning?", {"max_tokens": 100})
         answer = await client.chat.completions.create(model="…", messages=[…])
         print(answer.choices[0].message.content, answer.answer.attempts)
         async for chunk in await client.chat.completions.create(model="…", messages=[…], stream=True):
@@ -12,7 +13,7 @@ Answers are dictionaries whose fields are attributes too (`document.Document`).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,6 +23,7 @@ from vllm_mxext.client.clock import Clock, SystemClock
 from vllm_mxext.client.embeddings import Embeddings, SharedInputs, shared_inputs
 from vllm_mxext.client.errors import ClientError
 from vllm_mxext.client.http import check_address
+from vllm_mxext.client.inference import Inference, Inputs
 from vllm_mxext.client.limiter import AdaptiveLimiter, LimiterConfig
 from vllm_mxext.client.namespaces import (
     OPTION_NAMES,
@@ -95,10 +97,13 @@ class AsyncVllmClient:
         max_retries: attempts after the first, for transient failures.
         max_concurrent_requests: most requests at each server at once; 100 by default.
         config: all settings of the policies (`hedge`, `budget`, `breaker`, …); other arguments take precedence.
+        batches: how prompts of lists and of concurrent `run_inference()`, and texts of concurrent `embeddings`,
+            share requests; by default they do not.
 
     Attributes:
         pipeline: sends the calls; its `metrics` tell how they went.
-        batches: how texts of concurrent `embeddings.create()` share requests; can be changed.
+        batches: the same; can be changed.
+        inference: what `run_inference()`, `run_each()` and `stream_generation()` call.
         chat: `chat.completions.create()`.
         completions: `completions.create()`.
         embeddings: `embeddings.create()`.
@@ -118,6 +123,7 @@ class AsyncVllmClient:
         max_retries: int | None = None,
         max_concurrent_requests: int | None = None,
         config: PipelineConfig | None = None,
+        batches: BatchSettings | None = None,
     ) -> None:
         urls = base_url if base_url is not None else os.environ.get(URL_VARIABLE) or DEFAULT_URL
         urls = [urls] if isinstance(urls, str) else list(urls)
@@ -141,8 +147,7 @@ class AsyncVllmClient:
             )
             for number, url in enumerate([*urls, *fallbacks], 1)
         ]
-        pipeline = Pipeline(endpoints, config)
-        self._set_up(pipeline, CallOptions(), shared_inputs(pipeline, BatchSettings()))
+        self._begin(Pipeline(endpoints, config), CallOptions(), batches)
 
     @classmethod
     def over(
@@ -153,10 +158,10 @@ class AsyncVllmClient:
         Args:
             pipeline: sends the calls.
             options: defaults for the options of calls.
-            batches: how texts of concurrent `embeddings.create()` share requests.
+            batches: those of the constructor.
         """
         client = cls.__new__(cls)
-        client._set_up(pipeline, options or CallOptions(), shared_inputs(pipeline, batches or BatchSettings()))
+        client._begin(pipeline, options or CallOptions(), batches)
         return client
 
     def with_options(self, **options: Any) -> AsyncVllmClient:
@@ -172,11 +177,58 @@ class AsyncVllmClient:
         if unknown:
             raise ClientError(f"There is no option '{unknown[0]}'; those known are {', '.join(OPTION_NAMES)}.")
         client = type(self).__new__(type(self))
-        client._set_up(self.pipeline, self._options.merged(options), self._inputs)
+        client._set_up(self.inference, self._inputs, self._options.merged(options))
         return client
+
+    async def run_inference(
+        self,
+        model_id: str | None = None,
+        inputs: Inputs = "",
+        parameters: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+    ) -> Any:
+        """Returns `{"text", "metadata": {"finish_reason", "model", "usage"}}`; for several prompts, a list of them.
+
+        Args:
+            model_id: name of the model; `default` = whichever the server serves.
+            inputs: a prompt, a list of prompts, or a conversation.
+            parameters: fields of the request: `temperature`, `max_tokens`, …, and options: `timeout`, `max_retries`, ….
+            priority: 0 high, 1 normal, 2 low; one in the parameters takes precedence; None = that of the options.
+
+        Raises:
+            ConfigError: an option is out of range.
+            ClientError: there is no answer; its class says why.
+        """
+        return await self.inference.run(model_id or "", inputs, parameters or {}, self._own(priority))
+
+    async def run_each(
+        self, model_id: str | None, prompts: Sequence[str], parameters: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """Returns a result or an error (an exception, not raised) for each prompt, in their order."""
+        return await self.inference.run_all(model_id or "", prompts, parameters or {}, self._own(None))
+
+    def stream_generation(
+        self,
+        model_id: str | None = None,
+        inputs: Inputs = "",
+        parameters: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+    ) -> AsyncGenerator[str, None]:
+        """Yields the answer's text as it arrives; see `run_inference()`.
+
+        Raises:
+            StreamInterruptedError: it broke off; `text` is what was received.
+            ClientError: it did not begin.
+        """
+        return self.inference.stream(model_id or "", inputs, parameters or {}, self._own(priority))
+
+    def get_metrics(self, reset: bool = False) -> dict[str, Any]:
+        """Returns the metrics of all calls; `reset` sets them to zero in the same step."""
+        return self.pipeline.metrics.snapshot(reset=reset)
 
     async def close(self) -> None:
         """Closes the connections, also for clients from `with_options()`; calls under way end with `ClosedError`."""
+        await self.inference.close()
         await self._inputs.close()
         await self.pipeline.close()
 
@@ -189,13 +241,23 @@ class AsyncVllmClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _set_up(self, pipeline: Pipeline, options: CallOptions, inputs: SharedInputs) -> None:
-        self.pipeline = pipeline
+    def _begin(self, pipeline: Pipeline, options: CallOptions, batches: BatchSettings | None) -> None:
+        batches = batches or BatchSettings(is_enabled=False)  # as in OpenAI's client, every call has its own usage
+        inference = Inference(pipeline, Requests(pipeline, CallOptions()), batches)
+        self._set_up(inference, shared_inputs(pipeline, batches), options)
+
+    def _set_up(self, inference: Inference, inputs: SharedInputs, options: CallOptions) -> None:
+        self.pipeline = inference.pipeline
+        self.inference = inference
         self.batches = inputs.batches
         self._inputs = inputs
         self._options = options
-        requests = Requests(pipeline, options)
+        requests = Requests(self.pipeline, options)
         self.chat = Chat(requests)
         self.completions = Completions(requests, "/v1/completions")
         self.embeddings = Embeddings(requests, inputs)
         self.models = Models(requests)
+
+    def _own(self, priority: int | None) -> dict[str, Any]:
+        options = {name: getattr(self._options, name) for name in OPTION_NAMES}
+        return options if priority is None else {**options, "priority": priority}

@@ -9,7 +9,7 @@ from typing import Any
 from vllm_mxext.client.chunks import text_of
 from vllm_mxext.client.document import Document
 from vllm_mxext.client.errors import BadRequestError, ProtocolError
-from vllm_mxext.client.namespaces import OPTION_NAMES, Requests
+from vllm_mxext.client.namespaces import OPTION_NAMES, CallOptions, Requests
 from vllm_mxext.client.pipeline import Pipeline
 from vllm_mxext.client.sharing import BatchSettings, Group, ListForm, SharedRequests
 
@@ -112,9 +112,9 @@ def _group(model: str, parameters: Mapping[str, Any], options: Mapping[str, Any]
     if not isinstance(parameters, Mapping):
         raise BadRequestError(f"Parameters are fields of the request by name, not {type(parameters).__name__}.")
     fields = {**_named(model), **parameters}
-    options = {**options, **{name: fields.pop(name) for name in OPTION_NAMES if name in fields}}
+    own = CallOptions(**options).merged(fields)
     _check_one_text(fields)
-    return Group.of(fields, options)
+    return Group.of(fields, {name: getattr(own, name) for name in OPTION_NAMES})
 
 
 def _check_one_text(fields: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from vllm_mxext.client.async_client import AsyncVllmClient
 from vllm_mxext.client.breaker import CLOSED, HALF_OPEN, OPEN
 from vllm_mxext.client.call import NORMAL
 from vllm_mxext.client.errors import ClientError
-from vllm_mxext.client.inference import Inference, Inputs
+from vllm_mxext.client.inference import Inputs
 from vllm_mxext.client.limiter import LimiterConfig
 from vllm_mxext.client.metrics import CallRecord
 from vllm_mxext.client.namespaces import CallOptions, Requests
@@ -76,18 +76,11 @@ class VllmClient(ServerCalls):
         self._pipeline = pipeline = Pipeline(read.endpoints(MAIN), read.pipeline())
         self._options: dict[str, dict[str, Any]] = {}
         self._is_closed = False
-        requests = Requests(pipeline, CallOptions())
-        self._inference = inference = Inference(pipeline, requests, self._batches)
         self.request_queue = RequestQueue(pipeline)
-
         client = AsyncVllmClient.over(pipeline, batches=self._batches)
-
-        async def close() -> None:
-            await inference.close()
-            await client.close()
-
-        face = SyncFace(close)
-        super().__init__(face, pipeline, requests, read.model)
+        self._inference = client.inference
+        face = SyncFace(client.close)
+        super().__init__(face, pipeline, Requests(pipeline, CallOptions()), read.model)
         self.chat = SyncChat(face, client.chat)
         self.completions = SyncCompletions(face, client.completions)
         self.embeddings = SyncEmbeddings(face, client.embeddings)

@@ -1,4 +1,4 @@
-"""`AsyncVllmClient`: namespaces, options, several servers."""
+"""`AsyncVllmClient`: namespaces, the calls of `VllmClient`, options, several servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.client.endpoints import closed_port
 from tests.client.fault_server import WORDS, FaultServer, body, completion, healthy, never_answer, status
 from vllm_mxext.client.async_client import AsyncVllmClient
 from vllm_mxext.client.breaker import BreakerConfig
-from vllm_mxext.client.call import LOW, Timeouts
+from vllm_mxext.client.call import HIGH, LOW, NORMAL, Timeouts
 from vllm_mxext.client.document import Document
 from vllm_mxext.client.errors import (
     BadRequestError,
@@ -28,6 +28,7 @@ from vllm_mxext.client.limiter import LimiterConfig
 from vllm_mxext.client.namespaces import Stream, timeouts_of
 from vllm_mxext.client.pipeline import PipelineConfig
 from vllm_mxext.client.retry import RetryPolicy
+from vllm_mxext.client.sharing import BatchSettings
 from vllm_mxext.errors import ConfigError
 
 pytestmark = pytest.mark.promise("CLIENT-8")
@@ -46,6 +47,36 @@ async def test_an_answer_is_read_by_attributes_and_says_how_it_came() -> None:
         request = server.requests[0]
         assert (request.path, request.body) == ("/v1/chat/completions", {**ASKED, "temperature": 0})
         assert request.headers["authorization"] == "Bearer key"
+
+
+async def test_the_calls_of_the_synchronous_client_are_awaited() -> None:
+    conversation = [{"role": "user", "content": "?"}]
+    async with FaultServer([healthy]) as server, AsyncVllmClient(server.url) as client:
+        result = await client.run_inference("m", conversation, {"temperature": 0, "extra_headers": {"x-b": "2"}})
+        assert result["text"] == "".join(WORDS)
+        assert server.requests[0].body == {**ASKED, "temperature": 0}
+        low = client.with_options(priority=LOW, extra_headers={"x-a": "1"})
+        assert [piece async for piece in low.stream_generation("default", conversation)] == list(WORDS)
+        assert server.requests[1].headers["x-a"] == "1"
+        assert [one.priority for one in client.pipeline.metrics.recent] == [NORMAL, LOW]
+        await low.run_inference("m", conversation, priority=HIGH)
+        assert client.pipeline.metrics.recent[-1].priority == HIGH
+        assert client.get_metrics(reset=True)["models"]["m"]["requests"]["total"] == 2
+        assert client.get_metrics()["models"] == {}
+
+
+async def test_prompts_share_a_request_only_if_that_is_asked_for() -> None:
+    answer = {"model": "m", "choices": [{"index": 0, "text": "a"}, {"index": 1, "text": "b"}]}
+    async with FaultServer([healthy]) as server, AsyncVllmClient(server.url) as client:
+        each = await client.run_each("m", ["a", "b"])
+        assert sorted(request.body["prompt"] for request in server.requests) == ["a", "b"]
+        assert [one["metadata"]["usage"] for one in each] == [completion()["usage"]] * 2
+    async with (
+        FaultServer([body(json.dumps(answer))]) as server,
+        AsyncVllmClient(server.url, batches=BatchSettings()) as client,
+    ):
+        assert [one["text"] for one in await client.run_inference("m", ["a", "b"])] == ["a", "b"]
+        assert [request.body["prompt"] for request in server.requests] == [["a", "b"]]
 
 
 async def test_chunks_come_one_by_one() -> None:

@@ -24,6 +24,7 @@ from vllm_mxext.client.errors import (
 )
 from vllm_mxext.client.pipeline import PipelineConfig
 from vllm_mxext.client.retry import RetryPolicy
+from vllm_mxext.client.sharing import BatchSettings
 from vllm_mxext.client.vllm_client import VllmClient
 
 pytestmark = pytest.mark.promise("CLIENT-16")
@@ -64,9 +65,7 @@ class Embedder:
 
 
 def client_of(server: FaultServer, size: int, wait_s: float = FOR_EVER_S) -> AsyncVllmClient:
-    client = AsyncVllmClient(server.url, config=QUICKLY)
-    client.batches.max_size, client.batches.timeout_s = size, wait_s
-    return client
+    return AsyncVllmClient(server.url, config=QUICKLY, batches=BatchSettings(max_size=size, timeout_s=wait_s))
 
 
 async def embed(client: AsyncVllmClient, *texts: Any, **fields: Any) -> list[Any]:
