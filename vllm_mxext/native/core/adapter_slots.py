@@ -118,8 +118,11 @@ class AdapterSlots:
             self._asked.remove(key)
 
     def can_pin(self, key: AdapterKey) -> bool:
-        """Whether an adapter may stay in host memory: a place is left for all that may not."""
-        pinned = {other.key[0] for other in self._adapters.values() if other.is_pinned and not other.is_superseded}
+        """Whether an adapter may stay in host memory: a place is left for all that may not.
+
+        A superseded pin counts: it holds again if the later generation cannot be read, or is unloaded first.
+        """
+        pinned = {other.key[0] for other in self._adapters.values() if other.is_pinned}
         return len(pinned | {key[0]}) < self._max_host
 
     # --- host memory ---

@@ -156,6 +156,22 @@ def test_a_pinned_adapter_stays_in_host_memory():
     assert served.dropped == [B, C]
 
 
+@pytest.mark.promise("LORA-6")
+def test_pins_that_may_come_back_leave_a_place_too():
+    """A pinned generation holds its place again when the one that supersedes it cannot be read."""
+    newer = (A[0], A[1] + 1)
+    served = ServedAdapters(C, max_loras=1, max_host=2)
+    served.slots.add(A, is_pinned=True, reads_now=True)
+    served.step()
+    served.slots.add(newer, is_pinned=False, reads_now=False)
+    assert served.slots.can_pin(newer)
+    assert not served.slots.can_pin(B)
+    served.slots.remove(newer)
+    served.add("c", C)
+    served.run()
+    assert served.started == ["c"]
+
+
 def test_an_adapter_that_was_asked_for_is_read_without_a_request():
     served = ServedAdapters()
     served.slots.add(A, is_pinned=False, reads_now=True)
