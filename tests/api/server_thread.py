@@ -28,7 +28,6 @@ class ServerThread:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
     def __enter__(self) -> ServerThread:
-        self._sock.listen()
         self._thread.start()
         return self
 

@@ -136,6 +136,11 @@ def test_a_port_in_use_is_one_clear_sentence():
             open_socket(ServerConfig(port=port))
 
 
+def test_of_two_servers_that_start_at_once_on_one_port_the_second_ends_at_once():
+    with open_socket(ServerConfig(port=0)) as sock, pytest.raises(ConfigError, match="is in use by another process"):
+        open_socket(ServerConfig(port=sock.getsockname()[1]))
+
+
 @pytest.mark.parametrize(
     ("host", "sentence"),
     [
@@ -180,10 +185,8 @@ def test_a_unix_socket_left_by_a_killed_server_is_replaced_but_a_live_one_is_not
     open_socket(ServerConfig(uds=path)).close()
     assert path.exists()
 
-    with open_socket(ServerConfig(uds=path)) as sock:
-        sock.listen()
-        with pytest.raises(ConfigError, match="another server listens there"):
-            open_socket(ServerConfig(uds=path))
+    with open_socket(ServerConfig(uds=path)), pytest.raises(ConfigError, match="another server listens there"):
+        open_socket(ServerConfig(uds=path))
 
 
 @pytest.fixture

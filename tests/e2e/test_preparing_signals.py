@@ -31,7 +31,6 @@ def work(listener, must_stop):
 
 config = ServerConfig(port=0)
 with open_socket(config) as sock:
-    sock.listen()
     print(sock.getsockname()[1], flush=True)
     try:
         serve_while(work, config, sock)

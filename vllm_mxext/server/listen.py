@@ -12,9 +12,14 @@ from pathlib import Path
 from vllm_mxext.config.server import ServerConfig, TlsConfig
 from vllm_mxext.errors import ConfigError
 
+_BACKLOG = 2048
+"""Connections that wait to be accepted; uvicorn's default."""
+
 
 def open_socket(config: ServerConfig) -> socket.socket:
-    """Returns a bound socket, which does not listen yet.
+    """Returns a socket that listens: of two servers that only bind a port, both succeed, and one fails much later.
+
+    Whoever connects before something accepts waits for it.
 
     Raises:
         ConfigError: address, port or path cannot be used.
@@ -43,6 +48,7 @@ def _open_tcp(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
+        sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
         raise ConfigError(_explain_bind(error, host, port)) from None
@@ -65,6 +71,7 @@ def _open_unix(path: Path) -> socket.socket:
         if path.is_socket() and not _is_answered(path):
             path.unlink()  # left behind by a server that was killed
         sock.bind(os.fspath(path))
+        sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
         reason = "another server listens there" if error.errno == errno.EADDRINUSE else error.strerror or str(error)

@@ -70,7 +70,7 @@ def serve_while(
     Args:
         work: is given a listener for its progress, and an event that tells it to stop.
         config: certificates, keys and paths of the server.
-        sock: bound socket.
+        sock: listening socket.
         downloads: remembers the progress.
 
     Raises:
@@ -100,7 +100,6 @@ class _Preparation(Generic[T]):
     def run(self, sock: socket.socket) -> T:
         app = preparing_app(self._config, self._downloads, self._must_stop.is_set)
         server = HandoverServer(uvicorn_config(app, self._config))
-        sock.listen(server.config.backlog)
         address = describe_socket(sock, is_tls=self._config.tls is not None)
         logger.info("Listening on %s; requests get 503 until the model is loaded.", address)
         asyncio.run(self._serve(server, sock.dup()))

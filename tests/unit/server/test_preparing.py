@@ -272,7 +272,6 @@ async def test_clients_that_never_stop_asking_see_503_and_then_answers_and_nothi
     monkeypatch.setattr(handover, "LAST_ANSWERS_S", WAIT_S)
     config = ServerConfig(port=0)
     with open_socket(config) as sock:
-        sock.listen()
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         seen: asyncio.Queue[int] = asyncio.Queue()
         asking = [asyncio.create_task(_ask_until_served(url, seen)) for _ in range(12)]
