@@ -32,7 +32,7 @@ class ServerProcess:
         client: the engine, not started.
         app: the application over it.
         config: addresses, certificates and timeouts.
-        sock: bound socket to listen on.
+        sock: listening socket.
         adapters: the server's adapters, if it has any.
     """
 

@@ -25,7 +25,7 @@ def downloaded_start(app: AppConfig, server: ServerConfig, sock: socket.socket) 
     Args:
         app: the intent.
         server: how to listen and guard.
-        sock: bound socket, which stays open.
+        sock: listening socket, which stays open.
 
     Raises:
         ConfigError: there is no such model, or the manifest or profile is wrong.

@@ -37,7 +37,7 @@ def serve(
     Args:
         resolved: the configuration.
         start: what it was resolved from, with what the hub knows of the model.
-        sock: bound socket to listen on.
+        sock: listening socket.
         core: the first engine process.
         core_environ: variables of later engine processes in addition to those of this one.
 
