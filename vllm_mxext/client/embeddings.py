@@ -29,8 +29,8 @@ class Embeddings:
     async def create(self, **fields: Any) -> Document:
         """Returns embeddings.
 
-        Texts of concurrent calls with equal fields and options are sent as one request; `usage` is then known only for
-        all of them together, and is in `batch.usage`.
+        If the client batches, texts of concurrent calls with equal fields and options are sent as one request; `usage`
+        is then known only for all of them together, and is in `batch.usage`.
 
         Args:
             fields: of the request (`model`, `input`, `dimensions`, `encoding_format`, …), and those of `CallOptions`.

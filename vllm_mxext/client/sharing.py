@@ -14,6 +14,7 @@ from vllm_mxext.client.clock import SystemClock
 from vllm_mxext.client.document import Document
 from vllm_mxext.client.errors import BadRequestError, ProtocolError, ServerError
 from vllm_mxext.client.namespaces import Requests
+from vllm_mxext.client.numbers import check_numbers
 from vllm_mxext.client.pipeline import Pipeline
 
 ResultT = TypeVar("ResultT")
@@ -27,11 +28,18 @@ class BatchSettings:
         is_enabled: whether they do.
         max_size: most inputs in one request.
         timeout_s: how long the first of them waits for others.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
 
     is_enabled: bool = True
     max_size: int = 8
     timeout_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_numbers("BatchSettings", least=1, is_whole=True, max_size=self.max_size)
+        check_numbers("BatchSettings", timeout_s=self.timeout_s)
 
 
 @dataclass(frozen=True, slots=True)

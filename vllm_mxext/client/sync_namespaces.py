@@ -118,7 +118,7 @@ class SyncEmbeddings:
         self._embeddings = embeddings
 
     def create(self, **fields: Any) -> Document:
-        """Returns embeddings; texts of concurrent calls are sent together, see the asynchronous one.
+        """Returns embeddings; texts of concurrent calls may share a request, see the asynchronous one.
 
         Raises:
             ClientError: there are none; its class says why.

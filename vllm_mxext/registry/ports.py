@@ -29,9 +29,8 @@ def is_free(host: str, port: int) -> bool:
         reason = error.strerror if isinstance(error, socket.gaierror) else "it is not a host name"
         raise ConfigError(f"The address '{host}' of --host cannot be resolved: {reason}.") from None
     with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as servers do: connections in TIME_WAIT do not block the port
+        # As servers do: connections in TIME_WAIT do not block the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except OSError as error:

@@ -21,6 +21,7 @@ from vllm_mxext.client.limiter import LimiterConfig
 from vllm_mxext.client.namespaces import timeouts_of
 from vllm_mxext.client.retry import BudgetConfig, RetryPolicy
 from vllm_mxext.client.settings import ClientSettings
+from vllm_mxext.client.sharing import BatchSettings
 from vllm_mxext.errors import ConfigError
 
 BAD = [math.nan, True, "3", -1.5]
@@ -38,6 +39,8 @@ BAD = [math.nan, True, "3", -1.5]
         lambda value: BreakerConfig(reset_timeout_s=value),
         lambda value: BreakerConfig(num_probes=value),
         lambda value: LimiterConfig(max_limit=value),
+        lambda value: BatchSettings(max_size=value),
+        lambda value: BatchSettings(timeout_s=value),
     ],
 )
 def test_a_policy_refuses_what_is_no_number_of_its_kind(make: Callable[[Any], object], value: object) -> None:
